@@ -1,0 +1,100 @@
+"""Bad input gets a sentence before any expensive work: what was expected, what was found, what to do.
+
+Shape suffixes: N samples, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from selmix_hf.confusion import require_all_classes
+from selmix_hf.long_tail import class_labels, infer_label_column
+
+
+def check_datasets(train_dataset: Any, gain_dataset: Any, eval_dataset: Any) -> None:
+    """Refuse missing and streaming datasets.
+
+    Raises:
+        ValueError: no training or no validation set.
+        TypeError: a set without random access.
+    """
+    if train_dataset is None:
+        raise ValueError("SelMixTrainer needs train_dataset: the labelled, long-tailed set that pairs are drawn from.")
+    if gain_dataset is None:
+        given = " eval_dataset only monitors and selects." if eval_dataset is not None else ""
+        raise ValueError(
+            "SelMixTrainer needs gain_dataset, a validation set with every class: the gains are worked out on it. "
+            f"Set some training data aside (make_long_tailed does); never give the test set.{given}"
+        )
+    for name, dataset in (("train_dataset", train_dataset), ("gain_dataset", gain_dataset)):
+        if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
+            raise TypeError(
+                f"{name} is a {type(dataset).__name__}: a streaming dataset has no random access, which sampling by class "
+                "needs. Load it without streaming=True, or materialise it, such as by Dataset.from_list(list(dataset))."
+            )
+
+
+def read_labels(
+    dataset: Any, name: str, label_column: str | None, num_classes: int, names: list[str], all_classes: bool = True
+) -> NDArray[np.int64]:
+    """The labels of a dataset, shape N, checked against the model's classes.
+
+    Raises:
+        ValueError: not integers, outside 0..K-1, or (with `all_classes`) a class without a sample.
+    """
+    try:
+        labels_N = class_labels(dataset, label_column)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
+    if len(labels_N) == 0:
+        raise ValueError(f"{name} is empty.")
+    if labels_N.max() >= num_classes:
+        raise ValueError(
+            f"{name}: the model has {num_classes} classes, but there is a label {labels_N.max()}. Load the model with "
+            f"num_labels={labels_N.max() + 1}, or map the labels to 0..{num_classes - 1}."
+        )
+    if all_classes:
+        require_all_classes(torch.as_tensor(np.bincount(labels_N, minlength=num_classes)), names, name)
+    return labels_N
+
+
+def label_column_of(dataset: Any, label_column: str | None) -> str:
+    """The column that holds the class, "labels" for datasets without named columns."""
+    if label_column is not None:
+        return label_column
+    return infer_label_column(dataset) if hasattr(dataset, "features") else "labels"
+
+
+def resolve_class_names(model: Any, dataset: Any, label_column: str, num_classes: int) -> list[str]:
+    """Names of the K classes: the dataset's where the model has none of its own, and then the model gets them too.
+
+    Raises:
+        ValueError: one class only, or both have the same names in another order.
+    """
+    if num_classes < 2:
+        raise ValueError(f"the model has {num_classes} output: SelMix needs a classifier with at least two classes.")
+    config = getattr(model, "config", None)
+    id2label = getattr(config, "id2label", None) or {}
+    of_model = [str(id2label.get(k, f"LABEL_{k}")) for k in range(num_classes)]
+    feature = getattr(dataset, "features", {}).get(label_column) if hasattr(dataset, "features") else None
+    of_data = [str(name) for name in getattr(feature, "names", None) or []]
+    if len(of_data) != num_classes:
+        return of_model
+    if all(name == f"LABEL_{k}" for k, name in enumerate(of_model)):
+        if config is not None:
+            config.id2label = dict(enumerate(of_data))
+            config.label2id = {name: k for k, name in enumerate(of_data)}
+        return of_data
+    lower_model, lower_data = ([name.lower() for name in names] for names in (of_model, of_data))
+    if lower_model != lower_data and sorted(lower_model) == sorted(lower_data):
+        k = next(k for k in range(num_classes) if lower_model[k] != lower_data[k])
+        raise ValueError(
+            f"model and dataset have the same classes in another order: class {k} is {of_model[k]!r} in the model and "
+            f"{of_data[k]!r} in the dataset. Call dataset.align_labels_with_mapping(model.config.label2id, "
+            f"{label_column!r}) on every set first."
+        )
+    return of_model

@@ -1,0 +1,134 @@
+"""From pairs of samples to one batch of 2B samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selmix_hf.sampling import PairExample, isolated_random_state
+
+Collator = Callable[[list[Any]], dict[str, Any]]
+
+
+class ImageCollator:
+    """Batch examples with a PIL image and a label into pixel_values and labels.
+
+    Args:
+        processing_class: an image processor of transformers; used where no transform is given.
+        transform: image (PIL, RGB) -> tensor C x H x W, such as torchvision's or timm's.
+        image_column, label_column: keys of an example.
+    """
+
+    def __init__(
+        self,
+        processing_class: Any = None,
+        transform: Callable[[Any], Tensor] | None = None,
+        image_column: str = "image",
+        label_column: str = "label",
+    ) -> None:
+        if processing_class is None and transform is None:
+            raise ValueError(
+                "images need processing_class (such as AutoImageProcessor.from_pretrained(...)) or a transform that "
+                "turns a PIL image into a tensor; found neither."
+            )
+        self.processing_class, self.transform = processing_class, transform
+        self.image_column, self.label_column = image_column, label_column
+
+    def __call__(self, examples: Sequence[dict[str, Any]], seeds: Sequence[int] | None = None) -> dict[str, Any]:
+        """Batch the examples; with `seeds`, each example's transform runs under its own random state."""
+        images = [_as_rgb(example[self.image_column]) for example in examples]
+        if self.transform is None:
+            pixels = self.processing_class(images, return_tensors="pt")["pixel_values"]
+        elif seeds is None:
+            pixels = torch.stack([torch.as_tensor(self.transform(image)) for image in images])
+        else:
+            views = []
+            for image, seed in zip(images, seeds, strict=True):
+                with isolated_random_state(seed):
+                    views.append(torch.as_tensor(self.transform(image)))
+            pixels = torch.stack(views)
+        batch: dict[str, Any] = {"pixel_values": pixels}
+        if all(self.label_column in example for example in examples):
+            batch["labels"] = torch.as_tensor([int(example[self.label_column]) for example in examples])
+        return batch
+
+
+def _as_rgb(image: Any) -> Any:
+    return image.convert("RGB") if getattr(image, "mode", "RGB") != "RGB" else image
+
+
+class SelMixCollator:
+    """Turn drawn pairs into one batch; other examples go through the evaluation collator.
+
+    Use it with a `PairDataset` and a `PairSampler` in a DataLoader of your own, or let `SelMixTrainer` do it.
+
+    Args:
+        collator: batches plain examples into model inputs with "labels"; used for the pairs and, where
+            `eval_collator` is not given, for evaluation. One that accepts `seeds` (as `ImageCollator`) gets a seed a
+            sample; any other runs under the random state of the batch's first seed.
+        eval_collator: for examples that are not pairs.
+
+    A batch of B pairs has 2B rows in every input, first samples before second ones; "labels" (B), those of the first
+    samples; "mixing_coefficient" (B), the share of the first sample.
+    """
+
+    def __init__(self, collator: Collator | ImageCollator, eval_collator: Collator | None = None) -> None:
+        self.collator = collator
+        self.eval_collator = eval_collator or collator
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        if not isinstance(examples[0], PairExample):
+            return self.eval_collator(examples)
+        pairs = [example.pair for example in examples]
+        samples = [example.first for example in examples] + [example.second for example in examples]
+        if isinstance(self.collator, ImageCollator):
+            seeds = [pair.first_seed for pair in pairs] + [pair.second_seed for pair in pairs]
+            batch = dict(self.collator(samples, seeds=seeds))
+        else:
+            with isolated_random_state(pairs[0].first_seed):
+                batch = dict(self.collator(samples))
+        if "labels" not in batch:
+            raise ValueError(f"the collator must give 'labels', found {sorted(batch)}.")
+        batch["labels"] = batch["labels"][: len(pairs)]
+        batch["mixing_coefficient"] = torch.tensor([pair.coefficient for pair in pairs], dtype=torch.float32)
+        return batch
+
+
+def default_collator(
+    dataset: Any,
+    processing_class: Any,
+    data_collator: Collator | None,
+    transform: Callable[[Any], Tensor] | None,
+    label_column: str,
+) -> Collator | ImageCollator:
+    """The collator for a dataset: the user's own; else an `ImageCollator` where the dataset has an image column; else
+    what Trainer takes by default.
+
+    Raises:
+        ValueError: a transform without an image column, several image columns, or both a transform and a collator.
+    """
+    from datasets import Image
+    from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
+
+    columns = [name for name, kind in (getattr(dataset, "features", None) or {}).items() if isinstance(kind, Image)]
+    if data_collator is not None:
+        if transform is not None:
+            raise ValueError("give either a data_collator or transforms: a collator of your own applies its own.")
+        return data_collator
+    if columns and (transform is not None or hasattr(processing_class, "image_processor_type") or not _is_set_up(dataset)):
+        if len(columns) > 1:
+            raise ValueError(f"the dataset has several image columns ({', '.join(columns)}): keep one.")
+        return ImageCollator(processing_class, transform, columns[0], label_column)
+    if transform is not None:
+        raise ValueError("train_transform and eval_transform work on images, but the dataset has no image column.")
+    if isinstance(processing_class, PreTrainedTokenizerBase):
+        return DataCollatorWithPadding(processing_class)
+    return default_data_collator
+
+
+def _is_set_up(dataset: Any) -> bool:
+    """Whether the user's own transform already makes model inputs of the dataset."""
+    return getattr(dataset, "format", {}).get("type") is not None

@@ -1,0 +1,181 @@
+"""Every option of `SelMixTrainer`, its default and why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from selmix_hf.objectives import Objective, get_objective
+from selmix_hf.pair_distribution import check_policy
+
+# Target share of the positive pairs for inverse_temperature="auto", by what the objective looks at. Minima profit from
+# a sharp P, means from a broad one; measured by benchmarks/target_share.py, tables in docs/defaults.md.
+MINIMUM_SHARE, SMOOTH_SHARE = 0.1, 0.3
+_UNTOUCHED_EPOCHS = 3.0
+
+
+@dataclass
+class SelMixConfig(TrainingArguments):
+    """`transformers.TrainingArguments` with the options of SelMix.
+
+    `per_device_train_batch_size` counts pairs: the model sees twice as many samples. One period is one epoch of
+    Trainer, so "epoch" strategies mean "once a period"; set the length of the run by `max_steps`.
+
+    Defaults that differ from TrainingArguments:
+
+    - `max_steps` 2000 instead of -1: epochs of the dataset mean nothing when classes are drawn.
+    - `per_device_train_batch_size` 64 instead of 8: the paper's.
+    - `optim` "sgd" instead of AdamW: the gains are those of a gradient step.
+    - `learning_rate` None: 0.01 for a frozen backbone, 0.003 otherwise.
+    - `lr_scheduler_type` "cosine" instead of "linear": the paper's.
+    - `max_grad_norm` 0 (off) instead of 1: clipping moved min recall by up to three points in either direction.
+    - `logging_nan_inf_filter` False: a loss that is not finite stops the run before the update instead of being hidden.
+    - `eval_strategy` "epoch", `save_strategy` "best", `save_total_limit` 2, `load_best_model_at_end` True,
+      `metric_for_best_model` "selection_score", `greater_is_better` True: the best checkpoint by the objective,
+      feasible ones first, the start included.
+    - `remove_unused_columns` False: the collator needs the raw columns.
+    - `report_to` stays "none" unless set.
+
+    Args:
+        objective: name of the objective, see `objectives.get_objective`; a callable goes to `SelMixTrainer(objective=)`.
+        constraints: such as {"coverage": 0.95}, or that as a JSON string.
+        class_prior: "validation" or "balanced"; default the objective's own.
+        tail_share: share of the classes, the least frequent in training, that are the tail.
+        constraint_tolerance: largest violation, in relative coverage, of a feasible checkpoint.
+        freeze_backbone: train the head alone, on pooled features computed once.
+        feature_views: with `freeze_backbone`, how many (augmented) views of each training image are stored; views
+            beyond the first need a `train_transform` that is random.
+        backbone_learning_rate: absolute; default a thirtieth of `learning_rate`. At a tenth, momentum destroyed the
+            reference model, and without momentum its min recall fell from .62 to .50.
+        refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a
+            look costs milliseconds, and 50 otherwise.
+        pair_sampling: "selmix", "uniform" (plain class-balanced mixup) or "greedy".
+        inverse_temperature: s of softmax(s G), or "auto": chosen for `target_share`.
+        target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain; default 0.1 for
+            minima (min_recall, min_head_tail_recall), 0.3 for everything else.
+        beta_min: the mixing coefficient is uniform on [beta_min, 1]; the paper's 0.6.
+        gain_quadrature: take the gain's expectation over the mixing coefficient instead of the gain at its mean.
+        min_rate, min_memory: of the multipliers of a minimum, see `objectives.MinimumMetric`.
+        constraint_update, constraint_rate: of the multipliers of a constraint, see `objectives.Constraint`.
+
+    Raises:
+        ValueError: on any bad value, before a weight is loaded.
+    """
+
+    objective: str = field(default="min_recall", metadata={"help": "Metric to optimise."})
+    constraints: dict | str | None = field(default=None, metadata={"help": 'Such as \'{"coverage": 0.95}\'.'})
+    class_prior: str | None = field(default=None, metadata={"help": "'validation' or 'balanced'."})
+    tail_share: float = field(default=0.1, metadata={"help": "Share of the classes that are the tail."})
+    constraint_tolerance: float = field(default=0.01, metadata={"help": "Violation that counts as feasible."})
+    freeze_backbone: bool = field(default=False, metadata={"help": "Train the head alone, on stored features."})
+    feature_views: int = field(default=1, metadata={"help": "Stored views of each training image."})
+    backbone_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate / 30."})
+    refresh_steps: int | None = field(default=None, metadata={"help": "Steps a period; default 10 frozen, else 50."})
+    pair_sampling: str = field(default="selmix", metadata={"help": "'selmix', 'uniform' or 'greedy'."})
+    inverse_temperature: str = field(default="auto", metadata={"help": "s of softmax(s G), or 'auto'."})
+    target_share: float | None = field(default=None, metadata={"help": "Effective share of the positive pairs."})
+    beta_min: float = field(default=0.6, metadata={"help": "Mixing coefficients are uniform on [beta_min, 1]."})
+    gain_quadrature: bool = field(default=False, metadata={"help": "Average the gain over the coefficient."})
+    min_rate: float = field(default=50.0, metadata={"help": "Rate of the multipliers of a minimum."})
+    min_memory: float = field(default=0.0, metadata={"help": "Memory of the multipliers of a minimum."})
+    constraint_update: str = field(default="projected_gradient", metadata={"help": "Or 'exponential'."})
+    constraint_rate: float = field(default=1.0, metadata={"help": "Step of the constraint multipliers."})
+
+    # changed defaults of TrainingArguments, see the docstring
+    max_steps: int = field(default=2000, metadata={"help": "Optimizer steps of the run."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs a step and device."})
+    optim: str = field(default="sgd", metadata={"help": "Optimizer."})
+    learning_rate: float | None = field(default=None, metadata={"help": "Of the head; default 0.01 frozen, else 0.003."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "'epoch' is once a period."})
+    save_strategy: str = field(default="best", metadata={"help": "'best', 'epoch' (once a period), 'steps' or 'no'."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Return the best checkpoint."})
+    metric_for_best_model: str | None = field(default="selection_score", metadata={"help": "Chooses the checkpoint."})
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Of metric_for_best_model."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.constraints, str):
+            self.constraints = _parse_constraints(self.constraints)
+        if str(self.inverse_temperature) != "auto":
+            self.inverse_temperature = _number(self.inverse_temperature)
+        if self.learning_rate is None:
+            self.learning_rate = 0.01 if self.freeze_backbone else 0.003
+        if self.backbone_learning_rate is None:
+            self.backbone_learning_rate = self.learning_rate / 30
+        if self.refresh_steps is None:
+            self.refresh_steps = 10 if self.freeze_backbone else 50
+        self._check()
+        if self.target_share is None:
+            self.target_share = MINIMUM_SHARE if self.objective.startswith("min_") else SMOOTH_SHARE
+        super().__post_init__()
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"found {self.n_gpu} GPUs in one process, which Trainer would drive by DataParallel; start one process "
+                "a GPU with `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES."
+            )
+
+    def make_objective(self, objective: Any = None, class_counts: Any = None) -> Objective:
+        """The objective that the options describe, for training class counts (shape K).
+
+        Args:
+            objective: instead of the name in the options: a name, a callable or an `Objective`.
+            class_counts: define head and tail.
+        """
+        return get_objective(
+            self.objective if objective is None else objective,
+            self.constraints,
+            class_prior=self.class_prior,
+            class_counts=class_counts,
+            tail_share=self.tail_share,
+            min_rate=self.min_rate,
+            min_memory=self.min_memory,
+            constraint_update=self.constraint_update,
+            constraint_rate=self.constraint_rate,
+            tolerance=self.constraint_tolerance,
+        )
+
+    def _check(self) -> None:
+        self.make_objective(class_counts=[1, 1])
+        check_policy(self.pair_sampling, self.inverse_temperature, self.target_share or 1.0)
+        if not 0 <= self.beta_min <= 1:
+            raise ValueError(f"beta_min must lie in [0, 1], found {self.beta_min}: it is the least share of x1 in a mix.")
+        for name in ("refresh_steps", "feature_views", "max_steps"):
+            if int(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
+        if self.feature_views > 1 and not self.freeze_backbone:
+            raise ValueError("feature_views stores views for freeze_backbone=True; without it every step draws new ones.")
+        if self.num_train_epochs != _UNTOUCHED_EPOCHS:
+            raise ValueError(
+                f"num_train_epochs={self.num_train_epochs} would count SelMix periods of {self.refresh_steps} steps, not "
+                "passes over the data: set max_steps instead."
+            )
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must stay False: the raw columns are needed to make pairs.")
+        if self.auto_find_batch_size:
+            raise ValueError("auto_find_batch_size would change the length of a period: set the batch size.")
+        if isinstance(self.accelerator_config, dict) and self.accelerator_config.get("split_batches"):
+            raise ValueError("split_batches would make a period too long: set per_device_train_batch_size instead.")
+
+
+def _parse_constraints(text: str) -> dict[str, float]:
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"constraints must be JSON such as '{{\"coverage\": 0.95}}', found {text!r}.") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"constraints must map names to levels, found {text!r}.")
+    return parsed
+
+
+def _number(text: object) -> object:
+    try:
+        return float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return text  # check_policy words the refusal

@@ -1,0 +1,184 @@
+"""Confusion counts and class centroids of a validation set: accumulate, merge over processes, smooth.
+
+Rows are true classes, columns predicted ones. Counts are integers and are summed as integers, so that any split of the
+samples over batches and processes gives the same matrix.
+
+Shape suffixes: N samples, K classes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def confusion_counts(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
+    """Count (true, predicted) pairs.
+
+    Args:
+        labels: true classes, integers, shape N.
+        predictions: predicted classes (integers, shape N) or scores (floating, shape N x K; the largest wins).
+        num_classes: K.
+
+    Returns:
+        int64 counts, shape K x K.
+
+    Raises:
+        ValueError: a label or a prediction is outside 0..K-1, or they are not integers, or not equally many.
+    """
+    if predictions.ndim == 2:
+        predictions = predictions.argmax(-1)
+    for what, values_N in (("labels", labels), ("predictions", predictions)):
+        if values_N.is_floating_point() or values_N.is_complex():
+            raise ValueError(f"{what} must be integers, found {values_N.dtype}; convert class names to indices first.")
+    if labels.shape != predictions.shape or labels.ndim != 1:
+        raise ValueError(f"found labels of shape {tuple(labels.shape)}, but {tuple(predictions.shape)} predictions.")
+    for what, values_N in (("label", labels), ("prediction", predictions)):
+        if values_N.numel() and not 0 <= int(values_N.min()) <= int(values_N.max()) < num_classes:
+            raise ValueError(
+                f"every {what} must lie in 0..{num_classes - 1} for {num_classes} classes, "
+                f"found {int(values_N.min())}..{int(values_N.max())}."
+            )
+    cells_N = labels.long() * num_classes + predictions.long()
+    return torch.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+class ClassStatistics:
+    """Confusion counts, feature sums and loss over a set of samples, accumulated batch by batch.
+
+    Args:
+        num_classes: K.
+        num_features: D; 0 where only the counts are wanted.
+        device: where the sums are kept.
+
+    Attributes:
+        counts: int64, K x K.
+        feature_sums: float64, K x D (float32 where the device has no float64).
+        loss_sum: float, the sum of the samples' cross entropies, when losses were given.
+    """
+
+    def __init__(self, num_classes: int, num_features: int = 0, device: torch.device | str = "cpu") -> None:
+        self.num_classes = num_classes
+        sum_dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.long, device=device)
+        self.feature_sums = torch.zeros(num_classes, num_features, dtype=sum_dtype, device=device)
+        self.loss_sum = torch.zeros((), dtype=sum_dtype, device=device)
+
+    @torch.no_grad()
+    def update(self, labels: Tensor, predictions: Tensor, features: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            labels: integers, shape N.
+            predictions: classes (shape N) or logits (shape N x K, which also add to the loss).
+            features: the pooled features that enter the head, shape N x D.
+        """
+        self.counts += confusion_counts(labels, predictions, self.num_classes)
+        if predictions.ndim == 2:
+            loss = torch.nn.functional.cross_entropy(predictions.float(), labels.long(), reduction="sum")
+            self.loss_sum += loss.to(self.loss_sum.dtype)
+        if features is not None:
+            self.feature_sums.index_add_(0, labels.long(), features.to(self.feature_sums.dtype))
+
+    def merge(self, other: ClassStatistics) -> ClassStatistics:
+        """Add another part of the same set in place, and return self."""
+        self.counts += other.counts
+        self.feature_sums += other.feature_sums
+        self.loss_sum += other.loss_sum
+        return self
+
+    def all_reduce(self) -> ClassStatistics:
+        """Sum over the processes of torch.distributed, if there are several, and return self."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for tensor in (self.counts, self.feature_sums, self.loss_sum):
+                torch.distributed.all_reduce(tensor)
+        return self
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Samples of each class, int64, shape K."""
+        return self.counts.sum(1)
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def mean_loss(self) -> float:
+        return float(self.loss_sum) / max(self.num_samples, 1)
+
+    @property
+    def centroids(self) -> Tensor:
+        """Mean feature of each class, shape K x D. A class without samples is an error: see `require_all_classes`."""
+        require_all_classes(self.class_counts)
+        return self.feature_sums / self.class_counts[:, None]
+
+
+def require_all_classes(class_counts: Tensor, class_names: Sequence[str] | None = None, where: str = "the set") -> None:
+    """Raise ValueError naming the classes that have no sample."""
+    missing = torch.nonzero(class_counts == 0).flatten().tolist()
+    if missing:
+        named = [repr(class_names[k]) if class_names else str(k) for k in missing[:10]]
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise ValueError(
+            f"{where} has no sample of {len(missing)} of {len(class_counts)} classes: {', '.join(named)}{more}. "
+            "The metric needs the recall of every class: add samples of these classes, or leave the classes out."
+        )
+
+
+def resolve_class_prior(class_prior: str | Tensor | Sequence[float], class_counts: Tensor) -> Tensor:
+    """The prior pi over true classes, float64, shape K.
+
+    Args:
+        class_prior: "validation" (pi_k = n_k / N), "balanced" (1/K), or K positive weights (normalised here).
+        class_counts: n_k (or frequencies), shape K.
+    """
+    if isinstance(class_prior, str):
+        if class_prior == "validation":
+            return class_counts.double() / class_counts.sum()
+        if class_prior == "balanced":
+            return torch.full_like(class_counts, 1.0 / len(class_counts), dtype=torch.float64)
+        raise ValueError(f"class_prior must be 'validation', 'balanced' or a vector, found {class_prior!r}.")
+    prior = torch.as_tensor(class_prior, dtype=torch.float64, device=class_counts.device)
+    if prior.shape != class_counts.shape or not bool((prior > 0).all()) or not bool(prior.isfinite().all()):
+        raise ValueError(
+            f"class_prior must hold {len(class_counts)} positive numbers, one a class, found shape {tuple(prior.shape)}"
+            f" with smallest value {float(prior.min()) if prior.numel() else None}."
+        )
+    return prior / prior.sum()
+
+
+def confusion_matrix(counts: Tensor, class_prior: str | Tensor | Sequence[float] = "validation") -> Tensor:
+    """The raw confusion matrix C of counts: rows sum to the prior, the whole to 1; float64, K x K. Nothing is smoothed:
+    this is the matrix of every reported number."""
+    require_all_classes(counts.sum(1))
+    prior_K = resolve_class_prior(class_prior, counts.sum(1))
+    return prior_K[:, None] * counts.double() / counts.sum(1, keepdim=True)
+
+
+def smooth_confusion(
+    counts: Tensor, class_prior: str | Tensor | Sequence[float] = "validation", strength: float = 1.0
+) -> Tensor:
+    """The smoothed confusion matrix that gradients and multipliers are computed from; never a reported number.
+
+    Half a sample is added to a class's hits and half a sample is spread over its K - 1 kinds of miss, so that a class
+    with zero recall keeps a finite gradient that counts, at any K; rows are then scaled to the prior, which stays
+    exact.
+
+    Args:
+        counts: K x K counts (rows true classes), zeros included.
+        class_prior: see `resolve_class_prior`.
+        strength: samples added to each row.
+
+    Returns:
+        float64, K x K, all entries positive, summing to 1.
+    """
+    num_classes = len(counts)
+    require_all_classes(counts.sum(1))
+    prior_K = resolve_class_prior(class_prior, counts.sum(1))
+    added_KK = torch.full_like(counts, strength / 2 / max(num_classes - 1, 1), dtype=torch.float64)
+    added_KK.fill_diagonal_(strength / 2)
+    smoothed_KK = counts.double() + added_KK
+    return prior_K[:, None] * smoothed_KK / smoothed_KK.sum(1, keepdim=True)

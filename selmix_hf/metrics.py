@@ -1,0 +1,132 @@
+"""Every number that is reported, as one pure function of confusion counts; and its doors to Trainer and `evaluate`.
+
+Shape suffixes: N samples, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selmix_hf.confusion import confusion_counts, confusion_matrix
+from selmix_hf.objectives import coverages, g_mean, h_mean, macro_f1, recalls, tail_classes
+
+if TYPE_CHECKING:
+    import evaluate
+
+MANY_ABOVE, FEW_BELOW = 100, 20  # training samples; the split of Liu et al. 2019 (OLTR, arXiv 1904.05160)
+
+
+def classification_metrics(
+    counts: Tensor,
+    *,
+    class_prior: str | Sequence[float] = "balanced",
+    train_counts: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+    tail_share: float = 0.1,
+    per_class: bool = True,
+) -> dict[str, Any]:
+    """Report on confusion counts. Nothing is smoothed.
+
+    Args:
+        counts: integers, K x K, rows true classes; every class must have samples.
+        class_prior: prior of coverage and macro-F1; see `confusion.resolve_class_prior`. Recalls do not depend on it.
+        train_counts: training samples of each class, for head, tail, many, medium and few.
+        class_names: K names.
+        tail_share: see `objectives.tail_classes`.
+        per_class: whether to add "recall/<name>" for every class.
+
+    Returns:
+        accuracy (under the set's own frequencies), mean_recall, min_recall, worst_class (name), g_mean, h_mean,
+        macro_f1, smallest_coverage (K times the smallest share of the predictions that a class gets; 1 is a fair
+        share); with train_counts also head_recall, tail_recall, min_head_tail_recall, and many_recall (over 100
+        training samples), medium_recall, few_recall (under 20) for those of the three that have classes.
+    """
+    confusion_KK = confusion_matrix(counts, class_prior)
+    recall_K = recalls(confusion_KK)
+    num_classes = len(recall_K)
+    names = [str(name) for name in class_names] if class_names is not None else [str(k) for k in range(num_classes)]
+    report: dict[str, Any] = {
+        "accuracy": float(counts.diagonal().sum() / counts.sum()),
+        "mean_recall": float(recall_K.mean()),
+        "min_recall": float(recall_K.min()),
+        "worst_class": names[int(recall_K.argmin())],
+        "g_mean": float(g_mean(confusion_KK)),
+        "h_mean": float(h_mean(confusion_KK)),
+        "macro_f1": float(macro_f1(confusion_KK)),
+        "smallest_coverage": float(coverages(confusion_KK).min() * num_classes),
+    }
+    if train_counts is not None:
+        frequency_K = torch.as_tensor(np.asarray(train_counts))
+        tail_K = tail_classes(frequency_K, tail_share)
+        report["head_recall"], report["tail_recall"] = float(recall_K[~tail_K].mean()), float(recall_K[tail_K].mean())
+        report["min_head_tail_recall"] = min(report["head_recall"], report["tail_recall"])
+        many_K, few_K = frequency_K > MANY_ABOVE, frequency_K < FEW_BELOW
+        for group, mask_K in (("many", many_K), ("medium", ~many_K & ~few_K), ("few", few_K)):
+            if bool(mask_K.any()):
+                report[f"{group}_recall"] = float(recall_K[mask_K].mean())
+    if per_class:
+        report.update({f"recall/{name}": float(r) for name, r in zip(names, recall_K, strict=True)})
+    return report
+
+
+def make_compute_metrics(num_classes: int, **options: Any) -> Callable[[Any], dict[str, Any]]:
+    """A `compute_metrics` for any `transformers.Trainer`.
+
+    Args:
+        num_classes: K.
+        options: of `classification_metrics`.
+
+    Returns:
+        A function of an `EvalPrediction` whose predictions are classes (N) or scores (N x K; the first of a tuple).
+    """
+
+    def compute_metrics(prediction: Any) -> dict[str, Any]:
+        scores, labels = prediction
+        scores = torch.as_tensor(np.asarray(scores[0] if isinstance(scores, tuple) else scores))
+        counts_KK = confusion_counts(torch.as_tensor(np.asarray(labels)), scores, num_classes)
+        return classification_metrics(counts_KK, **options)
+
+    return compute_metrics
+
+
+def evaluate_metric(num_classes: int, cache_dir: str | None = None, **options: Any) -> evaluate.Metric:
+    """The same numbers as an `evaluate.Metric`, with its `add_batch` and `compute`.
+
+    Predictions must be class indices: `evaluate` truncates floating ones silently, so they are refused here.
+
+    Args:
+        num_classes: K.
+        cache_dir: where `evaluate` keeps its temporary files; default a folder of its own, away from the user's cache.
+        options: of `classification_metrics`.
+    """
+    import tempfile
+
+    import datasets
+    import evaluate
+
+    class SelMixMetrics(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+            return evaluate.MetricInfo(
+                description="Recall of the worst class, G-mean, H-mean, coverage and their kin.",
+                citation="",
+                inputs_description="predictions and references: class indices.",
+                features=features,
+            )
+
+        def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+            for what, values in (("predictions", predictions), ("references", references)):
+                if not np.issubdtype(np.asarray(values).dtype, np.integer):
+                    raise ValueError(f"{what} must be class indices, found {np.asarray(values).dtype}: take the argmax.")
+            super().add_batch(predictions=predictions, references=references, **kwargs)
+
+        def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+            labels, predicted = torch.as_tensor(np.asarray(references)), torch.as_tensor(np.asarray(predictions))
+            return classification_metrics(confusion_counts(labels, predicted, num_classes), **options)
+
+    return SelMixMetrics(cache_dir=cache_dir or tempfile.mkdtemp(prefix="selmix_hf_metric_"))

@@ -1,0 +1,346 @@
+"""Objectives psi(C): metrics of a confusion matrix, constraints on it, and their multipliers.
+
+An objective is one metric and any number of constraints. Metrics that are a minimum (worst class, worst group) and
+constraints are turned into a smooth Lagrangian by multipliers, which are recomputed from statistics once a period by
+stateless functions; whoever trains keeps the multipliers.
+
+    L(C) = psi_lambda(C) + sum_j mu_j slack_j(C)
+
+C is K x K, rows true classes, entries summing to 1; definitions after SelMix (arXiv 2403.18301, table 1).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from selmix_hf.confusion import confusion_matrix, resolve_class_prior, smooth_confusion
+
+Multipliers = dict[str, Tensor]
+
+NO_VIOLATION = 0.0
+_ROUNDING = 1e-9  # K * (1 / K) may fall short of 1 by a rounding error
+
+
+def recalls(confusion: Tensor) -> Tensor:
+    """Recall of each class, C_kk / pi_k, shape K."""
+    return confusion.diagonal() / confusion.sum(1)
+
+
+def coverages(confusion: Tensor) -> Tensor:
+    """Share of the predictions that each class gets, cov_j = sum_i C_ij, shape K."""
+    return confusion.sum(0)
+
+
+def mean_recall(confusion: Tensor) -> Tensor:
+    return recalls(confusion).mean()
+
+
+def g_mean(confusion: Tensor) -> Tensor:
+    """Geometric mean of the recalls."""
+    recall_K = recalls(confusion)
+    if bool((recall_K <= 0).any()):
+        return recall_K.prod()  # exactly zero, without the NaN gradient of log(0)
+    return recall_K.log().mean().exp()
+
+
+def h_mean(confusion: Tensor) -> Tensor:
+    """Harmonic mean of the recalls."""
+    return len(confusion) / recalls(confusion).reciprocal().sum()
+
+
+def macro_f1(confusion: Tensor) -> Tensor:
+    """Mean over classes of 2 C_kk / (row sum + column sum)."""
+    return (2 * confusion.diagonal() / (confusion.sum(0) + confusion.sum(1))).mean()
+
+
+@dataclass(frozen=True)
+class SmoothMetric:
+    """A differentiable psi(C); needs no multipliers."""
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+
+    def value(self, confusion: Tensor) -> Tensor:
+        return self.function(confusion)
+
+    def lagrangian(self, confusion: Tensor, multiplier: Tensor | None) -> Tensor:
+        return self.function(confusion)
+
+    def initial_multiplier(self, num_classes: int) -> Tensor | None:
+        return None
+
+    def update_multiplier(self, multiplier: Tensor | None, confusion: Tensor, class_counts: Tensor) -> Tensor | None:
+        return None
+
+
+@dataclass(frozen=True)
+class MinimumMetric:
+    """min over the simplex of sum_k lambda_k r_k: the smallest of the components r (recalls, group recalls).
+
+    The multipliers follow exponentiated gradient, log lambda <- memory * log lambda - (1 - memory) * eta * r,
+    normalised: -eta times the running mean of r. Memory 0 recomputes them from the current components alone, as
+    SelMix's authors do with eta 50. One image moves a recall by
+    1 / n_k, so eta is capped at n_min ln 2: no single image may more than double a multiplier.
+
+    Args:
+        components: C -> r, shape J.
+        rate: eta.
+        memory: share of the previous log multipliers that is kept, in [0, 1).
+    """
+
+    name: str
+    components: Callable[[Tensor], Tensor]
+    rate: float = 50.0
+    memory: float = 0.0
+
+    def value(self, confusion: Tensor) -> Tensor:
+        return self.components(confusion).min()
+
+    def lagrangian(self, confusion: Tensor, multiplier: Tensor | None) -> Tensor:
+        components_J = self.components(confusion)
+        if multiplier is None:
+            multiplier = torch.full_like(components_J, 1 / len(components_J))
+        return (multiplier.to(components_J) * components_J).sum()
+
+    def initial_multiplier(self, num_classes: int) -> Tensor | None:
+        components_J = self.components(torch.eye(num_classes, dtype=torch.float64) / num_classes)
+        return torch.full_like(components_J, 1 / len(components_J))
+
+    def update_multiplier(self, multiplier: Tensor | None, confusion: Tensor, class_counts: Tensor) -> Tensor | None:
+        components_J = self.components(confusion).double()
+        rate = min(self.rate, float(class_counts.min()) * math.log(2)) * (1 - self.memory)
+        previous_J = torch.zeros_like(components_J) if multiplier is None else multiplier.to(components_J).log()
+        # log(0) of an underflown multiplier would never come back
+        previous_J = previous_J.clamp(min=-700)
+        return torch.softmax(self.memory * previous_J - rate * components_J, 0)
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """slack_j(C) >= 0 for every j, with multipliers mu_j >= 0.
+
+    Args:
+        slack: C -> slack, shape J; non-negative where the constraint holds. In relative units: coverage slack is
+            K cov_j - alpha, so that one rate suits any number of classes.
+        update: "projected_gradient" accumulates, mu <- clip(mu - rate * slack, 0, maximum); "exponential" is the
+            authors' memoryless form, max(0, maximum (1 - exp(slack / temperature))).
+        rate: step of the projected gradient.
+        maximum: largest multiplier.
+        temperature: tau of the exponential form, in the same relative units.
+    """
+
+    name: str
+    slack: Callable[[Tensor], Tensor]
+    update: str = "projected_gradient"
+    rate: float = 1.0
+    maximum: float = 100.0
+    temperature: float = 0.01
+
+    def lagrangian(self, confusion: Tensor, multiplier: Tensor | None) -> Tensor:
+        slack_J = self.slack(confusion)
+        if multiplier is None:
+            return slack_J.sum() * 0
+        return (multiplier.to(slack_J) * slack_J).sum()
+
+    def initial_multiplier(self, num_classes: int) -> Tensor:
+        return torch.zeros_like(self.slack(torch.eye(num_classes, dtype=torch.float64) / num_classes))
+
+    def update_multiplier(self, multiplier: Tensor | None, confusion: Tensor) -> Tensor:
+        slack_J = self.slack(confusion).double()
+        if self.update == "exponential":
+            return (self.maximum * -torch.expm1(slack_J / self.temperature)).clamp(min=0)
+        previous_J = torch.zeros_like(slack_J) if multiplier is None else multiplier.to(slack_J)
+        return (previous_J - self.rate * slack_J).clamp(0, self.maximum)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric with constraints, ready for `gain.metric_gradient` and the trainer.
+
+    Attributes:
+        metric: `SmoothMetric`, `MinimumMetric`, or anything with their methods.
+        constraints: each with `slack`, `lagrangian`, `initial_multiplier`, `update_multiplier`.
+        class_prior: the prior that C is scaled to; see `confusion.resolve_class_prior`.
+        tolerance: largest violation (relative units of the constraint) that still counts as feasible.
+    """
+
+    metric: SmoothMetric | MinimumMetric
+    constraints: tuple[Constraint, ...] = ()
+    class_prior: str | tuple[float, ...] = "validation"
+    tolerance: float = NO_VIOLATION
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Such as "mean_recall" or "mean_recall_coverage"."""
+        return "_".join([self.metric.name, *(constraint.name for constraint in self.constraints)])
+
+    def value(self, confusion: Tensor) -> Tensor:
+        """psi(C), without multipliers."""
+        return self.metric.value(confusion)
+
+    def lagrangian(self, confusion: Tensor, multipliers: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The smooth function whose gradient steers the training, a scalar."""
+        multipliers = multipliers or {}
+        total = self.metric.lagrangian(confusion, multipliers.get(self.metric.name))
+        for constraint in self.constraints:
+            total = total + constraint.lagrangian(confusion, multipliers.get(constraint.name))
+        return total
+
+    def initial_multipliers(self, num_classes: int) -> Multipliers:
+        multipliers = {c.name: c.initial_multiplier(num_classes) for c in self.constraints}
+        own = self.metric.initial_multiplier(num_classes)
+        return multipliers if own is None else {self.metric.name: own, **multipliers}
+
+    def update_multipliers(self, multipliers: Mapping[str, Tensor], counts: Tensor) -> Multipliers:
+        """Multipliers of the next period from the current ones and the counts (K x K) of the validation set."""
+        smoothed_KK = smooth_confusion(counts, self.class_prior)
+        updated = {c.name: c.update_multiplier(multipliers.get(c.name), smoothed_KK) for c in self.constraints}
+        own = self.metric.update_multiplier(multipliers.get(self.metric.name), smoothed_KK, counts.sum(1))
+        return updated if own is None else {self.metric.name: own, **updated}
+
+    def violation(self, confusion: Tensor) -> float:
+        """Largest violation over all constraints, 0 where all hold."""
+        return max([0.0, *(-float(c.slack(confusion).min()) for c in self.constraints)])
+
+    def score(self, counts: Tensor) -> float:
+        """What the best checkpoint is chosen by, from raw counts: psi where feasible; else far below any psi, and lower
+        the larger the violation."""
+        raw_KK = confusion_matrix(counts, self.class_prior)
+        violation = self.violation(raw_KK)
+        return float(self.value(raw_KK)) if violation <= self.tolerance + _ROUNDING else -1e6 * (1 + violation)
+
+
+# --- head and tail -----------------------------------------------------------------------------------------------
+
+
+def tail_classes(class_counts: Sequence[int] | Tensor, tail_share: float = 0.1) -> Tensor:
+    """Mask (bool, K) of the least frequent classes: round(tail_share K) of them, at least one and not all.
+
+    Ties go to the higher class index, so the mask depends on nothing else.
+    """
+    counts_K = torch.as_tensor(class_counts)
+    if not 0 < tail_share < 1:
+        raise ValueError(f"tail_share must lie between 0 and 1, found {tail_share}.")
+    num_tail = min(max(round(tail_share * len(counts_K)), 1), len(counts_K) - 1)
+    mask_K = torch.zeros(len(counts_K), dtype=torch.bool)
+    mask_K[counts_K.argsort(descending=True, stable=True)[-num_tail:]] = True
+    return mask_K
+
+
+def _group_means(of_classes: Callable[[Tensor], Tensor], tail_K: Tensor) -> Callable[[Tensor], Tensor]:
+    def means(confusion: Tensor) -> Tensor:
+        values_K, mask_K = of_classes(confusion), tail_K.to(confusion.device)
+        return torch.stack([values_K[~mask_K].mean(), values_K[mask_K].mean()])
+
+    return means
+
+
+# --- registry ----------------------------------------------------------------------------------------------------
+
+OBJECTIVES: dict[str, Callable[..., SmoothMetric | MinimumMetric]] = {
+    "mean_recall": lambda **_: SmoothMetric("mean_recall", mean_recall),
+    "g_mean": lambda **_: SmoothMetric("g_mean", g_mean),
+    "h_mean": lambda **_: SmoothMetric("h_mean", h_mean),
+    "macro_f1": lambda **_: SmoothMetric("macro_f1", macro_f1),
+    "min_recall": lambda rate, memory, **_: MinimumMetric("min_recall", recalls, rate, memory),
+    "min_head_tail_recall": lambda tail, rate, memory, **_: MinimumMetric(
+        "min_head_tail_recall", _group_means(recalls, tail()), rate, memory
+    ),
+}
+CONSTRAINTS: dict[str, Callable[..., Callable[[Tensor], Tensor]]] = {
+    "coverage": lambda alpha, **_: lambda confusion: len(confusion) * coverages(confusion) - alpha,
+    "head_tail_coverage": lambda alpha, tail, **_: (
+        lambda confusion: len(confusion) * _group_means(coverages, tail())(confusion) - alpha
+    ),
+}
+# under a long-tailed prior "every class gets its share of the predictions" forces a bad classifier, and F1 rewards
+# ignoring the tail
+_BALANCED_BY_DEFAULT = {"macro_f1", *CONSTRAINTS}
+
+
+def register_objective(name: str, function: Callable[[Tensor], Tensor]) -> None:
+    """Make a differentiable psi(C) available by name, so that configurations and command lines can use it."""
+    OBJECTIVES[name] = lambda **_: SmoothMetric(name, function)
+
+
+def get_objective(
+    name: str | Callable[[Tensor], Tensor] | Objective,
+    constraints: Mapping[str, float] | None = None,
+    *,
+    class_prior: str | Sequence[float] | None = None,
+    class_counts: Sequence[int] | Tensor | None = None,
+    tail_share: float = 0.1,
+    min_rate: float = 50.0,
+    min_memory: float = 0.0,
+    constraint_update: str = "projected_gradient",
+    constraint_rate: float = 1.0,
+    tolerance: float = 0.0,
+) -> Objective:
+    """Build an objective.
+
+    Args:
+        name: a key of `OBJECTIVES`, a callable psi(C) -> scalar made of differentiable torch operations, or an
+            `Objective` (returned as it is).
+        constraints: such as {"coverage": 0.95}: cov_j >= 0.95 / K for every class j; "head_tail_coverage" asks it of
+            the mean over head classes and of the mean over tail classes. This is SelMix's "fairness constraint".
+        class_prior: "validation", "balanced" or K weights; default "balanced" for macro_f1 and with constraints,
+            "validation" otherwise (recalls do not depend on it).
+        class_counts: training samples of each class, which define head and tail; needed by the objectives that have
+            them in their name.
+        tail_share: share of the classes, the least frequent ones, that are the tail (at least one).
+        min_rate: eta of `MinimumMetric`.
+        min_memory: memory of `MinimumMetric`.
+        constraint_update: see `Constraint`.
+        constraint_rate: see `Constraint`.
+        tolerance: largest violation that still counts as feasible, in relative coverage (0.01: .94 for .95).
+
+    Raises:
+        ValueError: an unknown name (with the nearest known one), a level outside (0, 1), missing class_counts.
+    """
+    if isinstance(name, Objective):
+        return name
+    if constraint_update not in ("projected_gradient", "exponential"):
+        raise ValueError(f"constraint_update must be 'projected_gradient' or 'exponential', found {constraint_update!r}.")
+    if not 0 <= min_memory < 1:
+        raise ValueError(f"min_memory must lie in [0, 1), found {min_memory}.")
+
+    def tail() -> Tensor:
+        if class_counts is None:
+            raise ValueError("head and tail are defined by training frequency: give class_counts, one number a class.")
+        return tail_classes(class_counts, tail_share)
+
+    metric: SmoothMetric | MinimumMetric
+    if callable(name):
+        metric = SmoothMetric(getattr(name, "__name__", type(name).__name__), name)
+    else:
+        metric = _look_up(OBJECTIVES, name, "objective")(rate=min_rate, memory=min_memory, tail=tail)
+    built = []
+    for key, alpha in (constraints or {}).items():
+        slack = _look_up(CONSTRAINTS, key, "constraint")
+        if not 0 < float(alpha) <= 1:
+            raise ValueError(f"the level of constraint {key!r} must lie in (0, 1], found {alpha}.")
+        if key == "head_tail_coverage":
+            tail()
+        built.append(Constraint(key, slack(alpha=float(alpha), tail=tail), constraint_update, constraint_rate))
+    if class_prior is None:
+        class_prior = "balanced" if built or metric.name in _BALANCED_BY_DEFAULT else "validation"
+    elif isinstance(class_prior, str):
+        resolve_class_prior(class_prior, torch.ones(2))
+    else:
+        class_prior = tuple(float(p) for p in class_prior)
+    return Objective(metric, tuple(built), class_prior, tolerance)
+
+
+def _look_up(registry: Mapping[str, Callable], name: str, kind: str) -> Callable:
+    if name in registry:
+        return registry[name]
+    near = difflib.get_close_matches(str(name), registry, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown {kind} {name!r}; {hint}Known: {', '.join(sorted(registry))}.")

@@ -1,0 +1,194 @@
+"""From the distribution P over class pairs to pairs of dataset indices, the same for any number of processes.
+
+Every draw of a period comes from (seed, period): nothing is read from or written to the global random state, so a
+resumed run, a prefetching loader and every process see the same sequence. torch.multinomial stops at 2^24 categories
+(K = 4096), hence the row is drawn from its marginal and the column from its row.
+
+Shape suffixes: K classes, N samples, M pairs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+_ROWS_AT_ONCE = 512
+
+
+class Pair(NamedTuple):
+    """One draw: sample `first` keeps its label, and the mix is coefficient * first + (1 - coefficient) * second."""
+
+    first: int
+    second: int
+    coefficient: float
+    first_seed: int
+    second_seed: int
+
+
+class PairExample(NamedTuple):
+    """The two samples behind a `Pair`; what a `PairDataset` gives and `SelMixCollator` takes."""
+
+    first: Any
+    second: Any
+    pair: Pair
+
+
+def draw_class_pairs(probability: Tensor, num_pairs: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Draw (row, column) class pairs from P.
+
+    Args:
+        probability: P, K x K.
+        num_pairs: M.
+        generator: source of randomness.
+
+    Returns:
+        int64, M x 2.
+    """
+    row_uniform_M, column_uniform_M = generator.random((2, num_pairs))
+    table_KK = probability.detach().cpu()
+    rows_M = _invert(table_KK.sum(1, dtype=torch.float64).numpy()[None], np.zeros(num_pairs, int), row_uniform_M)
+    columns_M = np.empty_like(rows_M)
+    drawn_rows = np.unique(rows_M)
+    order_M = np.argsort(rows_M, kind="stable")
+    ends = np.searchsorted(rows_M[order_M], drawn_rows, side="right")
+    for start in range(0, len(drawn_rows), _ROWS_AT_ONCE):  # bounds the memory of the cumulative sums
+        rows_R = drawn_rows[start : start + _ROWS_AT_ONCE]
+        first = ends[start - 1] if start else 0
+        these_M = order_M[first : ends[start + len(rows_R) - 1]]
+        local_M = np.searchsorted(rows_R, rows_M[these_M])
+        columns_M[these_M] = _invert(table_KK[rows_R].double().numpy(), local_M, column_uniform_M[these_M])
+    return np.stack([rows_M, columns_M], 1)
+
+
+def _invert(weights_RK: NDArray, row_M: NDArray, uniform_M: NDArray) -> NDArray[np.int64]:
+    """Inverse of each row's cumulative distribution; a weight of zero is never drawn."""
+    cumulative_RK = np.cumsum(weights_RK, 1)
+    # rows are laid end to end, row r on [r, r + 1), so that one search serves all of them
+    cumulative_RK /= cumulative_RK[:, -1:]
+    num_columns = cumulative_RK.shape[1]
+    flat = (cumulative_RK + np.arange(len(cumulative_RK))[:, None]).ravel()
+    drawn_M = np.searchsorted(flat, uniform_M + row_M, side="right") - row_M * num_columns
+    # rounding of uniform + row may reach the row's end
+    last_R = num_columns - 1 - np.argmax((weights_RK > 0)[:, ::-1], 1)
+    return np.minimum(drawn_M, last_R[row_M]).astype(np.int64)
+
+
+class ClassIndex:
+    """The sample indices of each class, for uniform draws within a class.
+
+    Args:
+        labels: integers in 0..K-1, shape N.
+        num_classes: K.
+    """
+
+    def __init__(self, labels: Sequence[int] | NDArray[np.integer] | Tensor, num_classes: int) -> None:
+        labels_N = np.asarray(labels)
+        self.counts = np.bincount(labels_N, minlength=num_classes)
+        if len(self.counts) > num_classes:
+            raise ValueError(f"labels must lie in 0..{num_classes - 1}, found {int(labels_N.max())}.")
+        self._order_N = np.argsort(labels_N, kind="stable")
+        self._starts_K = np.cumsum(self.counts) - self.counts
+
+    def draw(self, classes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+        """One uniform sample index for each entry of `classes` (shape M), each of a class that has samples."""
+        counts_M = self.counts[classes]
+        if not counts_M.all():
+            raise ValueError(f"class {int(classes[counts_M == 0][0])} was drawn but has no sample.")
+        return self._order_N[self._starts_K[classes] + (generator.random(len(classes)) * counts_M).astype(np.int64)]
+
+
+class PairSampler(Sampler[Pair]):
+    """The pairs of one period.
+
+    Args:
+        first_index, second_index: the samples of each class in the two sets.
+        get_probability: gives the current P (K x K) when a period's iteration begins.
+        get_period: gives the number of the period; with `seed` it fixes every draw.
+        num_pairs: length of a period.
+        beta_min: the mixing coefficient is uniform on [beta_min, 1].
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        first_index: ClassIndex,
+        second_index: ClassIndex,
+        get_probability: Callable[[], Tensor],
+        num_pairs: int,
+        get_period: Callable[[], int] = lambda: 0,
+        beta_min: float = 0.6,
+        seed: int = 0,
+    ) -> None:
+        self.first_index, self.second_index = first_index, second_index
+        self.get_probability, self.get_period = get_probability, get_period
+        self.num_pairs, self.beta_min, self.seed = num_pairs, beta_min, seed
+
+    def __len__(self) -> int:
+        return self.num_pairs
+
+    def __iter__(self) -> Iterator[Pair]:
+        return map(Pair._make, zip(*(column.tolist() for column in self.draw()), strict=True))
+
+    def draw(self) -> tuple[NDArray, ...]:
+        """The period's pairs as the columns of `Pair`, each of shape M."""
+        generator = np.random.default_rng([self.seed, self.get_period()])
+        classes_M2 = draw_class_pairs(self.get_probability(), self.num_pairs, generator)
+        first_M = self.first_index.draw(classes_M2[:, 0], generator)
+        second_M = self.second_index.draw(classes_M2[:, 1], generator)
+        coefficient_M = generator.uniform(self.beta_min, 1, self.num_pairs)
+        seeds_2M = generator.integers(2**31, size=(2, self.num_pairs))
+        return first_M, second_M, coefficient_M, seeds_2M[0], seeds_2M[1]
+
+
+class PairDataset(Dataset[PairExample]):
+    """A map-style dataset indexed by `Pair`.
+
+    Args:
+        first: the labelled set that x1 comes from.
+        second: the set that x2 comes from; default the same.
+    """
+
+    def __init__(self, first: Any, second: Any = None) -> None:
+        self.first, self.second = first, first if second is None else second
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, pair: Pair) -> PairExample:
+        return self.__getitems__([pair])[0]
+
+    def __getitems__(self, pairs: Sequence[Pair]) -> list[PairExample]:
+        with isolated_random_state(pairs[0].first_seed):  # a dataset's own transform may be random
+            firsts = fetch(self.first, [pair.first for pair in pairs])
+            seconds = fetch(self.second, [pair.second for pair in pairs])
+        return [PairExample(*parts) for parts in zip(firsts, seconds, pairs, strict=True)]
+
+
+@contextmanager
+def isolated_random_state(seed: int) -> Iterator[None]:
+    """Inside, `random`, `numpy.random` and torch's CPU generator start from the seed; afterwards they are as before."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.random.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def fetch(dataset: Any, indices: Sequence[int]) -> Sequence[Any]:
+    """The samples at the indices, in one call where the dataset can."""
+    if hasattr(dataset, "__getitems__"):
+        return dataset.__getitems__(list(indices))
+    return [dataset[i] for i in indices]

@@ -1,0 +1,49 @@
+"""The environment every test runs in: offline, two threads, no screen, and nothing of the user's caches touched.
+
+The variables are set here, before any test module imports transformers or datasets, and processes that a test starts
+inherit them. A value that is set already stays: HF_HUB_OFFLINE=0 pytest -m hub runs the tests that need the Hub.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+OWN_HF_HOME = None
+if "HF_HOME" not in os.environ:
+    OWN_HF_HOME = tempfile.mkdtemp(prefix="selmix_hf_tests_")
+    os.environ["HF_HOME"] = OWN_HF_HOME
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["MPLBACKEND"] = "Agg"
+
+import torch  # noqa: E402
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def pytest_unconfigure() -> None:
+    if OWN_HF_HOME is not None:
+        shutil.rmtree(OWN_HF_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """The folder of reference data and checkpoints; the test is skipped where SELMIX_REFERENCE_DATA is not set."""
+    folder = os.environ.get("SELMIX_REFERENCE_DATA")
+    if not folder:
+        pytest.skip(
+            "set SELMIX_REFERENCE_DATA to a folder that holds data/cifar10/{train,test}.parquet, "
+            "data/imagenet_sample/validation.parquet and "
+            "checkpoints/{imagenet1k,cifar10-lt-r100}-tf_efficientnet_lite0"
+        )
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"SELMIX_REFERENCE_DATA is {folder!r}, which is not a folder")
+    return path
