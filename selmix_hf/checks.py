@@ -11,8 +11,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import require_all_classes
 from selmix_hf.long_tail import class_labels, infer_label_column
+
+
+def check_model_and_args(model: Any, args: Any) -> None:
+    """Refuse what SelMixTrainer cannot start from.
+
+    Raises:
+        ValueError: no model.
+        TypeError: other arguments than a SelMixConfig, or a timm model without its wrapper.
+    """
+    if not isinstance(args, SelMixConfig):
+        raise TypeError(f"args must be a SelMixConfig, found {type(args).__name__}.")
+    if model is None:
+        raise ValueError("SelMixTrainer starts from a trained classifier: give model (model_init cannot be used).")
+    if hasattr(model, "pretrained_cfg") and not hasattr(model, "config"):
+        raise TypeError(
+            "a raw timm model cannot be saved in the Hub's format: load it by AutoModelForImageClassification."
+            "from_pretrained('timm/...'), or wrap it in a TimmWrapperForImageClassification."
+        )
 
 
 def check_datasets(train_dataset: Any, gain_dataset: Any, eval_dataset: Any) -> None:
@@ -33,8 +52,8 @@ def check_datasets(train_dataset: Any, gain_dataset: Any, eval_dataset: Any) -> 
     for name, dataset in (("train_dataset", train_dataset), ("gain_dataset", gain_dataset)):
         if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
             raise TypeError(
-                f"{name} is a {type(dataset).__name__}: a streaming dataset has no random access, which sampling by class "
-                "needs. Load it without streaming=True, or materialise it, such as by Dataset.from_list(list(dataset))."
+                f"{name} is a {type(dataset).__name__}: a streaming dataset has no random access, which sampling by "
+                "class needs. Load it without streaming=True, or materialise it by Dataset.from_list(list(dataset))."
             )
 
 

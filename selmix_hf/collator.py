@@ -118,7 +118,9 @@ def default_collator(
         if transform is not None:
             raise ValueError("give either a data_collator or transforms: a collator of your own applies its own.")
         return data_collator
-    if columns and (transform is not None or hasattr(processing_class, "image_processor_type") or not _is_set_up(dataset)):
+    if columns and (
+        transform is not None or hasattr(processing_class, "image_processor_type") or not _is_set_up(dataset)
+    ):
         if len(columns) > 1:
             raise ValueError(f"the dataset has several image columns ({', '.join(columns)}): keep one.")
         return ImageCollator(processing_class, transform, columns[0], label_column)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainingArguments
 
@@ -29,10 +29,10 @@ class SelMixConfig(TrainingArguments):
     - `max_steps` 2000 instead of -1: epochs of the dataset mean nothing when classes are drawn.
     - `per_device_train_batch_size` 64 instead of 8: the paper's.
     - `optim` "sgd" instead of AdamW: the gains are those of a gradient step.
-    - `learning_rate` None: 0.01 for a frozen backbone, 0.003 otherwise.
+    - `learning_rate` 0, which stands for 0.01 with a frozen backbone and 0.003 otherwise.
     - `lr_scheduler_type` "cosine" instead of "linear": the paper's.
     - `max_grad_norm` 0 (off) instead of 1: clipping moved min recall by up to three points in either direction.
-    - `logging_nan_inf_filter` False: a loss that is not finite stops the run before the update instead of being hidden.
+    - `logging_nan_inf_filter` False: a loss that is not finite stops the run before the update, not hidden.
     - `eval_strategy` "epoch", `save_strategy` "best", `save_total_limit` 2, `load_best_model_at_end` True,
       `metric_for_best_model` "selection_score", `greater_is_better` True: the best checkpoint by the objective,
       feasible ones first, the start included.
@@ -40,7 +40,7 @@ class SelMixConfig(TrainingArguments):
     - `report_to` stays "none" unless set.
 
     Args:
-        objective: name of the objective, see `objectives.get_objective`; a callable goes to `SelMixTrainer(objective=)`.
+        objective: its name, see `objectives.get_objective`; a callable goes to `SelMixTrainer(objective=...)`.
         constraints: such as {"coverage": 0.95}, or that as a JSON string.
         class_prior: "validation" or "balanced"; default the objective's own.
         tail_share: share of the classes, the least frequent in training, that are the tail.
@@ -66,17 +66,19 @@ class SelMixConfig(TrainingArguments):
     """
 
     objective: str = field(default="min_recall", metadata={"help": "Metric to optimise."})
-    constraints: dict | str | None = field(default=None, metadata={"help": 'Such as \'{"coverage": 0.95}\'.'})
+    constraints: dict | str | None = field(default=None, metadata={"help": "Such as '{\"coverage\": 0.95}'."})
     class_prior: str | None = field(default=None, metadata={"help": "'validation' or 'balanced'."})
     tail_share: float = field(default=0.1, metadata={"help": "Share of the classes that are the tail."})
     constraint_tolerance: float = field(default=0.01, metadata={"help": "Violation that counts as feasible."})
     freeze_backbone: bool = field(default=False, metadata={"help": "Train the head alone, on stored features."})
     feature_views: int = field(default=1, metadata={"help": "Stored views of each training image."})
     backbone_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate / 30."})
-    refresh_steps: int | None = field(default=None, metadata={"help": "Steps a period; default 10 frozen, else 50."})
+    refresh_steps: int = field(default=0, metadata={"help": "Steps a period; 0: 10 frozen, else 50."})
     pair_sampling: str = field(default="selmix", metadata={"help": "'selmix', 'uniform' or 'greedy'."})
     inverse_temperature: str = field(default="auto", metadata={"help": "s of softmax(s G), or 'auto'."})
-    target_share: float | None = field(default=None, metadata={"help": "Effective share of the positive pairs."})
+    target_share: float = field(
+        default=0.0, metadata={"help": "Effective share of the positive pairs; 0: by objective."}
+    )
     beta_min: float = field(default=0.6, metadata={"help": "Mixing coefficients are uniform on [beta_min, 1]."})
     gain_quadrature: bool = field(default=False, metadata={"help": "Average the gain over the coefficient."})
     min_rate: float = field(default=50.0, metadata={"help": "Rate of the multipliers of a minimum."})
@@ -88,7 +90,7 @@ class SelMixConfig(TrainingArguments):
     max_steps: int = field(default=2000, metadata={"help": "Optimizer steps of the run."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs a step and device."})
     optim: str = field(default="sgd", metadata={"help": "Optimizer."})
-    learning_rate: float | None = field(default=None, metadata={"help": "Of the head; default 0.01 frozen, else 0.003."})
+    learning_rate: float = field(default=0.0, metadata={"help": "Of the head; 0: 0.01 frozen, else 0.003."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
@@ -103,23 +105,29 @@ class SelMixConfig(TrainingArguments):
     def __post_init__(self) -> None:
         if isinstance(self.constraints, str):
             self.constraints = _parse_constraints(self.constraints)
-        if str(self.inverse_temperature) != "auto":
-            self.inverse_temperature = _number(self.inverse_temperature)
-        if self.learning_rate is None:
+        if not self.learning_rate:
             self.learning_rate = 0.01 if self.freeze_backbone else 0.003
         if self.backbone_learning_rate is None:
             self.backbone_learning_rate = self.learning_rate / 30
-        if self.refresh_steps is None:
+        if not self.refresh_steps:
             self.refresh_steps = 10 if self.freeze_backbone else 50
         self._check()
-        if self.target_share is None:
+        if not self.target_share:
             self.target_share = MINIMUM_SHARE if self.objective.startswith("min_") else SMOOTH_SHARE
         super().__post_init__()
         if self.n_gpu > 1:
             raise ValueError(
-                f"found {self.n_gpu} GPUs in one process, which Trainer would drive by DataParallel; start one process "
-                "a GPU with `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES."
+                f"found {self.n_gpu} GPUs in one process, which Trainer would drive by DataParallel; start one "
+                "process a GPU with `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES."
             )
+
+    @property
+    def temperature(self) -> float | str:
+        """`inverse_temperature` as a number where it is one."""
+        try:
+            return float(self.inverse_temperature)
+        except ValueError:
+            return self.inverse_temperature
 
     def make_objective(self, objective: Any = None, class_counts: Any = None) -> Objective:
         """The objective that the options describe, for training class counts (shape K).
@@ -130,7 +138,7 @@ class SelMixConfig(TrainingArguments):
         """
         return get_objective(
             self.objective if objective is None else objective,
-            self.constraints,
+            cast("dict[str, float] | None", self.constraints),
             class_prior=self.class_prior,
             class_counts=class_counts,
             tail_share=self.tail_share,
@@ -143,18 +151,22 @@ class SelMixConfig(TrainingArguments):
 
     def _check(self) -> None:
         self.make_objective(class_counts=[1, 1])
-        check_policy(self.pair_sampling, self.inverse_temperature, self.target_share or 1.0)
+        check_policy(self.pair_sampling, self.temperature, self.target_share or 1.0)
         if not 0 <= self.beta_min <= 1:
-            raise ValueError(f"beta_min must lie in [0, 1], found {self.beta_min}: it is the least share of x1 in a mix.")
+            raise ValueError(
+                f"beta_min must lie in [0, 1], found {self.beta_min}: it is the least share of x1 in a mix."
+            )
         for name in ("refresh_steps", "feature_views", "max_steps"):
             if int(getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
         if self.feature_views > 1 and not self.freeze_backbone:
-            raise ValueError("feature_views stores views for freeze_backbone=True; without it every step draws new ones.")
+            raise ValueError(
+                "feature_views stores views for freeze_backbone=True; without it every step draws new ones."
+            )
         if self.num_train_epochs != _UNTOUCHED_EPOCHS:
             raise ValueError(
-                f"num_train_epochs={self.num_train_epochs} would count SelMix periods of {self.refresh_steps} steps, not "
-                "passes over the data: set max_steps instead."
+                f"num_train_epochs={self.num_train_epochs} would count SelMix periods of {self.refresh_steps} steps, "
+                "not passes over the data: set max_steps instead."
             )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay False: the raw columns are needed to make pairs.")
@@ -172,10 +184,3 @@ def _parse_constraints(text: str) -> dict[str, float]:
     if not isinstance(parsed, dict):
         raise ValueError(f"constraints must map names to levels, found {text!r}.")
     return parsed
-
-
-def _number(text: object) -> object:
-    try:
-        return float(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return text  # check_policy words the refusal

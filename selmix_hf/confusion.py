@@ -116,7 +116,9 @@ class ClassStatistics:
         return self.feature_sums / self.class_counts[:, None]
 
 
-def require_all_classes(class_counts: Tensor, class_names: Sequence[str] | None = None, where: str = "the set") -> None:
+def require_all_classes(
+    class_counts: Tensor, class_names: Sequence[str] | None = None, where: str = "the set"
+) -> None:
     """Raise ValueError naming the classes that have no sample."""
     missing = torch.nonzero(class_counts == 0).flatten().tolist()
     if missing:
@@ -144,15 +146,17 @@ def resolve_class_prior(class_prior: str | Tensor | Sequence[float], class_count
     prior = torch.as_tensor(class_prior, dtype=torch.float64, device=class_counts.device)
     if prior.shape != class_counts.shape or not bool((prior > 0).all()) or not bool(prior.isfinite().all()):
         raise ValueError(
-            f"class_prior must hold {len(class_counts)} positive numbers, one a class, found shape {tuple(prior.shape)}"
-            f" with smallest value {float(prior.min()) if prior.numel() else None}."
+            f"class_prior must hold {len(class_counts)} positive numbers, one a class, found shape "
+            f"{tuple(prior.shape)} with smallest value {float(prior.min()) if prior.numel() else None}."
         )
     return prior / prior.sum()
 
 
 def confusion_matrix(counts: Tensor, class_prior: str | Tensor | Sequence[float] = "validation") -> Tensor:
-    """The raw confusion matrix C of counts: rows sum to the prior, the whole to 1; float64, K x K. Nothing is smoothed:
-    this is the matrix of every reported number."""
+    """The raw confusion matrix C of counts: rows sum to the prior, the whole to 1; float64, K x K.
+
+    Nothing is smoothed: this is the matrix of every reported number.
+    """
     require_all_classes(counts.sum(1))
     prior_K = resolve_class_prior(class_prior, counts.sum(1))
     return prior_K[:, None] * counts.double() / counts.sum(1, keepdim=True)

@@ -5,17 +5,22 @@ Shape suffixes: N samples, V views, D features, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from selmix_hf.heads import ClassifierHead
+from selmix_hf.confusion import ClassStatistics
+from selmix_hf.heads import ClassifierHead, logits_of
 
 FEATURES = "pooled_features"
+_FEATURES_AT_ONCE = 4096  # samples
 
 
 class FeatureDataset(Dataset[dict[str, Tensor]]):
@@ -26,7 +31,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
         labels: integers, shape N.
     """
 
-    def __init__(self, features: Tensor, labels: Sequence[int] | Tensor) -> None:
+    def __init__(self, features: Tensor, labels: Sequence[int] | NDArray[np.integer] | Tensor) -> None:
         labels_N = torch.as_tensor(labels)
         self.num_views = 1 if features.ndim == 2 else len(features)
         self.features = features.reshape(-1, features.shape[-1])
@@ -46,45 +51,89 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
         return [{FEATURES: feature, "labels": label} for feature, label in pairs]
 
 
-@torch.no_grad()
-def pooled_features(
-    model: nn.Module,
-    head: ClassifierHead,
-    batches: Iterable[dict[str, Any]],
-    num_samples: int,
-    prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch,
-) -> Tensor:
-    """Features that enter the head, in eval mode; the model's training flag is put back.
+@dataclass(frozen=True)
+class DatasetPass:
+    """One look at each sample of a dataset, in eval mode, spread over the processes; no global random state is used.
 
     Args:
         model: the whole classifier.
         head: its head.
-        batches: inputs of the model, each with "indices", the row numbers of its samples; labels are ignored.
-        num_samples: N, over all processes.
+        batch_size, num_workers, pin_memory: of the loader.
+        rank, world_size: this process takes the rows rank, rank + world_size, ...: no sample is seen twice.
         prepare: moves a batch to the model's device.
-
-    Returns:
-        float32 on the CPU, N x D; under torch.distributed each process computes the rows it is given, and every
-        process gets all of them.
+        autocast: gives the context of a forward pass.
     """
-    was_training = model.training
-    model.eval()
-    features_ND = torch.zeros(num_samples, head.num_features)
-    try:
-        for batch in batches:
-            rows = batch.pop("indices")
+
+    model: nn.Module
+    head: ClassifierHead
+    batch_size: int = 64
+    num_workers: int = 0
+    pin_memory: bool = False
+    rank: int = 0
+    world_size: int = 1
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    autocast: Callable[[], AbstractContextManager] = nullcontext
+
+    def statistics(
+        self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]], on_batch: Callable[[], None] | None = None
+    ) -> ClassStatistics:
+        """Counts, centroids and loss, summed over the processes.
+
+        Args:
+            dataset: a map-style dataset, or a `FeatureDataset`.
+            collator: makes batches with "labels"; not used for a `FeatureDataset`.
+            on_batch: called after every batch.
+        """
+        device = next(self.model.parameters()).device
+        statistics = ClassStatistics(self.head.num_classes, self.head.num_features, device)
+        for _, batch in self._batches(dataset, collator):
+            labels = batch.pop("labels")
+            statistics.update(labels, *self._run(batch))
+            if on_batch is not None:
+                on_batch()
+        return statistics.all_reduce()
+
+    def features(self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]]) -> Tensor:
+        """Features that enter the head, float32 on the CPU, N x D, all of them on every process."""
+        features_ND = torch.zeros(len(dataset), self.head.num_features)
+        for rows, batch in self._batches(dataset, collator):
             batch.pop("labels", None)
-            with head.tap() as tapped:
-                model(**prepare(batch))
-            features_ND[rows] = tapped.features.float().cpu()
-    finally:
-        model.train(was_training)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # every row is computed by one process and zero elsewhere, so the sum is exact
-        on_device = features_ND.to(next(model.parameters()).device)
-        torch.distributed.all_reduce(on_device)
-        features_ND = on_device.cpu()
-    return features_ND
+            features_ND[rows] = self._run(batch)[1].float().cpu()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # a row is zero but on the process that computed it, so the sum is exact
+            on_device = features_ND.to(next(self.model.parameters()).device)
+            torch.distributed.all_reduce(on_device)
+            features_ND = on_device.cpu()
+        return features_ND
+
+    @torch.no_grad()
+    def _run(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Logits and features of a batch without labels."""
+        self.model.eval()
+        with self.autocast():
+            if FEATURES in batch:
+                return self.head.logits(batch[FEATURES]), batch[FEATURES]
+            with self.head.tap() as tapped:
+                logits_NK = logits_of(self.model(**batch))
+            return logits_NK, tapped.features
+
+    def _batches(self, dataset: Any, collator: Callable) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        rows = torch.arange(self.rank, len(dataset), self.world_size)
+        if isinstance(dataset, FeatureDataset):
+            for chunk in rows.split(_FEATURES_AT_ONCE):
+                batch = {FEATURES: dataset.features[chunk], "labels": dataset.labels[chunk]}
+                yield chunk, self.prepare(batch)
+            return
+        loader: DataLoader = DataLoader(
+            Subset(dataset, rows.tolist()),
+            batch_size=self.batch_size,
+            collate_fn=collator,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            generator=torch.Generator(),
+        )
+        for chunk, batch in zip(rows.split(self.batch_size), loader, strict=True):
+            yield chunk, self.prepare(dict(batch))
 
 
 @contextmanager
@@ -104,12 +153,12 @@ def features_as_inputs(model: nn.Module, head: ClassifierHead) -> Iterator[None]
             features_ND = nn.functional.dropout(features_ND, head.input_dropout, model.training)
         return {"logits": head.mixed_logits(features_ND)}
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward
     try:
         yield
     finally:
         if had_own:
-            model.forward = raw_forward  # type: ignore[method-assign]
+            model.forward = raw_forward
         else:
             del model.forward
 

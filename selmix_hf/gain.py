@@ -59,7 +59,9 @@ def metric_gradient(
             )
         (psi_KK,) = torch.autograd.grad(value.sum(), leaf_KK)
     if not bool(psi_KK.isfinite().all()):
-        raise ValueError(f"the derivative of objective {objective.name!r} is not finite at the current confusion matrix.")
+        raise ValueError(
+            f"the derivative of objective {objective.name!r} is not finite at the current confusion matrix."
+        )
     return smoothed_KK * (psi_KK - (psi_KK * smoothed_KK).sum(1, keepdim=True) / prior_K[:, None])
 
 
@@ -206,6 +208,8 @@ def _check_gain_inputs(centroids: Tensor, weight: Tensor, bias: Tensor | None, m
         if tensor is None:
             continue
         if tuple(tensor.shape) != shape or centroids.ndim != 2:
-            raise ValueError(f"{name} must have shape {shape} beside {num_classes} centroids, found {tuple(tensor.shape)}.")
+            raise ValueError(
+                f"{name} must have shape {shape} beside {num_classes} centroids, found {tuple(tensor.shape)}."
+            )
         if not _all_finite(tensor):
             raise ValueError(f"{name} holds values that are not finite; the gain needs finite ones.")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -181,6 +181,51 @@ class ClassifierHead:
             handle.remove()
 
 
+def logits_of(outputs: Any) -> Tensor:
+    """The logits in what a model returned: a tensor, a tuple that they open, or a mapping or object that has them."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    if isinstance(outputs, dict):
+        return outputs["logits"]
+    return outputs.logits if hasattr(outputs, "logits") else outputs[0]
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Put batch-norm layers in eval mode, which keeps their running statistics: batches drawn by P are not what the
+    model will see."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def parameter_groups(
+    model: nn.Module,
+    head: ClassifierHead,
+    decaying: set[str],
+    learning_rate: float,
+    backbone_learning_rate: float,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer: the head's first, each of head and backbone with and without weight decay.
+
+    Args:
+        decaying: names of the parameters that decay. Parameters that need no gradient are left out.
+    """
+    in_head = {id(parameter) for parameter in head.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) not in in_head, name not in decaying), []).append(parameter)
+    return [
+        {
+            "params": groups[of_backbone, exempt],
+            "lr": backbone_learning_rate if of_backbone else learning_rate,
+            "weight_decay": 0.0 if exempt else weight_decay,
+        }
+        for of_backbone, exempt in sorted(groups)
+    ]
+
+
 def find_head(
     model: nn.Module, inputs: Mapping[str, Tensor], *, head_name: str | Sequence[str] | None = None
 ) -> ClassifierHead:
@@ -200,15 +245,15 @@ def find_head(
     model = getattr(model, "_orig_mod", model)
     wanted = None if head_name is None else [head_name] if isinstance(head_name, str) else list(head_name)
     with _undisturbed(model):
-        seen, logits = _record(model, inputs, wanted)
+        record = _record(model, inputs, wanted)
         problems: list[str] = []
-        for layers in _proposals(seen, logits, wanted):
+        for layers in _proposals(record, wanted):
             problem = _trial(model, inputs, layers, train=False) or _trial(model, inputs, layers, train=True)
             if problem is None:
                 break
             problems.append(problem)
         else:
-            raise HeadError(_refusal(model, seen, logits, wanted, problems))
+            raise HeadError(_refusal(model, record, wanted, problems))
     dropouts = {layer.dropout for layer in layers}
     if len(dropouts) > 1:
         raise HeadError(
@@ -225,24 +270,38 @@ def find_head(
 
 @dataclass
 class _Layer:
-    """A module that may be the head, and what it saw in the probe."""
+    """A layer that returned one vector for each sample: it may be the head."""
 
     name: str
     module: nn.Module
-    output_shapes: list[list[int]] = field(default_factory=list)  # one for each call
-    input: Tensor | None = None  # kept, with the output, only if there is one vector for each sample
-    output: Tensor | None = None
-    dropout: float = 0.0
+    input: Tensor
+    output: Tensor
+    dropout: float  # probability of the dropout in front of it
 
 
-def _weight(module: nn.Module) -> Tensor | None:
-    """[K, D] for modules that can be a linear head, None for others."""
+@dataclass
+class _Record:
+    """What a forward pass showed."""
+
+    logits: Tensor  # [N, K]
+    layers: dict[str, _Layer]
+    output_shapes: dict[str, list[list[int]]]  # of every linear layer that was called, one for each call
+
+
+def _matrix(module: nn.Module) -> Tensor | None:
+    """[K, D] for a module that can be a linear head, None for others."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or isinstance(module, nn.Embedding):
         return None
     if isinstance(module, nn.Conv2d):
         return weight.flatten(1) if module.kernel_size == (1, 1) and module.groups == 1 else None
     return weight if weight.ndim == 2 else None
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = _matrix(module)
+    assert weight is not None
+    return weight
 
 
 def _bias(module: nn.Module) -> Tensor | None:
@@ -269,36 +328,39 @@ class _DropoutWatch(TorchFunctionMode):
         return float(next((p for p, output in self.latest if output.untyped_storage().data_ptr() == storage), 0.0))
 
 
-def _record(
-    model: nn.Module, inputs: Mapping[str, Tensor], wanted: list[str] | None
-) -> tuple[dict[str, _Layer], Tensor]:
-    """Run the model in eval mode; what every possible head returned, and the logits [N, K]."""
+def _record(model: nn.Module, inputs: Mapping[str, Tensor], wanted: list[str] | None) -> _Record:
+    """Run the model in eval mode and note what every possible head took and returned."""
     num_samples = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor))
     modules = dict(model.named_modules())
     for name in wanted or ():
-        if name not in modules or _weight(modules[name]) is None:
+        if name not in modules or _matrix(modules[name]) is None:
             found = f"a {type(modules[name]).__name__}" if name in modules else "no such module"
             raise HeadError(
                 f"{_describe(model)}: expected head_name '{name}' to be a linear layer or a 1x1 convolution, found "
                 f"{found}. The names are those of model.named_modules()."
             )
-    seen = {name: _Layer(name, module) for name, module in modules.items() if _weight(module) is not None}
+    layers: dict[str, _Layer] = {}
+    output_shapes: dict[str, list[list[int]]] = {}
     watch = _DropoutWatch()
 
-    def hook(layer: _Layer, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def hook(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not isinstance(output, Tensor) or not args or not isinstance(args[0], Tensor):
             return
-        layer.output_shapes.append(list(output.shape))
-        num_classes, num_features = _weight(module).shape
-        if output.shape[0] == num_samples and output.numel() == num_samples * num_classes:
-            if args[0].shape[0] == num_samples and args[0].numel() == num_samples * num_features:
-                layer.input, layer.output, layer.dropout = args[0], output, watch.in_front_of(args[0])
+        output_shapes.setdefault(name, []).append(list(output.shape))
+        num_outputs, num_inputs = _weight(module).shape
+        one_vector = output.numel() == num_samples * num_outputs and args[0].numel() == num_samples * num_inputs
+        if one_vector and output.shape[0] == args[0].shape[0] == num_samples:
+            layers[name] = _Layer(name, module, args[0], output, watch.in_front_of(args[0]))
 
-    handles = [layer.module.register_forward_hook(partial(hook, layer)) for layer in seen.values()]
+    handles = [
+        module.register_forward_hook(partial(hook, name))
+        for name, module in modules.items()
+        if _matrix(module) is not None
+    ]
     model.eval()
     try:
         with watch:
-            logits = _logits_of(model(**inputs))
+            logits = _found_logits(model(**inputs))
     finally:
         for handle in handles:
             handle.remove()
@@ -307,10 +369,10 @@ def _record(
             f"{_describe(model)}: expected logits of shape [{num_samples}, classes], found "
             f"{'none' if logits is None else list(logits.shape)}. SelMix needs a classifier with one label a sample."
         )
-    return seen, logits
+    return _Record(logits, layers, output_shapes)
 
 
-def _logits_of(outputs: Any) -> Tensor | None:
+def _found_logits(outputs: Any) -> Tensor | None:
     """The logits [N, K] in what a model returned: a tensor, a tuple, or an object with `logits`."""
     logits = getattr(outputs, "logits", outputs)
     if isinstance(logits, tuple | list):  # a loss, which has no dimension, may come first
@@ -318,10 +380,11 @@ def _logits_of(outputs: Any) -> Tensor | None:
     return logits if isinstance(logits, Tensor) and logits.ndim == 2 else None
 
 
-def _proposals(seen: dict[str, _Layer], logits: Tensor, wanted: list[str] | None) -> Iterator[tuple[_Layer, ...]]:
+def _proposals(record: _Record, wanted: list[str] | None) -> Iterator[tuple[_Layer, ...]]:
     """Layers that returned the logits, outermost first, then pairs of equal width whose mean is the logits."""
-    layers = [x for x in seen.values() if x.output is not None and x.output.flatten(1).shape == logits.shape]
-    layers = [x for x in layers if len(x.output_shapes) == 1 and (wanted is None or x.name in wanted)]
+    logits = record.logits
+    layers = [x for x in record.layers.values() if x.output.flatten(1).shape == logits.shape]
+    layers = [x for x in layers if len(record.output_shapes[x.name]) == 1 and (wanted is None or x.name in wanted)]
     for layer in sorted(layers, key=lambda x: x.name.count(".")):
         if wanted in (None, [layer.name]) and _close(layer.output.flatten(1), logits):
             yield (layer,)
@@ -363,7 +426,7 @@ def _trial(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[_Layer,
         if getattr(module, "running_mean", None) is not None:
             module.eval()  # as in training with SelMix: batch-norm layers stay in eval mode
     try:
-        logits = _logits_of(model(**inputs))
+        logits = _found_logits(model(**inputs))
     finally:
         for handle in handles:
             handle.remove()
@@ -414,21 +477,19 @@ def _describe(model: nn.Module) -> str:
     return type(model).__name__ + (f" ({architecture})" if architecture else "")
 
 
-def _refusal(
-    model: nn.Module, seen: dict[str, _Layer], logits: Tensor, wanted: list[str] | None, problems: list[str]
-) -> str:
+def _refusal(model: nn.Module, record: _Record, wanted: list[str] | None, problems: list[str]) -> str:
     """The sentence for a model without a head: the nearest problem, or the layers that came into question."""
     if problems:
         return f"{_describe(model)}: {problems[0]}"
-    num_samples, num_classes = logits.shape
-    layers = [x for x in seen.values() if x.output_shapes and _weight(x.module).shape[0] == num_classes]
-    layers = [x for x in layers if wanted is None or x.name in wanted]
-    found = ", ".join(f"'{x.name}' {' and '.join(map(str, x.output_shapes))}" for x in layers) or "none"
-    if not layers:
+    num_samples, num_classes = record.logits.shape
+    shapes = {name: x for name, x in record.output_shapes.items() if wanted is None or name in wanted}
+    shapes = {name: x for name, x in shapes.items() if _weight(model.get_submodule(name)).shape[0] == num_classes}
+    found = ", ".join(f"'{name}' {' and '.join(map(str, x))}" for name, x in shapes.items()) or "none"
+    if not shapes:
         reason = "the head is not a linear layer"
-    elif any(len(x.output_shapes) > 1 for x in layers):
+    elif any(len(x) > 1 for x in shapes.values()):
         reason = "a head that is called more than once in a pass cannot be mixed"
-    elif all(x.output is None for x in layers):
+    elif not record.layers.keys() & shapes.keys():
         reason = "a head that is applied to every token or position, before pooling, cannot be mixed"
     else:
         reason = "their outputs are combined or changed before they become the logits"

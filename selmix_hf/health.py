@@ -23,26 +23,26 @@ class GainWatch:
         self._warn = warn
         self._said: set[str] = set()
 
-    def look(self, gain: Tensor, distribution: PairDistribution, recall: Tensor) -> None:
-        """Look at G (K x K), what P was made of it, and the recalls (K) of the gain set."""
-        if bool((recall == 1).all()):
+    def look(self, gain: Tensor, distribution: PairDistribution, worst_recall: float) -> None:
+        """Look at G (K x K), what P was made of it, and the worst recall on the gain set."""
+        if worst_recall == 1:
             self._once(
                 "perfect",
-                "every sample of gain_dataset is already classified rightly, so it cannot show what would help on unseen "
-                "data. Was it part of the training data? Give samples that the model has not seen.",
+                "every sample of gain_dataset is already classified rightly, so it cannot show what would help on "
+                "unseen data. Was it part of the training data? Give samples that the model has not seen.",
             )
         elif float(gain.abs().max()) < _VANISHING:
             self._once(
                 "vanishing",
-                f"all gains vanish (largest {float(gain.abs().max()):.1e}): no mix of two classes moves the objective. The "
-                "head is saturated, or the features of the classes do not differ; try a lower weight scale, another "
+                f"all gains vanish (largest {float(gain.abs().max()):.1e}): no mix of two classes moves the "
+                "objective. The head is saturated, or the features of the classes do not differ; try another "
                 "objective, or train the backbone.",
             )
         elif distribution.mask_dropped:
             self._once(
                 "negative",
-                "no pair of classes has a positive gain: to first order every mix would lower the objective. The least "
-                "harmful pairs are drawn. The model may be at its optimum for this objective; watch the evaluation.",
+                "no pair of classes has a positive gain: to first order every mix would lower the objective. The "
+                "least harmful ones are drawn. The model may be at its optimum for this objective; watch the evaluation.",
             )
 
     def _once(self, kind: str, sentence: str) -> None:
@@ -59,6 +59,6 @@ def require_finite(value: Tensor, what: str, step: int) -> None:
     """
     if not bool(torch.isfinite(value).all()):
         raise FloatingPointError(
-            f"the {what} is not finite at step {step}; stopped before the update, earlier checkpoints are intact. Lower "
-            "learning_rate or backbone_learning_rate, drop momentum, or train in float32."
+            f"the {what} is not finite at step {step}; stopped before the update, earlier checkpoints are intact. "
+            "Lower learning_rate or backbone_learning_rate, drop momentum, or train in float32."
         )

@@ -5,15 +5,17 @@ Shape suffixes: N samples, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from selmix_hf.confusion import confusion_counts, confusion_matrix
-from selmix_hf.objectives import coverages, g_mean, h_mean, macro_f1, recalls, tail_classes
+from selmix_hf.objectives import Objective, coverages, g_mean, h_mean, macro_f1, recalls, tail_classes
+from selmix_hf.pair_distribution import PairDistribution
 
 if TYPE_CHECKING:
     import evaluate
@@ -25,7 +27,7 @@ def classification_metrics(
     counts: Tensor,
     *,
     class_prior: str | Sequence[float] = "balanced",
-    train_counts: Sequence[int] | None = None,
+    train_counts: Sequence[int] | NDArray[np.integer] | None = None,
     class_names: Sequence[str] | None = None,
     tail_share: float = 0.1,
     per_class: bool = True,
@@ -74,6 +76,33 @@ def classification_metrics(
     return report
 
 
+def refresh_report(
+    objective: Objective,
+    counts: Tensor,
+    gain: Tensor,
+    distribution: PairDistribution,
+    multipliers: Mapping[str, Tensor],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """What is logged at a refresh: psi, mean and worst recall, violation and multipliers on the gain set, the
+    effective number of pairs and the largest gain."""
+    confusion_KK = confusion_matrix(counts, objective.class_prior)
+    recall_K = recalls(confusion_KK)
+    report: dict[str, Any] = {
+        "gain_set_psi": float(objective.value(confusion_KK)),
+        "gain_set_mean_recall": float(recall_K.mean()),
+        "gain_set_worst_recall": float(recall_K.min()),
+        "gain_set_worst_class": str(class_names[int(recall_K.argmin())]),
+    }
+    if objective.constraints:
+        report["gain_set_violation"] = objective.violation(confusion_KK)
+    report |= {f"largest_{name}_multiplier": float(value.max()) for name, value in multipliers.items()}
+    return report | {
+        "effective_pairs": round(distribution.effective_pairs, 2),
+        "largest_gain": float(gain.max()),
+    }
+
+
 def make_compute_metrics(num_classes: int, **options: Any) -> Callable[[Any], dict[str, Any]]:
     """A `compute_metrics` for any `transformers.Trainer`.
 
@@ -85,13 +114,14 @@ def make_compute_metrics(num_classes: int, **options: Any) -> Callable[[Any], di
         A function of an `EvalPrediction` whose predictions are classes (N) or scores (N x K; the first of a tuple).
     """
 
-    def compute_metrics(prediction: Any) -> dict[str, Any]:
-        scores, labels = prediction
-        scores = torch.as_tensor(np.asarray(scores[0] if isinstance(scores, tuple) else scores))
-        counts_KK = confusion_counts(torch.as_tensor(np.asarray(labels)), scores, num_classes)
-        return classification_metrics(counts_KK, **options)
+    return lambda prediction: classification_metrics(counts_of(prediction, num_classes), **options)
 
-    return compute_metrics
+
+def counts_of(prediction: Any, num_classes: int) -> Tensor:
+    """Confusion counts (K x K) of an `EvalPrediction`: classes (N) or scores (N x K; the first of a tuple)."""
+    scores, labels = prediction
+    scores = torch.as_tensor(np.asarray(scores[0] if isinstance(scores, tuple) else scores))
+    return confusion_counts(torch.as_tensor(np.asarray(labels)), scores, num_classes)
 
 
 def evaluate_metric(num_classes: int, cache_dir: str | None = None, **options: Any) -> evaluate.Metric:
@@ -111,7 +141,9 @@ def evaluate_metric(num_classes: int, cache_dir: str | None = None, **options: A
 
     class SelMixMetrics(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
-            features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+            features = datasets.Features(
+                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+            )
             return evaluate.MetricInfo(
                 description="Recall of the worst class, G-mean, H-mean, coverage and their kin.",
                 citation="",
@@ -122,7 +154,9 @@ def evaluate_metric(num_classes: int, cache_dir: str | None = None, **options: A
         def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
             for what, values in (("predictions", predictions), ("references", references)):
                 if not np.issubdtype(np.asarray(values).dtype, np.integer):
-                    raise ValueError(f"{what} must be class indices, found {np.asarray(values).dtype}: take the argmax.")
+                    raise ValueError(
+                        f"{what} must be class indices, found {np.asarray(values).dtype}: take the argmax."
+                    )
             super().add_batch(predictions=predictions, references=references, **kwargs)
 
         def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:

@@ -210,8 +210,10 @@ class Objective:
         return max([0.0, *(-float(c.slack(confusion).min()) for c in self.constraints)])
 
     def score(self, counts: Tensor) -> float:
-        """What the best checkpoint is chosen by, from raw counts: psi where feasible; else far below any psi, and lower
-        the larger the violation."""
+        """What the best checkpoint is chosen by, from raw counts.
+
+        psi where feasible; else far below any psi, and lower the larger the violation.
+        """
         raw_KK = confusion_matrix(counts, self.class_prior)
         violation = self.violation(raw_KK)
         return float(self.value(raw_KK)) if violation <= self.tolerance + _ROUNDING else -1e6 * (1 + violation)
@@ -307,7 +309,9 @@ def get_objective(
     if isinstance(name, Objective):
         return name
     if constraint_update not in ("projected_gradient", "exponential"):
-        raise ValueError(f"constraint_update must be 'projected_gradient' or 'exponential', found {constraint_update!r}.")
+        raise ValueError(
+            f"constraint_update must be 'projected_gradient' or 'exponential', found {constraint_update!r}."
+        )
     if not 0 <= min_memory < 1:
         raise ValueError(f"min_memory must lie in [0, 1), found {min_memory}.")
 

@@ -73,9 +73,11 @@ def pair_distribution(
         ValueError: a gain that is not finite, an unknown `pair_sampling`, a bad temperature or share, or no class.
     """
     check_policy(pair_sampling, inverse_temperature, target_share)
-    num_classes = len(gain)
+    gain, num_classes = gain.contiguous(), len(gain)
     if not bool(gain.isfinite().all()):
-        raise ValueError("the gain matrix holds values that are not finite; stop and look at the features and the head.")
+        raise ValueError(
+            "the gain matrix holds values that are not finite; stop and look at the features and the head."
+        )
     allowed_KK = torch.ones_like(gain, dtype=torch.bool)
     if first_classes is not None:
         allowed_KK &= first_classes.to(gain.device)[:, None]
@@ -93,14 +95,14 @@ def pair_distribution(
         allowed_KK = positive_KK
     gain_KK = gain.masked_fill(~allowed_KK, -math.inf)
     if pair_sampling == "greedy":
-        probability_KK = torch.zeros_like(gain, memory_format=torch.contiguous_format)
+        probability_KK = torch.zeros_like(gain)
         probability_KK.view(-1)[gain_KK.argmax()] = 1
         return PairDistribution(probability_KK, math.nan, num_positive, mask_dropped)
     if inverse_temperature == "auto":
         inverse_temperature = solve_inverse_temperature(gain[allowed_KK], target_share)
     # float64 and relative to the largest gain: in float32 a large s overflows or makes ties; s * -inf is nan at s = 0
-    logits_KK = gain.double().sub_(gain_KK.max()).mul_(float(inverse_temperature)).masked_fill_(~allowed_KK, -math.inf)
-    probability_KK = torch.softmax(logits_KK.reshape(-1), 0).view(num_classes, num_classes).to(gain.dtype)
+    logits_KK = (gain.double() - gain_KK.max()).mul_(float(inverse_temperature)).masked_fill_(~allowed_KK, -math.inf)
+    probability_KK = torch.softmax(logits_KK.view(-1), 0).view(num_classes, num_classes).to(gain.dtype)
     return PairDistribution(probability_KK, float(inverse_temperature), num_positive, mask_dropped)
 
 

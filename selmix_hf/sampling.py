@@ -81,6 +81,12 @@ def _invert(weights_RK: NDArray, row_M: NDArray, uniform_M: NDArray) -> NDArray[
     return np.minimum(drawn_M, last_R[row_M]).astype(np.int64)
 
 
+def largest_repeat(probability: Tensor, class_counts: NDArray[np.integer], num_pairs: int) -> float:
+    """How often a sample of the most overdrawn class is expected to be drawn among `num_pairs` pairs."""
+    draws_K = (probability.sum(0) + probability.sum(1)).cpu().numpy() * num_pairs
+    return float((draws_K / np.maximum(class_counts, 1)).max())
+
+
 class ClassIndex:
     """The sample indices of each class, for uniform draws within a class.
 
@@ -91,9 +97,9 @@ class ClassIndex:
 
     def __init__(self, labels: Sequence[int] | NDArray[np.integer] | Tensor, num_classes: int) -> None:
         labels_N = np.asarray(labels)
+        if labels_N.size and not 0 <= labels_N.min() <= labels_N.max() < num_classes:
+            raise ValueError(f"labels must lie in 0..{num_classes - 1}, found {labels_N.min()}..{labels_N.max()}.")
         self.counts = np.bincount(labels_N, minlength=num_classes)
-        if len(self.counts) > num_classes:
-            raise ValueError(f"labels must lie in 0..{num_classes - 1}, found {int(labels_N.max())}.")
         self._order_N = np.argsort(labels_N, kind="stable")
         self._starts_K = np.cumsum(self.counts) - self.counts
 
@@ -174,7 +180,7 @@ class PairDataset(Dataset[PairExample]):
 
 @contextmanager
 def isolated_random_state(seed: int) -> Iterator[None]:
-    """Inside, `random`, `numpy.random` and torch's CPU generator start from the seed; afterwards they are as before."""
+    """Inside, `random`, `numpy.random` and torch's CPU generator start from the seed; after it they are as before."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)

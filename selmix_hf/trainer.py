@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from transformers.utils import logging
 
 from selmix_hf.callbacks import RefreshCallback
-from selmix_hf.checks import check_datasets, label_column_of, read_labels, resolve_class_names
+from selmix_hf.checkpoint import load_pair_state, load_weights
+from selmix_hf.checks import check_datasets, check_model_and_args, label_column_of, read_labels, resolve_class_names
 from selmix_hf.collator import SelMixCollator, default_collator
 from selmix_hf.config import SelMixConfig
-from selmix_hf.confusion import ClassStatistics, confusion_counts, confusion_matrix
-from selmix_hf.features import FEATURES, FeatureDataset, collate_features, features_as_inputs, pooled_features
+from selmix_hf.confusion import ClassStatistics, confusion_matrix
+from selmix_hf.features import FEATURES, DatasetPass, FeatureDataset, collate_features, features_as_inputs
 from selmix_hf.gain import gain_matrix, metric_gradient
-from selmix_hf.heads import find_head
+from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import GainWatch, require_finite
-from selmix_hf.metrics import classification_metrics
-from selmix_hf.objectives import Objective, get_objective, recalls
+from selmix_hf.metrics import classification_metrics, counts_of, refresh_report
+from selmix_hf.objectives import Objective
 from selmix_hf.pair_distribution import PairState, pair_distribution
-from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, fetch, isolated_random_state
+from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, fetch, isolated_random_state, largest_repeat
 
 logger = logging.get_logger(__name__)
 
@@ -63,6 +64,11 @@ class SelMixTrainer(Trainer):
         ValueError, TypeError: on data or options that cannot work, see `checks`; `heads.HeadError` for the model.
     """
 
+    args: SelMixConfig
+    data_collator: SelMixCollator
+    model: PreTrainedModel
+    objective: Objective
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -82,22 +88,22 @@ class SelMixTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         args = SelMixConfig() if args is None else args
-        _check_model_and_args(model, args)
+        check_model_and_args(model, args)
         check_datasets(train_dataset, gain_dataset, eval_dataset)
         self.label_column = label_column_of(train_dataset, label_column)
         self.gain_dataset = gain_dataset
-        make = [processing_class, data_collator]
+        columns = self.label_column
         super().__init__(
             model=model,
             args=args,
             data_collator=SelMixCollator(
-                default_collator(train_dataset, *make, train_transform, self.label_column),
-                default_collator(gain_dataset, *make, eval_transform, self.label_column),
+                default_collator(train_dataset, processing_class, data_collator, train_transform, columns),
+                default_collator(gain_dataset, processing_class, data_collator, eval_transform, columns),
             ),
             train_dataset=train_dataset,
             eval_dataset=gain_dataset if eval_dataset is None else eval_dataset,
             processing_class=processing_class,
-            compute_metrics=compute_metrics and self._beside_own_metrics(compute_metrics),
+            compute_metrics=compute_metrics and self._metrics_beside(compute_metrics),
             **kwargs,
         )
         # our loss is a mean over the micro-batch: Trainer has to divide it by the accumulation steps
@@ -145,42 +151,25 @@ class SelMixTrainer(Trainer):
             return
         statistics = self._gain_set_statistics()
         self.gain_counts = statistics.counts.cpu()
-        if self.start_counts is None:
-            self.start_counts = self.gain_counts
-        multipliers = self.pair_state.multipliers or self.objective.initial_multipliers(self.head.num_classes)
-        multipliers = self.objective.update_multipliers(multipliers, self.gain_counts)
+        self.start_counts = self.gain_counts if self.start_counts is None else self.start_counts
+        multipliers = self.objective.update_multipliers(self.pair_state.multipliers, self.gain_counts)
         gain = self._gain(statistics, multipliers)
         require_finite(gain, "gain", self.state.global_step)
         distribution = pair_distribution(
             gain,
             self.args.pair_sampling,
-            self.args.inverse_temperature,
+            self.args.temperature,
             self.args.target_share,
-            first_classes=torch.as_tensor(self.train_counts > 0),
-            second_classes=torch.as_tensor(self.train_counts > 0),
+            *[torch.as_tensor(self.train_counts > 0)] * 2,
         )
         probability = broadcast(distribution.probability.contiguous()).cpu()
         self.gain = gain.cpu()
         self.pair_state = PairState(period, probability, multipliers, self._geometry())
 
-        confusion = confusion_matrix(self.gain_counts, self.objective.class_prior)
-        recall = recalls(confusion)
-        self._watch.look(gain, distribution, recall)
+        report = refresh_report(self.objective, self.gain_counts, gain, distribution, multipliers, self.class_names)
         pairs = self._geometry()["pairs_per_step"] * self.args.refresh_steps
-        draws = (probability.sum(0) + probability.sum(1)).numpy() * pairs
-        self.log(
-            {
-                "gain_set_psi": float(self.objective.value(confusion)),
-                "gain_set_mean_recall": float(recall.mean()),
-                "gain_set_worst_recall": float(recall.min()),
-                "gain_set_worst_class": self.class_names[int(recall.argmin())],
-                **({"gain_set_violation": self.objective.violation(confusion)} if self.objective.constraints else {}),
-                **{f"largest_{name}_multiplier": float(m.max()) for name, m in multipliers.items()},
-                "effective_pairs": round(distribution.effective_pairs, 2),
-                "largest_gain": float(gain.max()),
-                "largest_repeat": round(float((draws / np.maximum(self.train_counts, 1)).max()), 2),
-            }
-        )
+        self.log({**report, "largest_repeat": largest_repeat(probability, self.train_counts, pairs)})
+        self._watch.look(gain, distribution, report["gain_set_worst_recall"])
 
     def _gain(self, statistics: ClassStatistics, multipliers: dict[str, Tensor]) -> Tensor:
         exact = self.head.num_classes <= _EXACT_UP_TO
@@ -197,7 +186,7 @@ class SelMixTrainer(Trainer):
             feature_step=self.head.feature_step,
             bias_step=self.head.bias_step,
         )
-        if isinstance(self.args.inverse_temperature, float):  # "auto" does not see the scale
+        if isinstance(self.args.temperature, float):  # "auto" does not see the scale
             gain = gain / (1 + max((float(m.max()) for m in multipliers.values()), default=0.0))
         return gain.float()
 
@@ -205,47 +194,22 @@ class SelMixTrainer(Trainer):
         """Of the current weights; an evaluation at the end of a period and the refresh that follows share one pass."""
         if self._statistics_at is None or self._statistics_at[0] != self.state.global_step:
             dataset = self.gain_dataset if self._gain_features is None else self._gain_features
-            self._statistics_at = (self.state.global_step, self._statistics(dataset))
+            statistics = self._pass().statistics(dataset, self.data_collator.eval_collator)
+            self._statistics_at = (self.state.global_step, statistics)
         return self._statistics_at[1]
 
-    def _statistics(self, dataset: Any, report_progress: bool = False) -> ClassStatistics:
-        """Counts, centroids and loss over a dataset, each sample once, summed over the processes."""
-        statistics = ClassStatistics(self.head.num_classes, self.head.num_features, self.args.device)
-        self.model.eval()
-        for batch in self._batches(dataset):
-            batch.pop("indices")
-            labels = batch.pop("labels")
-            with torch.no_grad(), self.compute_loss_context_manager(), self.head.tap() as tapped:
-                if FEATURES in batch:
-                    features = batch[FEATURES]
-                    logits = self.head.logits(features)
-                else:
-                    logits = _logits(self.model(**batch))
-                    features = tapped.features
-            statistics.update(labels, logits, features)
-            if report_progress:
-                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        return statistics.all_reduce()
-
-    def _batches(self, dataset: Any, collator: Callable | None = None) -> Iterator[dict[str, Any]]:
-        """This process's share of a dataset, on the device, with "indices"; uses no global random state."""
-        rows = torch.arange(self.args.process_index, len(dataset), self.args.world_size)
-        size = self.args.eval_batch_size
-        if isinstance(dataset, FeatureDataset):
-            for chunk in rows.split(max(size, 4096)):
-                batch = {FEATURES: dataset.features[chunk], "labels": dataset.labels[chunk]}
-                yield {"indices": chunk, **self._prepare_inputs(batch)}
-            return
-        loader: DataLoader = DataLoader(
-            Subset(dataset, rows.tolist()),
-            batch_size=size,
-            collate_fn=collator or self.data_collator.eval_collator,
+    def _pass(self) -> DatasetPass:
+        return DatasetPass(
+            self.model,
+            self.head,
+            batch_size=self.args.eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
-            generator=torch.Generator(),
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+            prepare=self._prepare_inputs,
+            autocast=self.compute_loss_context_manager,
         )
-        for chunk, batch in zip(rows.split(size), loader, strict=True):
-            yield {"indices": chunk, **self._prepare_inputs(dict(batch))}
 
     # --- training ------------------------------------------------------------------------------------------------
 
@@ -265,7 +229,7 @@ class SelMixTrainer(Trainer):
         sampler = PairSampler(
             index,
             index,
-            get_probability=lambda: self.pair_state.probability,
+            get_probability=lambda: torch.as_tensor(self.pair_state.probability),
             get_period=lambda: self.pair_state.period,
             num_pairs=self._geometry()["pairs_per_step"] * self.args.refresh_steps,
             beta_min=self.args.beta_min,
@@ -290,9 +254,8 @@ class SelMixTrainer(Trainer):
         views = []
         for view in range(self.args.feature_views):
             with isolated_random_state(self._seed() + view):
-                batches = self._batches(self.train_dataset, self.data_collator.collator)
-                views.append(pooled_features(self.model, self.head, batches, len(self.train_dataset)))
-        gain = pooled_features(self.model, self.head, self._batches(self.gain_dataset), len(self.gain_dataset))
+                views.append(self._pass().features(self.train_dataset, self.data_collator.collator))
+        gain = self._pass().features(self.gain_dataset, self.data_collator.eval_collator)
         self._gain_features = FeatureDataset(gain, self._gain_labels)
         return FeatureDataset(torch.stack(views), self._train_labels)
 
@@ -302,9 +265,9 @@ class SelMixTrainer(Trainer):
         inputs = dict(inputs)
         coefficient, labels = inputs.pop("mixing_coefficient", None), inputs.pop("labels")
         if coefficient is not None and not self.args.freeze_backbone:
-            _freeze_batch_norm(model)
+            freeze_batch_norm(model)
         with nullcontext() if coefficient is None else self.head.mix(coefficient):
-            logits = _logits(model(**inputs))
+            logits = logits_of(model(**inputs))
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func({"logits": logits}, labels, num_items_in_batch=None)
         else:
@@ -316,24 +279,21 @@ class SelMixTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The head's parameters first (the logged learning rate is theirs), the backbone's at a rate of their own."""
         if self.optimizer is None:
-            whole = self.model if model is None else model
+            whole: Any = self.model if model is None else model
             cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, whole)
             if not isinstance(cls, type) or {"params", "model", "optimizer_dict"} & options.keys():
-                raise ValueError(f"optim={self.args.optim!r} makes its own parameter groups: use 'sgd' or 'adamw_torch'.")
-            in_head = {id(parameter) for parameter in self.head.parameters()}
-            decaying = set(self.get_decay_parameter_names(whole))
-            groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-            for name, parameter in whole.named_parameters():
-                if parameter.requires_grad:
-                    groups.setdefault((id(parameter) not in in_head, name not in decaying), []).append(parameter)
-            rates = (self.args.learning_rate, self.args.backbone_learning_rate)
-            self.optimizer = cls(
-                [
-                    {"params": groups[key], "lr": rates[key[0]], "weight_decay": 0.0 if key[1] else self.args.weight_decay}
-                    for key in sorted(groups)
-                ],
-                **options,
+                raise ValueError(
+                    f"optim={self.args.optim!r} makes its own parameter groups: use 'sgd' or 'adamw_torch'."
+                )
+            groups = parameter_groups(
+                whole,
+                self.head,
+                set(self.get_decay_parameter_names(whole)),
+                self.args.learning_rate,
+                cast(float, self.args.backbone_learning_rate),
+                self.args.weight_decay,
             )
+            self.optimizer = cls(groups, **options)
         return self.optimizer
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -350,17 +310,21 @@ class SelMixTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         if description != "Evaluation" or self.compute_metrics is not None:  # predict, or metrics of the user's own
-            return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
         dataset = dataloader.dataset
         self._labels_of(dataset, f"the {metric_key_prefix} set")
         self.callback_handler.eval_dataloader = dataloader
         if self.is_in_train and dataset is self.gain_dataset:
             statistics = self._gain_set_statistics()
         else:
-            statistics = self._statistics(dataset, report_progress=True)
+            statistics = self._pass().statistics(dataset, self.data_collator.eval_collator, self._show_progress)
         metrics = {"loss": statistics.mean_loss, **self._metrics(statistics.counts.cpu())}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=statistics.num_samples)
+        return EvalLoopOutput(
+            predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=statistics.num_samples
+        )
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         # with persistent workers Trainer keeps one loader for every dataset that is given as an object
@@ -380,13 +344,11 @@ class SelMixTrainer(Trainer):
         psi = float(self.objective.value(confusion_matrix(counts, self.objective.class_prior)))
         return {"psi": psi, "selection_score": self.objective.score(counts), **report}
 
-    def _beside_own_metrics(self, user_metrics: Callable) -> Callable:
-        def compute_metrics(prediction: Any) -> dict[str, Any]:
-            scores, labels = prediction.predictions, torch.as_tensor(prediction.label_ids)
-            scores = torch.as_tensor(scores[0] if isinstance(scores, tuple) else scores)
-            return {**self._metrics(confusion_counts(labels, scores, self.head.num_classes)), **user_metrics(prediction)}
-
-        return compute_metrics
+    def _metrics_beside(self, compute_metrics: Callable) -> Callable:
+        return lambda prediction: {
+            **self._metrics(counts_of(prediction, self.head.num_classes)),
+            **compute_metrics(prediction),
+        }
 
     # --- saving and loading --------------------------------------------------------------------------------------
 
@@ -401,32 +363,16 @@ class SelMixTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:  # every resume comes by here
-            state = PairState.load(checkpoint)
-            if state.geometry != self._geometry():
-                raise ValueError(
-                    f"{checkpoint} was made with {state.geometry}, this run has {self._geometry()}: a resumed run must keep "
-                    "them, or its periods would begin elsewhere. Set them as they were, or start anew from the weights."
-                )
-            self.pair_state = state
+            self.pair_state = load_pair_state(checkpoint, self._geometry())
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not self._load_weights(resume_from_checkpoint):
+        if not load_weights(self.model, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if not self._load_weights(self.state.best_model_checkpoint):
+        if not load_weights(self.model, self.state.best_model_checkpoint):
             super()._load_best_model()
-
-    def _load_weights(self, folder: str) -> bool:
-        """Load through from_pretrained and then strictly: Trainer's own way silently skips weights that save_pretrained
-        stores under older names (ViT, DeiT, BEiT, Swin, ...)."""
-        if type(self.model).__name__ == "PeftModel" or not isinstance(self.model, PreTrainedModel):
-            return False
-        with isolated_random_state(0):
-            loaded = type(self.model).from_pretrained(folder, config=self.model.config, dtype=self.model.dtype)
-        self.model.load_state_dict(loaded.state_dict(), strict=True)
-        return True
 
     # --- small things --------------------------------------------------------------------------------------------
 
@@ -434,6 +380,9 @@ class SelMixTrainer(Trainer):
         """What fixes where periods begin and what is drawn in them."""
         pairs = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return {"refresh_steps": self.args.refresh_steps, "pairs_per_step": pairs, "seed": self._seed()}
+
+    def _show_progress(self) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def _seed(self) -> int:
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -444,32 +393,8 @@ class SelMixTrainer(Trainer):
 
     def _probe_inputs(self) -> dict[str, Any]:
         with isolated_random_state(0):
-            batch = dict(self.data_collator.eval_collator(list(fetch(self.gain_dataset, [0, len(self.gain_dataset) - 1]))))
+            batch = dict(
+                self.data_collator.eval_collator(list(fetch(self.gain_dataset, [0, len(self.gain_dataset) - 1])))
+            )
         batch.pop("labels", None)
         return self._prepare_inputs(batch)
-
-
-def _check_model_and_args(model: Any, args: Any) -> None:
-    if not isinstance(args, SelMixConfig):
-        raise TypeError(f"args must be a SelMixConfig, found {type(args).__name__}.")
-    if model is None:
-        raise ValueError("SelMixTrainer starts from a trained classifier: give model (model_init cannot be used).")
-    if hasattr(model, "pretrained_cfg") and not hasattr(model, "config"):
-        raise TypeError(
-            "a raw timm model cannot be saved in the Hub's format: load it by AutoModelForImageClassification."
-            "from_pretrained('timm/...'), or wrap it in a TimmWrapperForImageClassification."
-        )
-
-
-def _logits(outputs: Any) -> Tensor:
-    if isinstance(outputs, Tensor):
-        return outputs
-    return outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-
-
-def _freeze_batch_norm(model: nn.Module) -> None:
-    """Keep the running statistics: batches drawn by P are not what the model will see. Trainer sets train mode every
-    step."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()

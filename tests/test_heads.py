@@ -128,8 +128,10 @@ def test_find_tap_and_mix(kind, inputs):
     with head.mix(beta):
         mixed = model(**inputs)
         assert head.logits(z).shape == (2 * B, K)  # a call of the head itself is not mixed
+        assert torch.allclose(head.mixed_logits(z), mixed, atol=1e-6)  # unless it is asked for
     assert mixed.shape == (B, K)
     assert torch.allclose(mixed, by_hand(head, z, beta.float()), atol=1e-6)
+    assert torch.equal(head.mixed_logits(z), head.logits(z))
     assert torch.equal(model(**inputs), before)
 
     mixed.sum().backward()

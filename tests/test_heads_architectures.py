@@ -1,7 +1,7 @@
 """`find_head` on every image classifier of transformers and on one model of every timm family, with random weights.
 
 Each model either mixes as it should, in train mode and under its own dropout, or is listed in REFUSED with the reason.
-A class or family that is new in the libraries is tested as well, with the rules below: list it here if they do not fit.
+A class or family that is new in the libraries is tested too, with the rules below: list it here if they do not fit.
 
 The default run takes tiny transformers models and the timm families whose smallest model is quick to build, made
 smaller where that is one argument. The large families, TIMM_SLOW, run with `-m slow`.

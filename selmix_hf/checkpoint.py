@@ -1,0 +1,46 @@
+"""Reading back what a checkpoint holds."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from selmix_hf.pair_distribution import PairState
+from selmix_hf.sampling import isolated_random_state
+
+
+def load_pair_state(folder: str | os.PathLike, geometry: dict[str, int]) -> PairState:
+    """The state in a checkpoint of a run with the same periods.
+
+    Args:
+        folder: of the checkpoint.
+        geometry: what fixes the periods of the run that resumes.
+
+    Raises:
+        FileNotFoundError: the checkpoint has no such state.
+        ValueError: its periods are others.
+    """
+    state = PairState.load(folder)
+    if state.geometry != geometry:
+        raise ValueError(
+            f"{folder} was made with {state.geometry}, this run has {geometry}: a resumed run must keep them, or its "
+            "periods would begin elsewhere. Set them as they were, or start anew from the checkpoint's weights."
+        )
+    return state
+
+
+def load_weights(model: Any, folder: str | os.PathLike | None) -> bool:
+    """Load saved weights into the model through from_pretrained, strictly. Trainer's own way silently skips weights
+    that save_pretrained stores under older names (ViT, DeiT, BEiT, Swin, ...).
+
+    Returns:
+        False where Trainer's way has to be taken: adapters, and models that are not of transformers.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return False
+    with isolated_random_state(0):
+        loaded = type(model).from_pretrained(folder, config=model.config, dtype=model.dtype)
+    model.load_state_dict(loaded.state_dict(), strict=True)
+    return True

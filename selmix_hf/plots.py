@@ -1,0 +1,168 @@
+"""Pictures of a run: the gain and pair matrices, recall per class before and after, the objective over steps.
+
+Needs matplotlib (`pip install "selmix-hf[plots]"`). Figures are drawn without pyplot, so no display is needed and no
+global state is touched. Shape suffix: K classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selmix_hf.confusion import confusion_matrix
+from selmix_hf.objectives import recalls
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_NAMES = 40  # beyond, axes show class numbers
+_BEFORE, _AFTER = "#9aa5b1", "#1f6fb2"
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install "selmix-hf[plots]"') from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plot_matrix(
+    matrix: Tensor, class_names: Sequence[str], title: str, value_name: str, signed: bool = False
+) -> Figure:
+    """A K x K matrix over class pairs: rows keep their label, columns are mixed in.
+
+    Args:
+        matrix: K x K.
+        class_names: K names.
+        signed: colours diverge around zero; otherwise they start at zero.
+    """
+    num_classes = len(matrix)
+    side = float(np.clip(0.42 * num_classes + 2, 4.5, 11))
+    figure = _figure(side + 1, side)
+    axes = figure.add_subplot()
+    limit = float(matrix.abs().max()) or 1.0
+    image = axes.imshow(
+        matrix.numpy(), cmap="RdBu_r" if signed else "Blues", vmin=-limit if signed else 0, vmax=limit, aspect="equal"
+    )
+    if num_classes <= _MOST_NAMES:
+        axes.set_xticks(range(num_classes), class_names, rotation=90)
+        axes.set_yticks(range(num_classes), class_names)
+    axes.set_xlabel("class mixed in")
+    axes.set_ylabel("class whose label is kept")
+    axes.set_title(title)
+    figure.colorbar(image, ax=axes, label=value_name, shrink=0.8)
+    return figure
+
+
+def plot_recalls(before: Tensor, after: Tensor, class_names: Sequence[str], set_name: str) -> Figure:
+    """Recall of each class before and after.
+
+    Args:
+        before, after: counts, K x K.
+        class_names: K names.
+        set_name: the set that the counts come from, for the title.
+    """
+    before_K, after_K = (recalls(confusion_matrix(counts)).numpy() for counts in (before, after))
+    num_classes = len(before_K)
+    figure = _figure(float(np.clip(0.5 * num_classes + 2, 5.5, 14)), 4.2)
+    axes = figure.add_subplot()
+    position_K = np.arange(num_classes)
+    if num_classes <= _MOST_NAMES:
+        axes.bar(position_K - 0.2, before_K, 0.4, color=_BEFORE, label="before")
+        axes.bar(position_K + 0.2, after_K, 0.4, color=_AFTER, label="after")
+        axes.set_xticks(position_K, class_names, rotation=45, ha="right")
+    else:
+        order_K = np.argsort(before_K)
+        axes.plot(position_K, after_K[order_K], ".", ms=3, color=_AFTER, label="after")
+        axes.plot(position_K, before_K[order_K], color=_BEFORE, lw=2, label="before")
+        axes.set_xlabel("classes by recall before")
+    for values_K, color in ((before_K, _BEFORE), (after_K, _AFTER)):
+        axes.axhline(values_K.min(), color=color, ls=":", lw=1.2)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("recall")
+    axes.set_title(
+        f"Recall per class on {set_name}: worst {before_K.min():.3f} → {after_K.min():.3f}, "
+        f"mean {before_K.mean():.3f} → {after_K.mean():.3f}",
+        fontsize=10,
+    )
+    axes.legend(loc="lower right", framealpha=0.9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_objective(log_history: Sequence[dict[str, Any]], objective_name: str) -> Figure:
+    """psi, mean and worst recall of the gain set over optimizer steps, with the effective number of pairs below.
+
+    Args:
+        log_history: `trainer.state.log_history`.
+    """
+    logs = [log for log in log_history if "gain_set_psi" in log]
+    steps = [log["step"] for log in logs]
+    figure = _figure(6.5, 5)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot(steps, [log["gain_set_mean_recall"] for log in logs], color="#6b8f3c", lw=1.2, label="mean recall")
+    upper.plot(steps, [log["gain_set_worst_recall"] for log in logs], color="#c4572f", lw=1.2, label="worst recall")
+    upper.plot(steps, [log["gain_set_psi"] for log in logs], color=_AFTER, lw=2, ls="--", label=objective_name)
+    upper.set_ylabel("on the gain set")
+    upper.set_title(f"{objective_name}, on the set that steers the training", fontsize=10)
+    upper.legend(fontsize=8)
+    lower.plot(steps, [log["effective_pairs"] for log in logs], color="#555555", lw=1.2)
+    lower.set_ylabel("effective\npairs")
+    lower.set_xlabel("optimizer step")
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def save_plots(
+    trainer: Any,
+    folder: str | os.PathLike,
+    before: Tensor | None = None,
+    after: Tensor | None = None,
+    set_name: str = "",
+) -> list[Path]:
+    """Write gain_matrix.png, pair_distribution.png, recall_per_class.png and objective.png.
+
+    Args:
+        trainer: a `SelMixTrainer` after training.
+        folder: made if need be.
+        before, after: counts (K x K) of a held-out set for the recalls; default those of the gain set at the start
+            and at the latest refresh.
+        set_name: name of that set.
+
+    Returns:
+        the paths.
+
+    Raises:
+        ValueError: the trainer has not trained.
+    """
+    if trainer.gain is None or trainer.start_counts is None:
+        raise ValueError("there is nothing to plot before trainer.train().")
+    if before is None or after is None:
+        before, after, set_name = trainer.start_counts, trainer.gain_counts, "the gain set, which steered the training"
+    names, psi = trainer.class_names, trainer.objective.name
+    probability = torch.as_tensor(trainer.pair_state.probability)
+    figures = {
+        "gain_matrix": plot_matrix(trainer.gain, names, f"Gain of {psi} by mixing, last period", "gain", signed=True),
+        "pair_distribution": plot_matrix(probability, names, "Share of the pairs drawn, last period", "probability"),
+        "recall_per_class": plot_recalls(before, after, names, set_name or "the given set"),
+        "objective": plot_objective(trainer.state.log_history, psi),
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=130)
+    return paths

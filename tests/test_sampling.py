@@ -1,0 +1,336 @@
+"""Draws follow P, come from (seed, period) alone, and travel through a DataLoader unchanged."""
+
+import random
+import resource
+import sys
+import time
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from selmix_hf.sampling import ClassIndex, Pair, PairDataset, PairExample, PairSampler, draw_class_pairs, fetch
+
+LABELS = [0, 1, 0, 2, 1, 0, 0]  # class 2 has one sample
+P = torch.tensor([[0.0, 0.3, 0.1], [0.2, 0.0, 0.05], [0.25, 0.1, 0.0]])
+
+
+def make_sampler(period=0, seed=0, num_pairs=200, probability=P, **options):
+    index = ClassIndex(LABELS, 3)
+    return PairSampler(index, index, lambda: probability, num_pairs, lambda: period, seed=seed, **options)
+
+
+def chi_square(counts, expected):
+    """Statistic and what it may reach: five standard deviations above its mean."""
+    drawn = expected > 0
+    assert not counts[~drawn].any()
+    freedom = drawn.sum() - 1
+    return ((counts - expected)[drawn] ** 2 / expected[drawn]).sum(), freedom + 5 * np.sqrt(2 * freedom)
+
+
+def count_cells(pairs, num_classes):
+    return np.bincount(pairs[:, 0] * num_classes + pairs[:, 1], minlength=num_classes**2)
+
+
+# --- class pairs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_classes", [3, 40])
+def test_frequencies_match_p(num_classes, dtype):
+    if num_classes == 3:
+        p = P
+    else:
+        p = torch.rand(num_classes, num_classes, generator=torch.Generator().manual_seed(0)) ** 3
+        p[p < 0.2] = 0
+        p[5], p[:, 7] = 0, 0
+        p /= p.sum()
+    pairs = draw_class_pairs(p.to(dtype), 400_000, np.random.default_rng(0))
+    assert pairs.dtype == np.int64 and pairs.shape == (400_000, 2)
+    counts = count_cells(pairs, num_classes)
+    statistic, limit = chi_square(counts, 400_000 * p.double().flatten().numpy())
+    assert statistic < limit
+    # the same counts refute a transposed P and an even one, so the test can fail
+    for wrong in (np.where(p.T > 0, p.T, 1e-9).ravel(), np.full(num_classes**2, 1 / num_classes**2)):
+        statistic, limit = chi_square(counts, 400_000 * wrong)
+        assert statistic > 10 * limit
+
+
+def test_zero_probability_pairs_are_never_drawn():
+    """A single positive cell, wherever it lies, gets every draw; also by the extreme uniforms."""
+
+    class Extremes:
+        def random(self, shape):
+            largest = np.nextafter(1.0, 0.0)
+            return np.resize([0.0, largest, 0.5, 1e-300, largest], shape)
+
+    for cell in range(9):
+        p = torch.zeros(9)
+        p[cell] = 1
+        for generator in (np.random.default_rng(0), Extremes()):
+            pairs = draw_class_pairs(p.view(3, 3), 1001, generator)
+            assert (pairs == divmod(cell, 3)).all()
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(600, 600, generator=generator) * (torch.rand(600, 600, generator=generator) < 0.01)
+    for source in (np.random.default_rng(0), Extremes()):
+        pairs = draw_class_pairs(p / p.sum(), 20_000, source)
+        assert bool((p[pairs[:, 0], pairs[:, 1]] > 0).all())
+
+
+def test_more_rows_than_one_block_of_the_table():
+    """Rows are handled 512 at a time; each draw keeps its own row's column."""
+    num_classes = 1300
+    columns = torch.randperm(num_classes, generator=torch.Generator().manual_seed(0))
+    p = torch.zeros(num_classes, num_classes)
+    p[torch.arange(num_classes), columns] = 1 / num_classes
+    pairs = draw_class_pairs(p, 50_000, np.random.default_rng(0))
+    assert len(np.unique(pairs[:, 0])) == num_classes
+    assert (columns.numpy()[pairs[:, 0]] == pairs[:, 1]).all()
+
+
+def test_no_pairs():
+    assert draw_class_pairs(P, 0, np.random.default_rng(0)).shape == (0, 2)
+
+
+def test_five_thousand_classes():
+    """25 million pairs, beyond the 2^24 categories of torch.multinomial, in seconds and a few times P's 100 MB."""
+    num_classes = 5000
+    p = torch.zeros(num_classes, num_classes)
+    p[1234] = 0.5 / num_classes
+    p[-1, -1] = 0.25
+    p[:, 7] += 0.25 / num_classes
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    pairs = draw_class_pairs(p, 20_000, np.random.default_rng(0))
+    assert time.perf_counter() - start < 20
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    assert extra < 400e6
+    # a row of all columns, one cell, and a column of all rows
+    for share, expected in (
+        ((pairs[:, 0] == 1234).mean(), 0.5),
+        ((pairs == num_classes - 1).all(1).mean(), 0.25),
+        ((pairs[:, 1] == 7).mean(), 0.25),
+    ):
+        assert share == pytest.approx(expected, abs=0.015)
+    row = pairs[pairs[:, 0] == 1234, 1]
+    assert len(np.unique(row)) > 0.8 * num_classes
+    with pytest.raises(RuntimeError, match="2\\^24"):
+        torch.multinomial(torch.ones(num_classes**2), 1)
+
+
+# --- samples of a class ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_class_index_is_uniform_within_the_class(kind):
+    index = ClassIndex(kind(LABELS), 3)
+    assert index.counts.tolist() == [4, 2, 1]
+    drawn = index.draw(np.repeat([0, 1, 2], 20_000), np.random.default_rng(0)).reshape(3, -1)
+    for k, members in enumerate(([0, 2, 5, 6], [1, 4], [3])):
+        counts = np.bincount(drawn[k], minlength=7)
+        expected = np.zeros(7)
+        expected[members] = 20_000 / len(members)
+        statistic, limit = chi_square(counts, expected)
+        assert statistic <= limit
+
+
+def test_class_index_keeps_the_order_of_the_classes():
+    index = ClassIndex(LABELS, 3)
+    classes = np.random.default_rng(1).integers(3, size=1000)
+    assert (np.array(LABELS)[index.draw(classes, np.random.default_rng(0))] == classes).all()
+
+
+def test_a_class_without_samples_cannot_be_drawn():
+    index = ClassIndex(LABELS, 5)
+    assert index.counts.tolist() == [4, 2, 1, 0, 0]
+    with pytest.raises(ValueError, match="class 3 was drawn but has no sample"):
+        index.draw(np.array([0, 3, 4]), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [0, -1]])
+def test_labels_out_of_range(labels):
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2, found"):
+        ClassIndex(labels, 3)
+
+
+# --- the period's pairs ------------------------------------------------------------------------------------------
+
+
+def test_pairs_are_of_the_drawn_classes_with_coefficients_in_range():
+    labels = np.array(LABELS)
+    pairs = list(make_sampler(num_pairs=50_000, beta_min=0.7))
+    assert all(isinstance(pair, Pair) for pair in pairs[:10])
+    columns = [np.array(column) for column in zip(*pairs, strict=True)]
+    counts = count_cells(np.stack([labels[columns[0]], labels[columns[1]]], 1), 3)
+    statistic, limit = chi_square(counts, 50_000 * P.double().flatten().numpy())
+    assert statistic < limit
+    coefficient = columns[2]
+    assert 0.7 <= coefficient.min() < 0.701 and 0.999 < coefficient.max() <= 1
+    deciles = np.bincount(((coefficient - 0.7) / 0.03).astype(int).clip(0, 9), minlength=10)
+    statistic, limit = chi_square(deciles, np.full(10, 5_000.0))
+    assert statistic < limit
+    assert len(set(columns[3]) | set(columns[4])) > 99_000  # a seed of its own for each sample
+    assert all(type(value) in (int, float) for value in pairs[0])
+
+
+@pytest.mark.parametrize("beta_min", [0.0, 1.0])
+def test_edges_of_the_coefficient(beta_min):
+    coefficients = [pair.coefficient for pair in make_sampler(beta_min=beta_min)]
+    assert beta_min <= min(coefficients) and max(coefficients) <= 1
+
+
+def test_one_sample_in_a_class_is_mixed_with_itself():
+    p = torch.zeros(3, 3)
+    p[2, 2] = 1
+    assert {(pair.first, pair.second) for pair in make_sampler(probability=p)} == {(3, 3)}
+
+
+def test_draws_depend_on_seed_and_period_alone():
+    reference = list(make_sampler(period=2, seed=5))
+    assert list(make_sampler(period=2, seed=5)) == reference
+    sampler = make_sampler(period=2, seed=5)
+    assert list(sampler) == reference and list(sampler) == reference  # iterating changes nothing
+    others = [list(make_sampler(period, seed)) for period, seed in ((3, 5), (2, 6), (5, 2), (0, 0))]
+    for one in [reference, *others]:
+        assert sum(one == other for other in [reference, *others]) == 1
+    assert sum(a == b for a, b in zip(reference, others[0], strict=True)) == 0
+
+
+def test_period_and_p_are_read_when_an_iteration_begins():
+    state = {"period": 0, "p": P}
+    index = ClassIndex(LABELS, 3)
+    sampler = PairSampler(index, index, lambda: state["p"], 100, lambda: state["period"])
+    assert len(sampler) == 100
+    first = list(sampler)
+    state["period"] = 1
+    assert list(sampler) != first
+    state.update(period=0, p=P.T)
+    assert list(sampler) != first
+    state["p"] = P
+    assert list(sampler) == first
+
+
+def global_states():
+    name, keys, *rest = np.random.get_state()
+    return torch.get_rng_state().tolist(), keys.tolist(), rest, random.getstate()
+
+
+def test_the_global_random_state_is_neither_read_nor_written():
+    drawn = []
+    for seed in (0, 1):
+        torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
+        before = global_states()
+        drawn.append(list(make_sampler()))
+        assert global_states() == before
+    assert drawn[0] == drawn[1]
+
+
+def test_two_sets_have_their_own_indices():
+    first, second = ClassIndex([0, 1, 2], 3), ClassIndex([2, 2, 1, 0, 1, 0], 3)
+    labels = np.array([2, 2, 1, 0, 1, 0])
+    pairs = list(PairSampler(first, second, lambda: P, 2000))
+    cells = np.array([(pair.first, labels[pair.second]) for pair in pairs])
+    assert set(map(tuple, cells.tolist())) == set(map(tuple, torch.nonzero(P).tolist()))
+    assert {pair.second for pair in pairs} == set(range(6))
+
+
+def test_a_drawn_class_missing_from_the_second_set():
+    with pytest.raises(ValueError, match="class 2 was drawn but has no sample"):
+        list(PairSampler(ClassIndex(LABELS, 3), ClassIndex([0, 1], 3), lambda: P, 500))
+
+
+# --- datasets and loaders ----------------------------------------------------------------------------------------
+
+
+def test_pair_dataset_of_a_list_and_a_second_set():
+    pair = Pair(2, 0, 0.75, 11, 12)
+    one = PairDataset(["a", "b", "c"])
+    assert len(one) == 3 and one[pair] == PairExample("c", "a", pair)
+    two = PairDataset(["a", "b", "c"], ["x"])
+    assert len(two) == 3 and two[pair] == PairExample("c", "x", pair)
+    assert two.__getitems__([pair, Pair(0, 0, 1.0, 1, 2)])[1].first == "a"
+    # an empty second set is a set: nothing is taken from the first instead
+    with pytest.raises(IndexError):
+        PairDataset(["a"], [])[Pair(0, 0, 1.0, 1, 2)]
+
+
+def make_dataset():
+    return datasets.Dataset.from_dict({"value": [10 * i for i in range(7)], "label": LABELS})
+
+
+def test_pair_dataset_of_a_datasets_dataset():
+    pairs = [Pair(6, 3, 0.7, 1, 2), Pair(0, 0, 0.8, 3, 4), Pair(6, 1, 0.9, 5, 6)]
+    examples = PairDataset(make_dataset(), make_dataset().select([5, 4, 3, 2])).__getitems__(pairs)
+    assert [(e.first["value"], e.second["value"]) for e in examples] == [(60, 20), (0, 50), (60, 40)]
+    assert [e.pair for e in examples] == pairs
+    assert PairDataset(make_dataset())[pairs[0]].first == {"value": 60, "label": 0}
+
+
+class Augmented:
+    """Samples that a random transform changes, by each of the global generators."""
+
+    def __len__(self):
+        return len(LABELS)
+
+    def __getitem__(self, i):
+        return i, random.random(), np.random.rand(), torch.rand(()).item()
+
+
+def test_a_random_transform_depends_on_the_pairs_alone():
+    pairs = list(make_sampler(num_pairs=20))
+    before = global_states()
+    read = PairDataset(Augmented()).__getitems__(pairs)
+    assert global_states() == before
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    assert PairDataset(Augmented()).__getitems__(pairs) == read
+    assert len({sample[1:] for example in read for sample in example[:2]}) == 40
+    other = PairDataset(Augmented()).__getitems__(list(make_sampler(period=1, num_pairs=20)))
+    assert other[0].first[1:] != read[0].first[1:]
+
+
+def test_fetch_makes_one_call_where_it_can():
+    class Batched:
+        calls = 0
+
+        def __getitem__(self, i):
+            raise AssertionError("one at a time")
+
+        def __getitems__(self, indices):
+            self.calls += 1
+            return [i * i for i in indices]
+
+    batched = Batched()
+    assert fetch(batched, (3, 1, 3)) == [9, 1, 9] and batched.calls == 1
+    assert fetch("abc", [2, 0]) == ["c", "a"]
+    assert fetch(Subset(list("abcd"), [3, 1]), [1, 0]) == ["b", "d"]
+
+
+def as_is(examples):
+    return examples
+
+
+def test_random_transforms_are_the_same_in_workers():
+    def read(workers):
+        sampler = make_sampler(num_pairs=24)
+        return list(DataLoader(PairDataset(Augmented()), 8, sampler=sampler, num_workers=workers, collate_fn=as_is))
+
+    assert read(2) == read(0)
+
+
+def test_a_loader_gives_the_same_pairs_with_and_without_workers():
+    sampler = make_sampler(num_pairs=50)
+    read = []
+    for num_workers in (0, 2):
+        loader = DataLoader(
+            PairDataset(make_dataset()), batch_size=8, sampler=sampler, num_workers=num_workers, collate_fn=as_is
+        )
+        batches = list(loader)
+        assert [len(batch) for batch in batches] == [8] * 6 + [2] == [len(batch) for batch in batches]
+        read.append([example for batch in batches for example in batch])
+    assert read[0] == read[1]
+    assert [example.pair for example in read[0]] == list(sampler)
+    for example in read[1]:
+        assert example.first["value"] == 10 * example.pair.first
+        assert example.second["value"] == 10 * example.pair.second
