@@ -41,8 +41,8 @@ class GainWatch:
         elif distribution.mask_dropped:
             self._once(
                 "negative",
-                "no pair of classes has a positive gain: to first order every mix would lower the objective. The "
-                "least harmful ones are drawn. The model may be at its optimum for this objective; watch the evaluation.",
+                "no pair of classes has a positive gain: to first order every mix would lower the objective. The least "
+                "harmful pairs are drawn. The model may be at its optimum for this objective.",
             )
 
     def _once(self, kind: str, sentence: str) -> None:
