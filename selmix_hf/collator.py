@@ -78,6 +78,7 @@ class SelMixCollator:
     def __init__(self, collator: Collator | ImageCollator, eval_collator: Collator | None = None) -> None:
         self.collator = collator
         self.eval_collator = eval_collator or collator
+        self.augments = getattr(collator, "transform", None) is not None
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
         if not isinstance(examples[0], PairExample):

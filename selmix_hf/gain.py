@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from selmix_hf.confusion import resolve_class_prior, smooth_confusion
+from selmix_hf.heads import ClassifierHead
 from selmix_hf.objectives import Objective
 
 _SMALLEST_DENOMINATOR = 1e-30
+_EXACT_UP_TO = 256  # classes
 
 
 def metric_gradient(
@@ -140,6 +142,28 @@ def gain_matrix(
     if not _all_finite(gain_KK):
         raise ValueError("the gain is not finite: the head's logits at the centroids overflow; check the features.")
     return gain_KK.to(dtype)
+
+
+def head_gain(
+    head: ClassifierHead, centroids: Tensor, metric_gradient: Tensor, beta: float | Sequence[float] = 0.8
+) -> Tensor:
+    """`gain_matrix` for the current weights of a head: in float64 up to 256 classes, where it costs nothing, and in
+    float32 on the head's device beyond.
+
+    Args:
+        head: its step coefficients are taken along.
+        centroids: K x D.
+        metric_gradient: D, K x K.
+        beta: see `gain_matrix`.
+
+    Returns:
+        float32, K x K.
+    """
+    exact = head.num_classes <= _EXACT_UP_TO
+    dtype, device = (torch.float64, torch.device("cpu")) if exact else (torch.float32, head.weight.device)
+    inputs = [None if t is None else t.to(device, dtype) for t in (centroids, head.weight, head.bias, metric_gradient)]
+    gain_KK = gain_matrix(*inputs, beta, feature_step=head.feature_step, bias_step=head.bias_step)  # type: ignore
+    return gain_KK.float()
 
 
 def _add_gain(gain_KK: Tensor, logits_KK: Tensor, align_KK: Tensor, beta: float, share: float, block: int) -> None:

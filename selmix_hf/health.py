@@ -41,7 +41,7 @@ class GainWatch:
         elif distribution.mask_dropped:
             self._once(
                 "negative",
-                "no pair of classes has a positive gain: to first order every mix would lower the objective. The least "
+                "no pair of classes has a positive gain: to first order every mix lowers the objective. The least "
                 "harmful pairs are drawn. The model may be at its optimum for this objective.",
             )
 

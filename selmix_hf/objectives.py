@@ -96,7 +96,7 @@ class MinimumMetric:
 
     name: str
     components: Callable[[Tensor], Tensor]
-    rate: float = 50.0
+    rate: float = 20.0
     memory: float = 0.0
 
     def value(self, confusion: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class Constraint:
     name: str
     slack: Callable[[Tensor], Tensor]
     update: str = "projected_gradient"
-    rate: float = 1.0
+    rate: float = 0.3
     maximum: float = 100.0
     temperature: float = 0.01
 
@@ -279,10 +279,10 @@ def get_objective(
     class_prior: str | Sequence[float] | None = None,
     class_counts: Sequence[int] | Tensor | None = None,
     tail_share: float = 0.1,
-    min_rate: float = 50.0,
+    min_rate: float = 20.0,
     min_memory: float = 0.0,
     constraint_update: str = "projected_gradient",
-    constraint_rate: float = 1.0,
+    constraint_rate: float = 0.3,
     tolerance: float = 0.0,
 ) -> Objective:
     """Build an objective.

@@ -51,7 +51,7 @@ def pair_distribution(
     gain: Tensor,
     pair_sampling: str = "selmix",
     inverse_temperature: float | str = "auto",
-    target_share: float = 0.1,
+    target_share: float = 0.5,
     first_classes: Tensor | None = None,
     second_classes: Tensor | None = None,
 ) -> PairDistribution:

@@ -23,8 +23,9 @@ from selmix_hf.checks import check_datasets, check_model_and_args, label_column_
 from selmix_hf.collator import SelMixCollator, default_collator
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import ClassStatistics, confusion_matrix
+from selmix_hf.feature_cache import FeatureCache
 from selmix_hf.features import FEATURES, DatasetPass, FeatureDataset, collate_features, features_as_inputs
-from selmix_hf.gain import gain_matrix, metric_gradient
+from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import GainWatch, require_finite
 from selmix_hf.metrics import classification_metrics, counts_of, refresh_report
@@ -33,8 +34,6 @@ from selmix_hf.pair_distribution import PairState, pair_distribution
 from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, fetch, isolated_random_state, largest_repeat
 
 logger = logging.get_logger(__name__)
-
-_EXACT_UP_TO = 256  # classes; up to here the gain is computed in float64
 
 
 class SelMixTrainer(Trainer):
@@ -153,7 +152,12 @@ class SelMixTrainer(Trainer):
         self.gain_counts = statistics.counts.cpu()
         self.start_counts = self.gain_counts if self.start_counts is None else self.start_counts
         multipliers = self.objective.update_multipliers(self.pair_state.multipliers, self.gain_counts)
-        gain = self._gain(statistics, multipliers)
+        low = self.args.beta_min
+        gradient = metric_gradient(self.objective, self.gain_counts, multipliers=multipliers)
+        beta = (low, 1.0) if self.args.gain_quadrature else (low + 1) / 2
+        gain = head_gain(self.head, statistics.centroids, gradient, beta)
+        if isinstance(self.args.temperature, float):  # "auto" does not see the scale
+            gain = gain / (1 + max((float(m.max()) for m in multipliers.values()), default=0.0))
         require_finite(gain, "gain", self.state.global_step)
         distribution = pair_distribution(
             gain,
@@ -170,25 +174,6 @@ class SelMixTrainer(Trainer):
         pairs = self._geometry()["pairs_per_step"] * self.args.refresh_steps
         self.log({**report, "largest_repeat": largest_repeat(probability, self.train_counts, pairs)})
         self._watch.look(gain, distribution, report["gain_set_worst_recall"])
-
-    def _gain(self, statistics: ClassStatistics, multipliers: dict[str, Tensor]) -> Tensor:
-        exact = self.head.num_classes <= _EXACT_UP_TO
-        dtype, device = (torch.float64, "cpu") if exact else (torch.float32, statistics.counts.device)
-        bias = self.head.bias
-        gradient = metric_gradient(self.objective, statistics.counts.cpu(), multipliers=multipliers)
-        low = self.args.beta_min
-        gain = gain_matrix(
-            statistics.centroids.to(device, dtype),
-            self.head.weight.to(device, dtype),
-            None if bias is None else bias.to(device, dtype),
-            gradient.to(device, dtype),
-            (low, 1.0) if self.args.gain_quadrature else (low + 1) / 2,
-            feature_step=self.head.feature_step,
-            bias_step=self.head.bias_step,
-        )
-        if isinstance(self.args.temperature, float):  # "auto" does not see the scale
-            gain = gain / (1 + max((float(m.max()) for m in multipliers.values()), default=0.0))
-        return gain.float()
 
     def _gain_set_statistics(self) -> ClassStatistics:
         """Of the current weights; an evaluation at the end of a period and the refresh that follows share one pass."""
@@ -251,13 +236,19 @@ class SelMixTrainer(Trainer):
     def _store_features(self) -> FeatureDataset:
         """Stored features of the training set; those of the gain set are kept beside."""
         logger.info("freeze_backbone: computing the pooled features of train_dataset and gain_dataset once.")
-        views = []
-        for view in range(self.args.feature_views):
-            with isolated_random_state(self._seed() + view):
-                views.append(self._pass().features(self.train_dataset, self.data_collator.collator))
-        gain = self._pass().features(self.gain_dataset, self.data_collator.eval_collator)
-        self._gain_features = FeatureDataset(gain, self._gain_labels)
+        self._gain_features = self._as_features(self.gain_dataset, self._gain_labels)
+        cache, random = self._feature_cache(), self.data_collator.augments
+        seeds = [self._seed() * 1000 + view if random else 0 for view in range(self.args.feature_views)]
+        views = [cache.features(self._pass(), self.train_dataset, self.data_collator.collator, seed) for seed in seeds]
         return FeatureDataset(torch.stack(views), self._train_labels)
+
+    def _as_features(self, dataset: Any, labels: np.ndarray) -> FeatureDataset:
+        return FeatureDataset(
+            self._feature_cache().features(self._pass(), dataset, self.data_collator.eval_collator), labels
+        )
+
+    def _feature_cache(self) -> FeatureCache:
+        return FeatureCache(self.args.feature_cache_dir, str(self.accelerator.mixed_precision))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -314,11 +305,13 @@ class SelMixTrainer(Trainer):
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
         dataset = dataloader.dataset
-        self._labels_of(dataset, f"the {metric_key_prefix} set")
+        labels = self._labels_of(dataset, f"the {metric_key_prefix} set")
         self.callback_handler.eval_dataloader = dataloader
         if self.is_in_train and dataset is self.gain_dataset:
             statistics = self._gain_set_statistics()
         else:
+            if self.args.freeze_backbone and self.args.feature_cache_dir is not None:
+                dataset = self._as_features(dataset, labels)
             statistics = self._pass().statistics(dataset, self.data_collator.eval_collator, self._show_progress)
         metrics = {"loss": statistics.mean_loss, **self._metrics(statistics.counts.cpu())}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}

@@ -22,18 +22,20 @@ FLOORS = {
     "losses": 1,
     "objectives": 2,
     "features": 2,
+    "feature_cache": 4,
+    "checkpoint": 4,
     "gain": 3,
     "pair_distribution": 3,
     "sampling": 3,
-    "metrics": 3,
+    "metrics": 4,
     "config": 4,
     "collator": 4,
     "arguments": 4,
-    "checks": 4,
+    "checks": 5,
     "health": 4,
     "plots": 4,
     "callbacks": 4,
-    "trainer": 5,
+    "trainer": 6,
 }
 
 # Somebody with their own training loop can use these: they know torch and nothing of transformers.

@@ -72,7 +72,7 @@ def test_coverages_by_hand():
 
 
 def test_memoryless_multipliers_are_a_softmax():
-    objective = get_objective("min_recall")
+    objective = get_objective("min_recall", min_rate=50.0)
     counts = torch.tensor([[90, 5, 5], [30, 60, 10], [50, 45, 5]])
     smoothed = torch.tensor([90.5, 60.5, 5.5]).double() / 101
     expected = torch.softmax(-50 * smoothed, 0)  # 100 ln 2 > 50: no cap
@@ -84,7 +84,7 @@ def test_memoryless_multipliers_are_a_softmax():
 
 def test_the_rate_is_capped_so_that_one_image_at_most_doubles_a_multiplier():
     counts = torch.tensor([[15, 5, 0], [4, 12, 4], [2, 6, 12]])
-    objective = get_objective("min_recall")
+    objective = get_objective("min_recall", min_rate=50.0)
     got = objective.update_multipliers({}, counts)["min_recall"]
     recall = (counts.diagonal().double() + 0.5) / 21
     assert torch.allclose(got, torch.softmax(-20 * math.log(2) * recall, 0), rtol=1e-12)

@@ -153,7 +153,7 @@ HISTOGRAM_GAINS = {
     "normal": lambda generator: torch.randn(600, 600, generator=generator),
     "heavy tail": lambda generator: torch.exp(3 * torch.randn(400, 400, generator=generator)),
     "one large": lambda generator: with_corner(1e-4 * torch.rand(400, 400, generator=generator), 1.0),
-    "one small": lambda generator: with_corner(1 + 1e-3 * torch.rand(400, 400, generator=generator), 1e-3),
+    "one small": lambda generator: with_corner(1 + 1e-5 * torch.rand(400, 400, generator=generator).double(), 1e-3),
 }
 
 

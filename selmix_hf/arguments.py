@@ -1,0 +1,130 @@
+"""One parser for the command line and for YAML files: a file gives values, options on the command line override them.
+
+recipe, config = parse_arguments((RecipeArguments, SelMixConfig))      # --config settings.yaml --max_steps 500
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+from argparse import Action, ArgumentTypeError
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
+
+from transformers import HfArgumentParser
+
+
+def parse_arguments(dataclass_types: type | Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """One instance of each dataclass, from the command line and from the YAML file that `--config` names.
+
+    Args:
+        dataclass_types: a dataclass or several, such as `SelMixConfig`; no field name may occur twice.
+        argv: the options; default those of the process.
+
+    The file maps field names to values, which are converted as on the command line: `1e-3` is a number. Fields that
+    may hold a dict (`constraints`) take a nested mapping in the file and JSON on the command line.
+
+    Raises:
+        ValueError: unknown options or keys (with the nearest known one), values of the wrong type, missing options.
+        FileNotFoundError: no such file.
+    """
+    classes = (dataclass_types,) if isinstance(dataclass_types, type) else tuple(dataclass_types)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(cast(Any, classes), usage="%(prog)s [--config FILE.yaml] [options]", allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE.yaml", help="Options in YAML; the command line overrides them.")
+    first_look = _Parser(add_help=False, allow_abbrev=False)
+    first_look.add_argument("--config")
+    config = first_look.parse_known_args(arguments)[0].config
+    if config is not None:
+        values = _read_yaml(Path(config), parser, classes)
+        parser.set_defaults(**values)
+        for name in values:
+            parser.action_of(name).required = False
+    namespace, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        options = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        hints = [f"unknown option {option}{_nearest(option, parser.option_strings)}" for option in options]
+        parser.error("; ".join(hints) or f"values without an option: {' '.join(unknown)}")
+    given = vars(namespace)
+    return tuple(cls(**{name: given[name] for name in _field_names(cls)}) for cls in classes)
+
+
+class _Parser(HfArgumentParser):
+    """An argument parser that raises a sentence instead of printing a hundred options and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}. --help lists the options.")
+
+    @property
+    def option_strings(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings]
+
+    def action_of(self, name: str) -> Action:
+        return next(action for action in self._actions if action.dest == name)
+
+
+def _field_names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cast(Any, cls)) if field.init]
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _read_yaml(path: Path, parser: _Parser, classes: Sequence[type]) -> dict[str, Any]:
+    """The values in a file, by field name, converted."""
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"--config names {str(path)!r}, which is not a file (looked in {Path.cwd()}).")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must map option names to values, found a {type(content).__name__}.")
+    hints = {name: hint for cls in classes for name, hint in get_type_hints(cls).items() if name in _field_names(cls)}
+    for key in content:
+        if key not in hints:
+            raise ValueError(f"{path}: unknown key {key!r}{_nearest(str(key), hints)}")
+    return {key: _converted(value, key, path, parser, hints[key]) for key, value in content.items()}
+
+
+def _converted(value: Any, key: str, path: Path, parser: _Parser, hint: Any) -> Any:
+    action = parser.action_of(key)
+    if value is None and action.default is None:
+        return None
+    if isinstance(value, dict) and dict in (get_origin(hint), hint, *map(_origin, get_args(hint))):
+        return json.dumps(value) if action.type is str else value  # as on the command line
+    wanted = f"{path}: {key} takes {_described(action)}, found {value!r}."
+    if isinstance(value, list) != (action.nargs == "+") or isinstance(value, dict) or value is None:
+        raise ValueError(wanted)
+    try:
+        return [_scalar(item, action) for item in value] if isinstance(value, list) else _scalar(value, action)
+    except (ValueError, TypeError, ArgumentTypeError) as error:
+        raise ValueError(wanted) from error
+
+
+def _scalar(value: Any, action: Action) -> Any:
+    if isinstance(value, list | dict) or value is None:
+        raise TypeError(value)
+    converted = cast("Callable[[str], Any]", action.type or str)(str(value))
+    if action.choices is not None and converted not in action.choices:
+        raise ValueError(value)
+    return converted
+
+
+def _origin(hint: Any) -> Any:
+    return get_origin(hint) or hint
+
+
+def _described(action: Action) -> str:
+    if action.choices is not None:
+        return "one of " + ", ".join(map(str, action.choices))
+    kind = getattr(action.type, "__name__", "str").replace("string_to_bool", "bool")
+    return f"a list of {kind}" if action.nargs == "+" else kind

@@ -1,0 +1,129 @@
+"""The parser of the recipes: YAML below, command line above, and a sentence for every slip."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from selmix_hf.arguments import parse_arguments
+from selmix_hf.config import SelMixConfig
+
+
+@dataclass
+class Recipe:
+    model: str = field(metadata={"help": "required"})
+    seeds: list[int] = field(default_factory=lambda: [0])
+    augment: bool = False
+    image_size: int | None = None
+    split: str | None = None
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    def write(text):
+        path = tmp_path / "settings.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_without_a_file_the_defaults_hold(tmp_path):
+    recipe, config = parse_arguments((Recipe, SelMixConfig), ["--model", "m", "--output_dir", str(tmp_path)])
+    assert recipe == Recipe("m")
+    assert config == SelMixConfig(str(tmp_path))
+
+
+def test_the_command_line_overrides_the_file(yaml_file, tmp_path):
+    path = yaml_file("model: m\nseeds: [3, 4]\naugment: true\nimage_size: 64\nlearning_rate: 1e-2\nmax_steps: 30\n")
+    out = ["--output_dir", str(tmp_path)]
+    recipe, config = parse_arguments((Recipe, SelMixConfig), ["--config", path, *out])
+    assert recipe == Recipe("m", [3, 4], True, 64)
+    assert (config.learning_rate, config.max_steps) == (0.01, 30)
+    options = ["--seeds", "5", "6", "--augment", "false", "--max-steps=40", "--model", "other", *out]
+    recipe, config = parse_arguments((Recipe, SelMixConfig), [f"--config={path}", *options])
+    assert recipe == Recipe("other", [5, 6], False, 64)
+    assert (config.learning_rate, config.max_steps) == (0.01, 40)
+
+
+def test_numbers_and_switches_keep_their_type(yaml_file, tmp_path):
+    path = yaml_file(f"output_dir: {tmp_path}\ninverse_temperature: 10\nbeta_min: 1\nload_best_model_at_end: no\n")
+    (config,) = parse_arguments(SelMixConfig, ["--config", path])
+    assert (config.inverse_temperature, config.temperature, config.beta_min) == ("10", 10.0, 1.0)
+    assert isinstance(config.beta_min, float)
+    assert config.load_best_model_at_end is False
+    (config,) = parse_arguments(SelMixConfig, ["--config", path, "--load_best_model_at_end"])
+    assert config.load_best_model_at_end is True
+
+
+@pytest.mark.parametrize("text", ["constraints:\n  coverage: 0.95\n", "constraints: '{\"coverage\": 0.95}'\n"])
+def test_a_dict_is_nested_in_the_file_and_json_on_the_command_line(text, yaml_file, tmp_path):
+    path = yaml_file(text + f"objective: mean_recall\noutput_dir: {tmp_path}\n")
+    (config,) = parse_arguments(SelMixConfig, ["--config", path])
+    assert config.constraints == {"coverage": 0.95}
+    (config,) = parse_arguments(SelMixConfig, ["--config", path, "--constraints", '{"coverage": 0.9}'])
+    assert config.constraints == {"coverage": 0.9}
+
+
+def test_dicts_of_transformers_own_options(yaml_file, tmp_path):
+    path = yaml_file(f"output_dir: {tmp_path}\nlr_scheduler_type: cosine_with_min_lr\n")
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("lr_scheduler_kwargs: {min_lr_rate: 0.1}\nbackbone_learning_rate: null\n")
+    (config,) = parse_arguments(SelMixConfig, ["--config", path])
+    assert config.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
+
+
+def test_an_empty_file_changes_nothing(yaml_file):
+    assert parse_arguments(Recipe, ["--config", yaml_file("# nothing\n"), "--model", "m"]) == (Recipe("m"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("model: m\nimage_sise: 3", r"settings\.yaml: unknown key 'image_sise', did you mean image_size\?"),
+        ("model: m\nzzz: 3", r"settings\.yaml: unknown key 'zzz'$"),
+        ("model: m\n3: 3", r"settings\.yaml: unknown key 3$"),
+        ("model: m\nimage_size: big", r"settings\.yaml: image_size takes int, found 'big'\."),
+        ("model: m\nimage_size: 1.5", "image_size takes int, found 1.5"),
+        ("model: m\nimage_size: true", "image_size takes int, found True"),
+        ("model: m\nimage_size: {a: 1}", r"image_size takes int, found \{'a': 1\}"),
+        ("model: m\naugment: perhaps", "augment takes bool, found 'perhaps'"),
+        ("model: m\naugment:", "augment takes bool, found None"),
+        ("model: m\nseeds: 3", "seeds takes a list of int, found 3"),
+        ("model: m\nseeds: [1, [2]]", r"seeds takes a list of int, found \[1, \[2\]\]"),
+        ("model: [m]", r"model takes str, found \['m'\]"),
+        ("- model\n", r"settings\.yaml must map option names to values, found a list"),
+        ("model: [", r"settings\.yaml is not YAML"),
+    ],
+)
+def test_a_slip_in_the_file_gets_a_sentence(text, sentence, yaml_file):
+    with pytest.raises(ValueError, match=sentence):
+        parse_arguments(Recipe, ["--config", yaml_file(text)])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], r"the following arguments are required: --model\. --help lists the options"),
+        (["--model", "m", "--augmnet"], r"unknown option --augmnet, did you mean --augment\?"),
+        (["--model", "m", "--seed=3"], r"unknown option --seed, did you mean --seeds\?"),
+        (["--model", "m", "stray"], "values without an option: stray"),
+        (["--model", "m", "--image_size", "big"], "argument --image_size.*invalid int value: 'big'"),
+        (["--config"], "argument --config: expected one argument"),
+    ],
+)
+def test_a_slip_on_the_command_line_gets_a_sentence(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        parse_arguments(Recipe, options)
+
+
+def test_a_missing_file_gets_a_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="'nowhere.yaml', which is not a file"):
+        parse_arguments(Recipe, ["--config", "nowhere.yaml"])
+
+
+def test_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments((Recipe, SelMixConfig), ["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(option in text for option in ("--config FILE.yaml", "--image_size", "--objective", "--pair_sampling"))
