@@ -32,6 +32,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, features: Tensor, labels: Sequence[int] | NDArray[np.integer] | Tensor) -> None:
+        self.format = {"type": None}  # no transform of its own: samples can be fetched together
         labels_N = torch.as_tensor(labels)
         self.num_views = 1 if features.ndim == 2 else len(features)
         self.features = features.reshape(-1, features.shape[-1])

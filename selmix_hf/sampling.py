@@ -172,9 +172,8 @@ class PairDataset(Dataset[PairExample]):
         return self.__getitems__([pair])[0]
 
     def __getitems__(self, pairs: Sequence[Pair]) -> list[PairExample]:
-        with isolated_random_state(pairs[0].first_seed):  # a dataset's own transform may be random
-            firsts = fetch(self.first, [pair.first for pair in pairs])
-            seconds = fetch(self.second, [pair.second for pair in pairs])
+        firsts = fetch(self.first, [pair.first for pair in pairs], [pair.first_seed for pair in pairs])
+        seconds = fetch(self.second, [pair.second for pair in pairs], [pair.second_seed for pair in pairs])
         return [PairExample(*parts) for parts in zip(firsts, seconds, pairs, strict=True)]
 
 
@@ -193,8 +192,14 @@ def isolated_random_state(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def fetch(dataset: Any, indices: Sequence[int]) -> Sequence[Any]:
-    """The samples at the indices, in one call where the dataset can."""
-    if hasattr(dataset, "__getitems__"):
+def fetch(dataset: Any, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Sequence[Any]:
+    """The samples at the indices: in one call where the dataset can and has no transform of its own, which may be
+    random; else one by one, each under its seed."""
+    own_transform = getattr(dataset, "format", {"type": "custom"})["type"] == "custom"
+    if hasattr(dataset, "__getitems__") and not (own_transform and seeds):
         return dataset.__getitems__(list(indices))
-    return [dataset[i] for i in indices]
+    samples = []
+    for index, seed in zip(indices, seeds or [0] * len(indices), strict=True):
+        with isolated_random_state(seed):
+            samples.append(dataset[index])
+    return samples

@@ -25,7 +25,8 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import torch  # noqa: E402
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 def pytest_unconfigure() -> None:
