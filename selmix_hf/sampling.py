@@ -195,7 +195,8 @@ def isolated_random_state(seed: int) -> Iterator[None]:
 def fetch(dataset: Any, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Sequence[Any]:
     """The samples at the indices: in one call where the dataset can and has no transform of its own, which may be
     random; else one by one, each under its seed."""
-    own_transform = getattr(dataset, "format", {"type": "custom"})["type"] == "custom"
+    form = getattr(dataset, "format", None)
+    own_transform = not isinstance(form, dict) or form["type"] == "custom"
     if hasattr(dataset, "__getitems__") and not (own_transform and seeds):
         return dataset.__getitems__(list(indices))
     samples = []
