@@ -1,10 +1,11 @@
-"""The moments at which a run looks at its gain set."""
+"""The moments at which a run looks at its gain set, and what a person sees of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 
 class Refreshable(Protocol):
@@ -27,3 +28,30 @@ class RefreshCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.refresh()
+
+
+class ProgressLines(TrainerCallback):
+    """One line an evaluation, for a person at a terminal, instead of progress bars and dictionaries.
+
+    Args:
+        every: print every so many evaluations.
+        metrics: names of evaluation metrics and what they are called.
+    """
+
+    def __init__(self, every: int = 1, metrics: Mapping[str, str] | None = None) -> None:
+        self.every, self.num_seen = every, 0
+        self.metrics = metrics or {"mean_recall": "mean recall", "min_recall": "worst-class recall"}
+
+    @classmethod
+    def replace_logs_of(cls, trainer: Trainer, every: int = 1) -> None:
+        """Take the place of what `trainer` prints by default."""
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        trainer.add_callback(cls(every))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self.num_seen += 1
+        known = {name: (metrics or {}).get(f"eval_{name}") for name in self.metrics}
+        if state.is_world_process_zero and (self.num_seen - 1) % self.every == 0:
+            numbers = [f"{self.metrics[name]} {value:.3f}" for name, value in known.items() if value is not None]
+            print(f"  step {state.global_step:>5}   validation: {', '.join(numbers)}", flush=True)

@@ -38,7 +38,7 @@ def check_datasets(train_dataset: Any, gain_dataset: Any, eval_dataset: Any) -> 
     """Refuse missing and streaming datasets.
 
     Raises:
-        ValueError: no training or no validation set.
+        ValueError: no training or no validation set, or an empty one.
         TypeError: a set without random access.
     """
     if train_dataset is None:
@@ -55,6 +55,8 @@ def check_datasets(train_dataset: Any, gain_dataset: Any, eval_dataset: Any) -> 
                 f"{name} is a {type(dataset).__name__}: a streaming dataset has no random access, which sampling by "
                 "class needs. Load it without streaming=True, or materialise it by Dataset.from_list(list(dataset))."
             )
+        if len(dataset) == 0:
+            raise ValueError(f"{name} is empty.")
 
 
 def read_labels(

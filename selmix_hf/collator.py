@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selmix_hf.sampling import PairExample, isolated_random_state
+from selmix_hf.sampling import PairExample, SeededExample, isolated_random_state
 
 Collator = Callable[[list[Any]], dict[str, Any]]
 
@@ -81,21 +81,25 @@ class SelMixCollator:
         self.augments = getattr(collator, "transform", None) is not None
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        if isinstance(examples[0], SeededExample):
+            return self._seeded([example.sample for example in examples], [example.seed for example in examples])
         if not isinstance(examples[0], PairExample):
             return self.eval_collator(examples)
         pairs = [example.pair for example in examples]
         samples = [example.first for example in examples] + [example.second for example in examples]
-        if isinstance(self.collator, ImageCollator):
-            seeds = [pair.first_seed for pair in pairs] + [pair.second_seed for pair in pairs]
-            batch = dict(self.collator(samples, seeds=seeds))
-        else:
-            with isolated_random_state(pairs[0].first_seed):
-                batch = dict(self.collator(samples))
+        seeds = [pair.first_seed for pair in pairs] + [pair.second_seed for pair in pairs]
+        batch = self._seeded(samples, seeds)
         if "labels" not in batch:
             raise ValueError(f"the collator must give 'labels', found {sorted(batch)}.")
         batch["labels"] = batch["labels"][: len(pairs)]
         batch["mixing_coefficient"] = torch.tensor([pair.coefficient for pair in pairs], dtype=torch.float32)
         return batch
+
+    def _seeded(self, samples: list[Any], seeds: list[int]) -> dict[str, Any]:
+        if isinstance(self.collator, ImageCollator):
+            return dict(self.collator(samples, seeds=seeds))
+        with isolated_random_state(seeds[0]):
+            return dict(self.collator(samples))
 
 
 def default_collator(

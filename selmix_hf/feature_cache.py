@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from selmix_hf.features import DatasetPass
 from selmix_hf.heads import ClassifierHead
-from selmix_hf.sampling import isolated_random_state
+from selmix_hf.sampling import SeededDataset
 
 
 def backbone_fingerprint(model: nn.Module, head: ClassifierHead) -> str:
@@ -52,14 +52,13 @@ class FeatureCache:
         Args:
             look: runs the model.
             dataset: only a `datasets.Dataset` has the fingerprint that makes its features storable.
-            collator: makes batches of raw samples; its options are part of the key.
-            seed: of what is random in the collator.
+            collator: makes batches of `SeededExample`s; its options are part of the key.
+            seed: of what is random in the collator and in the dataset's own transform.
         """
         path = self._path(look, dataset, collator, seed)
         if path is not None and _on_all_processes(path.is_file()):
             return load_file(path)["features"]
-        with isolated_random_state(seed):
-            features_ND = look.features(dataset, collator)
+        features_ND = look.features(SeededDataset(dataset, [seed]), collator)
         if path is not None and look.rank == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}")

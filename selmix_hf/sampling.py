@@ -177,6 +177,36 @@ class PairDataset(Dataset[PairExample]):
         return [PairExample(*parts) for parts in zip(firsts, seconds, pairs, strict=True)]
 
 
+class SeededExample(NamedTuple):
+    """A sample with the seed of its random transform; what a `SeededDataset` gives and `SelMixCollator` takes."""
+
+    sample: Any
+    seed: int
+
+
+class SeededDataset(Dataset[SeededExample]):
+    """Every sample of a dataset once, each with a seed of its own: the same views for any batches and workers.
+
+    Args:
+        dataset: a map-style dataset.
+        seed: numbers that fix the seeds.
+    """
+
+    def __init__(self, dataset: Any, seed: Sequence[int]) -> None:
+        self.dataset = dataset
+        self._seeds_N = np.random.default_rng(list(seed)).integers(2**31, size=len(dataset))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> SeededExample:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[SeededExample]:
+        seeds = self._seeds_N[list(indices)].tolist()
+        return list(map(SeededExample, fetch(self.dataset, indices, seeds), seeds))
+
+
 @contextmanager
 def isolated_random_state(seed: int) -> Iterator[None]:
     """Inside, `random`, `numpy.random` and torch's CPU generator start from the seed; after it they are as before."""

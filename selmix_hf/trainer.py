@@ -14,6 +14,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, Trainer
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from transformers.utils import logging
 
@@ -138,6 +139,8 @@ class SelMixTrainer(Trainer):
     def start_run(self) -> None:
         """Make the start a candidate for the best checkpoint, so that a run never returns something worse."""
         self._statistics_at = None
+        if self.state.global_step == 0:  # train() may have been called before
+            self.pair_state = PairState(geometry=self._geometry())
         if self.state.global_step == 0 and self.args.load_best_model_at_end and self.args.eval_strategy != "no":
             self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None)
             self._save_checkpoint(self.model, None)
@@ -149,6 +152,9 @@ class SelMixTrainer(Trainer):
         if self.pair_state.period == period:  # resumed in the middle of it
             return
         statistics = self._gain_set_statistics()
+        require_finite(
+            statistics.centroids @ self.head.weight.to(statistics.centroids).T, "gain", self.state.global_step
+        )
         self.gain_counts = statistics.counts.cpu()
         self.start_counts = self.gain_counts if self.start_counts is None else self.start_counts
         multipliers = self.objective.update_multipliers(self.pair_state.multipliers, self.gain_counts)
@@ -158,7 +164,6 @@ class SelMixTrainer(Trainer):
         gain = head_gain(self.head, statistics.centroids, gradient, beta)
         if isinstance(self.args.temperature, float):  # "auto" does not see the scale
             gain = gain / (1 + max((float(m.max()) for m in multipliers.values()), default=0.0))
-        require_finite(gain, "gain", self.state.global_step)
         distribution = pair_distribution(
             gain,
             self.args.pair_sampling,
@@ -179,7 +184,8 @@ class SelMixTrainer(Trainer):
         """Of the current weights; an evaluation at the end of a period and the refresh that follows share one pass."""
         if self._statistics_at is None or self._statistics_at[0] != self.state.global_step:
             dataset = self.gain_dataset if self._gain_features is None else self._gain_features
-            statistics = self._pass().statistics(dataset, self.data_collator.eval_collator)
+            with isolated_random_state(self._seed()):
+                statistics = self._pass().statistics(dataset, self.data_collator.eval_collator)
             self._statistics_at = (self.state.global_step, statistics)
         return self._statistics_at[1]
 
@@ -210,7 +216,8 @@ class SelMixTrainer(Trainer):
         dataset, collator, workers = self.train_dataset, self.data_collator, self.args.dataloader_num_workers
         if self.args.freeze_backbone:
             dataset, collator, workers = self._store_features(), SelMixCollator(collate_features), 0
-        index = ClassIndex(getattr(dataset, "labels", self._train_labels), self.head.num_classes)
+        labels = dataset.labels if isinstance(dataset, FeatureDataset) else self._train_labels
+        index = ClassIndex(labels, self.head.num_classes)
         sampler = PairSampler(
             index,
             index,
@@ -237,15 +244,15 @@ class SelMixTrainer(Trainer):
         """Stored features of the training set; those of the gain set are kept beside."""
         logger.info("freeze_backbone: computing the pooled features of train_dataset and gain_dataset once.")
         self._gain_features = self._as_features(self.gain_dataset, self._gain_labels)
-        cache, random = self._feature_cache(), self.data_collator.augments
+        cache, collator = self._feature_cache(), SelMixCollator(self.data_collator.collator)
+        random = self.data_collator.augments or self.args.feature_views > 1
         seeds = [self._seed() * 1000 + view if random else 0 for view in range(self.args.feature_views)]
-        views = [cache.features(self._pass(), self.train_dataset, self.data_collator.collator, seed) for seed in seeds]
+        views = [cache.features(self._pass(), self.train_dataset, collator, seed) for seed in seeds]
         return FeatureDataset(torch.stack(views), self._train_labels)
 
     def _as_features(self, dataset: Any, labels: np.ndarray) -> FeatureDataset:
-        return FeatureDataset(
-            self._feature_cache().features(self._pass(), dataset, self.data_collator.eval_collator), labels
-        )
+        collator = SelMixCollator(self.data_collator.eval_collator)
+        return FeatureDataset(self._feature_cache().features(self._pass(), dataset, collator), labels)
 
     def _feature_cache(self) -> FeatureCache:
         return FeatureCache(self.args.feature_cache_dir, str(self.accelerator.mixed_precision))
@@ -258,14 +265,14 @@ class SelMixTrainer(Trainer):
         if coefficient is not None and not self.args.freeze_backbone:
             freeze_batch_norm(model)
         with nullcontext() if coefficient is None else self.head.mix(coefficient):
-            logits = logits_of(model(**inputs))
+            outputs = SequenceClassifierOutput(logits=logits_of(model(**inputs)))
         if self.compute_loss_func is not None:
-            loss = self.compute_loss_func({"logits": logits}, labels, num_items_in_batch=None)
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
         else:
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
+            loss = F.cross_entropy(outputs.logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
         if coefficient is not None:
             require_finite(loss.detach(), "loss", self.state.global_step)
-        return (loss, {"logits": logits}) if return_outputs else loss
+        return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The head's parameters first (the logged learning rate is theirs), the backbone's at a rate of their own."""

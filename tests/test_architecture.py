@@ -31,6 +31,7 @@ FLOORS = {
     "config": 4,
     "collator": 4,
     "arguments": 4,
+    "comparison": 4,
     "checks": 5,
     "health": 4,
     "plots": 4,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from datasets import IterableDataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback, pipeline
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
+import selmix_hf.trainer
 from selmix_hf import ClassIndex, PairSampler, SelMixTrainer
 from selmix_hf.features import DatasetPass
 from selmix_hf.heads import HeadError
@@ -24,7 +24,7 @@ class At(TrainerCallback):
     """Call a function at one kind of event."""
 
     def __init__(self, event, function):
-        setattr(self, event, lambda args, state, control, **kwargs: function(state))
+        setattr(self, event, lambda args, state, control, **kwargs: function(state) and None)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "frozen"])
@@ -33,18 +33,17 @@ def finished(request, tmp_path_factory):
     test, seen = tiny.images((6, 6, 6, 6), seed=2), {}
     run = tiny.trainer(tmp_path_factory.mktemp("run"), "convnext", freeze_backbone=request.param, **LEARN)
     run.seen, run.test = seen, test
-    run.add_callback(
-        At("on_step_end", lambda state: seen.setdefault(state.global_step, run.evaluate(test)) if _odd(state) else None)
-    )
+
+    def look(state):
+        if state.global_step in (3, 9):
+            seen[state.global_step] = run.evaluate(test)
+
+    run.add_callback(At("on_step_end", look))
     seen["before"] = run.evaluate(test, metric_key_prefix="test")
     run.start_weights = tiny.weights(run)
     run.train()
     seen["after"] = run.evaluate(test, metric_key_prefix="test")
     return run
-
-
-def _odd(state):
-    return state.global_step in (3, 9)
 
 
 # --- from end to end ---------------------------------------------------------------------------------------------
@@ -93,7 +92,9 @@ def test_training_reloads_offline_as_any_model_of_transformers(finished, tmp_pat
     model = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert tiny.largest_difference(tiny.weights(finished), tiny.weights(model)) == 0
     assert list(model.config.id2label.values()) == list(tiny.NAMES)
-    pixels = AutoImageProcessor.from_pretrained(tmp_path)(finished.test["image"], return_tensors="pt")["pixel_values"]
+    pixels = AutoImageProcessor.from_pretrained(tmp_path)(finished.test["image"][:], return_tensors="pt")[
+        "pixel_values"
+    ]
     with torch.no_grad():
         logits = model(pixel_values=pixels).logits
         assert torch.equal(logits, finished.model.eval()(pixel_values=pixels).logits)
@@ -186,8 +187,7 @@ def test_selection_puts_feasible_checkpoints_first(tmp_path):
 
 def test_frozen_run_equals_the_whole_one_with_a_still_backbone(tmp_path):
     """Pairs, losses and weights are the same whether the backbone runs every step or its features are stored."""
-    options = {"backbone_learning_rate": 0.0, "max_steps": 12, "momentum": 0.9} | tiny.BARE
-    del options["momentum"]
+    options = {"backbone_learning_rate": 0.0, "max_steps": 12, **tiny.BARE}
     whole = tiny.trainer(tmp_path / "whole", "resnet", **options)
     frozen = tiny.trainer(tmp_path / "frozen", "resnet", freeze_backbone=True, **options)
     whole.train()
@@ -236,7 +236,7 @@ def test_compute_metrics_of_the_users_own_is_merged(freeze, tmp_path):
     for name in ("eval_mean_recall", "eval_selection_score", "eval_recall/blue", "eval_loss"):
         assert own[name] == pytest.approx(plain[name])
     run.train()
-    assert sum("eval_share_of_red" in log for log in run.state.log_history) == 3  # own, start, end
+    assert sum("eval_share_of_red" in log for log in run.state.log_history) == 2  # at the start and at the end
 
 
 def test_predict_gives_logits_of_raw_images(tmp_path):
@@ -354,7 +354,7 @@ def test_the_head_has_a_learning_rate_of_its_own(tmp_path):
 
 
 def test_optimizers_that_make_their_own_groups_are_refused(tmp_path):
-    run = tiny.trainer(tmp_path, optimizer_cls_and_kwargs=None, **tiny.BARE) if False else tiny.trainer(tmp_path)
+    run = tiny.trainer(tmp_path)
     run.optimizer_cls_and_kwargs = (torch.optim.SGD, {"params": [], "lr": 0.1})
     with pytest.raises(ValueError, match="makes its own parameter groups: use 'sgd' or 'adamw_torch'"):
         run.create_optimizer()
@@ -422,7 +422,9 @@ def test_users_objective_and_loss(tmp_path):
     recalls = [metrics[f"eval_recall/{name}"] for name in tiny.NAMES]
     assert metrics["eval_psi"] == metrics["eval_selection_score"] == pytest.approx(np.square(recalls).mean())
     assert run.objective.name == "squared_recalls" and seen == [(8, 4)] * 4
-    smooth = tiny.trainer(tmp_path / "b", "convnext", **{**options, "compute_loss_func": None}, label_smoothing_factor=0.1)
+    smooth = tiny.trainer(
+        tmp_path / "b", "convnext", **{**options, "compute_loss_func": None}, label_smoothing_factor=0.1
+    )
     smooth.train()
     assert tiny.losses(smooth) == pytest.approx(tiny.losses(run), abs=1e-6)
 
@@ -447,9 +449,9 @@ def test_a_numeric_temperature_divides_the_gain_by_the_multipliers(tmp_path):
     assert torch.allclose(gains["auto"], gains[100.0] * (1 + largest), rtol=1e-5)
 
 
-def test_classes_absent_from_training_are_never_drawn(tmp_path):
+def test_classes_absent_from_training_are_named(tmp_path):
     train = tiny.images((20, 10, 5, 0))
-    with pytest.raises(ValueError, match="train_dataset has no sample of 1 of 4 classes: 'grey'|grey"):
+    with pytest.raises(ValueError, match="train_dataset has no sample of 1 of 4 classes: .*grey"):
         tiny.trainer(tmp_path, train_dataset=train)
 
 
@@ -507,16 +509,20 @@ ERRORS = {
         ValueError,
         "give either a data_collator or transforms",
     ),
-    "no such head": ({"head_name": "embedder"}, HeadError, "expected one linear layer"),
-    "unknown objective": ({"objective": "min_recal"}, ValueError, "unknown objective 'min_recal'; did you mean 'min_re"),
+    "no such head": ({"head_name": "embedder"}, HeadError, "expected head_name 'embedder' to be a linear layer"),
+    "unknown objective": (
+        {"objective": "min_recal"},
+        ValueError,
+        "unknown objective 'min_recal'; did you mean 'min_re",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_errors_say_what_to_do(case, tmp_path):
     options, kind, sentence = ERRORS[case]
-    options = {name: value() if callable(value) and name.endswith("_dataset") else value for name, value in options.items()}
-    model = tiny.model()
+    made = {name: value() for name, value in options.items() if name.endswith("_dataset") and value is not None}
+    options, model = {**options, **made}, tiny.model()
     if options.pop("named", False):
         model.config.id2label = dict(enumerate(tiny.NAMES))
     with pytest.raises(kind, match=sentence):
@@ -551,33 +557,18 @@ def test_labels_of_an_evaluation_set_are_checked(tmp_path):
 # --- warnings ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def said(caplog):
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    own = logging.getLogger("selmix_hf")
-    own.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-    own.removeHandler(caplog.handler)
+def _constant(confusion):
+    return confusion.sum()
 
 
-def _gain_of(kind, run):
-    """A head that makes the gain set perfect, saturated, or at the optimum."""
-
-
-def test_vanishing_gains_are_said(tmp_path, said):
-    model = tiny.model("resnet")
-    with torch.no_grad():
-        model.classifier[-1].weight.zero_()
-        model.classifier[-1].bias.copy_(torch.tensor([1e3, 0.0, 0.0, 0.0]))
-    run = tiny.trainer(tmp_path, model, objective="mean_recall", freeze_backbone=True, **tiny.BARE)
+def test_vanishing_gains_are_said(tmp_path, caplog):
+    run = tiny.trainer(tmp_path, objective=_constant, freeze_backbone=True, **tiny.BARE)
     run.train()
-    assert said.text.count("all gains vanish") == 1
+    assert caplog.text.count("all gains vanish (largest") == 1
 
 
-def test_a_perfect_gain_set_is_said(tmp_path, said):
-    easy = _one_image_a_class()
+def test_a_perfect_gain_set_is_said(tmp_path, caplog):
+    easy = tiny.images((2, 2, 2, 2))
     run = tiny.trainer(
         tmp_path,
         "convnext",
@@ -589,35 +580,22 @@ def test_a_perfect_gain_set_is_said(tmp_path, said):
     )
     run.train()
     assert run.evaluate()["eval_min_recall"] == 1
-    assert said.text.count("every sample of gain_dataset is already classified rightly") == 1
+    assert caplog.text.count("every sample of gain_dataset is already classified rightly") == 1
 
 
-def _one_image_a_class():
-    plain = tiny.images((2, 2, 2, 2))
-    return plain
-
-
-def test_negative_gains_are_said(tmp_path, said, monkeypatch):
+def test_negative_gains_are_said(tmp_path, caplog, monkeypatch):
     run = tiny.trainer(tmp_path, freeze_backbone=True, **tiny.BARE)
-    plain = run._gain
-    run._gain = lambda *args: -plain(*args).abs()
+    plain = selmix_hf.trainer.head_gain
+    monkeypatch.setattr(selmix_hf.trainer, "head_gain", lambda *args: -plain(*args).abs())
     run.train()
-    assert said.text.count("no pair of classes has a positive gain") == 1
+    assert caplog.text.count("no pair of classes has a positive gain") == 1
 
 
-def test_the_log_says_which_set_selects(tmp_path, said):
-    import transformers
-
-    level = transformers.logging.get_verbosity()
-    logging.getLogger("selmix_hf").setLevel(logging.INFO)
-    try:
+def test_the_log_says_which_set_selects(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "selmix_hf"):
         tiny.trainer(tmp_path)
-        assert "no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint" in said.text
-    finally:
-        logging.getLogger("selmix_hf").setLevel(logging.NOTSET)
-        transformers.logging.set_verbosity(level)
+    assert "no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint" in caplog.text
 
 
 def test_logs_are_json(finished):
     assert json.loads(json.dumps(finished.state.log_history)) == finished.state.log_history
-    assert not isinstance(finished.train_dataset, IterableDataset)

@@ -27,7 +27,7 @@ from transformers import (
 from selmix_hf import SelMixConfig, SelMixTrainer
 
 NAMES = ("red", "green", "blue", "grey")
-COLOURS = np.array([[160, 90, 90], [90, 160, 90], [90, 90, 160], [120, 120, 120]])
+COLOURS = np.array([[160, 90, 90], [90, 160, 90], [90, 90, 160], [120, 120, 120], [90, 160, 160]])
 SIDE = 16
 BARE = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 TRAIN_COUNTS, GAIN_COUNTS = (30, 15, 8, 4), (9, 8, 7, 9)  # 33 validation images: odd, for two processes

@@ -1,0 +1,181 @@
+"""python benchmarks/target_share.py reference     # K = 10, real features; needs SELMIX_REFERENCE_DATA
+python benchmarks/target_share.py classifier    # K = 1000, features drawn around a real classifier's rows; likewise
+
+How sharp should P be? SelMix on stored features for several target shares f of `inverse_temperature="auto"`
+(exp(entropy of P) = f times the pairs with positive gain). Figures are of samples that neither train nor steer: with
+K = 10 one half of the validation set steers and the other is measured, then the halves change places; the test set is
+not touched. K = 1000: the rows of an ImageNet classifier, projected on 256 directions, are the class means; Gaussian
+noise around them gives a long-tailed training set (1,280 to 5 a class), 20 samples a class that steer and 50 that are
+measured; the start is a head trained with the logit-adjusted loss. It has real class similarities, but is no substitute
+for real features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selmix_hf.confusion import confusion_counts
+from selmix_hf.gain import gain_matrix, metric_gradient
+from selmix_hf.metrics import classification_metrics
+from selmix_hf.objectives import get_objective
+from selmix_hf.pair_distribution import pair_distribution
+from selmix_hf.sampling import ClassIndex, draw_class_pairs
+
+Set = tuple[Tensor, Tensor]  # features N x D, labels N
+Head = tuple[Tensor, Tensor]
+
+
+def selmix_on_features(
+    train: Set,
+    gain_set: Set,
+    head: Head,
+    objective: str,
+    share: float,
+    learning_rate: float,
+    steps: int,
+    refresh: int,
+    seed: int,
+) -> Head:
+    """The plain loop that SelMixTrainer runs with a frozen backbone; 64 pairs a step, cosine, the defaults otherwise."""
+    weight, bias = (tensor.clone().requires_grad_() for tensor in head)
+    num_classes, generator = len(bias), np.random.default_rng(seed)
+    index = ClassIndex(train[1], num_classes)
+    psi = get_objective(objective)
+    multipliers = psi.initial_multipliers(num_classes)
+    members = F.one_hot(gain_set[1], num_classes).T.float()
+    centroids = (members @ gain_set[0]) / members.sum(1, keepdim=True)
+    optimizer = torch.optim.SGD([weight, bias], lr=learning_rate)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps // refresh):
+        with torch.no_grad():
+            counts = confusion_counts(gain_set[1], gain_set[0] @ weight.T + bias, num_classes)
+            multipliers = psi.update_multipliers(multipliers, counts)
+            gain = gain_matrix(centroids, weight, bias, metric_gradient(psi, counts, multipliers=multipliers))
+            probability = pair_distribution(gain, target_share=share).probability
+        classes = draw_class_pairs(probability, refresh * 64, generator)
+        first, second = (index.draw(classes[:, side], generator) for side in (0, 1))
+        beta = torch.from_numpy(generator.uniform(0.6, 1, len(first))).float()[:, None]
+        mixed = (beta * train[0][first] + (1 - beta) * train[0][second]).split(64)
+        for features, labels in zip(mixed, train[1][first].split(64), strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(features @ weight.T + bias, labels).backward()
+            optimizer.step()
+            scheduler.step()
+    return weight.detach(), bias.detach()
+
+
+def report(head: Head, held_out: Set) -> dict[str, float]:
+    counts = confusion_counts(held_out[1], held_out[0] @ head[0].T + head[1], len(head[1]))
+    recall = (counts.diagonal() / counts.sum(1)).sort().values
+    metrics = classification_metrics(counts, per_class=False)
+    worst_tenth = float(recall[: max(len(recall) // 10, 1)].mean())
+    return {name: metrics[name] for name in ("mean_recall", "min_recall", "h_mean")} | {"worst_tenth": worst_tenth}
+
+
+def reference_sets(root: Path) -> tuple[Set, list[tuple[Set, Set]], Head]:
+    """Features of the reference checkpoint, and both ways round of two halves of its validation set."""
+    from datasets import Dataset
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    from selmix_hf.collator import ImageCollator
+    from selmix_hf.features import DatasetPass
+    from selmix_hf.heads import find_head
+    from selmix_hf.long_tail import LongTailedSplit, class_labels
+
+    folder = root / "checkpoints" / "cifar10-lt-r100-tf_efficientnet_lite0"
+    model = AutoModelForImageClassification.from_pretrained(folder).to(memory_format=torch.channels_last)
+    collator = ImageCollator(AutoImageProcessor.from_pretrained(folder), image_column="img")
+    rows = Dataset.from_parquet(str(root / "data" / "cifar10" / "train.parquet"))
+    splits = LongTailedSplit.load(folder / "split.json").apply(rows)
+    head = find_head(model, {"pixel_values": collator([rows[0], rows[1]])["pixel_values"]})
+    look = DatasetPass(model, head, batch_size=128)
+    (train, validation) = (
+        (look.features(splits[name], collator), torch.from_numpy(class_labels(splits[name])))
+        for name in ("train", "validation")
+    )
+    halves = []
+    for seed in (0, 1):
+        order = torch.randperm(len(validation[1]), generator=torch.Generator().manual_seed(seed))
+        order = order[validation[1][order].argsort(stable=True)]
+        parts = [(validation[0][order[k::2]], validation[1][order[k::2]]) for k in (0, 1)]
+        halves += [(parts[0], parts[1]), (parts[1], parts[0])]
+    return train, halves, (head.weight, torch.as_tensor(head.bias))
+
+
+def classifier_sets(root: Path) -> tuple[Set, list[tuple[Set, Set]], Head]:
+    """K = 1000: see the module's docstring."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(root / "checkpoints" / "imagenet1k-tf_efficientnet_lite0" / "model.safetensors")
+    rows = tensors["timm_model.classifier.weight"].float()
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)  # of pca_lowrank
+    rows = rows - rows.mean(0)
+    means = rows @ torch.pca_lowrank(rows, q=256)[2]
+    means /= means.norm(dim=1).mean()
+    num_classes = len(means)
+    train_counts = (1280 * 256 ** (-torch.arange(num_classes) / (num_classes - 1))).long()
+    train_counts = train_counts[torch.randperm(num_classes, generator=generator)]
+
+    def draw(counts: Tensor) -> Set:
+        labels = torch.repeat_interleave(torch.arange(num_classes), counts)
+        return means[labels] + 0.14 * torch.randn(len(labels), 256, generator=generator), labels
+
+    train = draw(train_counts)
+    sets = [(draw(torch.full((num_classes,), 20)), draw(torch.full((num_classes,), 50)))]
+    weight, bias = torch.zeros(num_classes, 256, requires_grad=True), torch.zeros(num_classes, requires_grad=True)
+    optimizer = torch.optim.SGD([weight, bias], lr=20, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
+    shift = (train_counts / train_counts.sum()).log()
+    for _ in range(1500):
+        batch = torch.randint(len(train[1]), (256,), generator=generator)
+        optimizer.zero_grad()
+        F.cross_entropy(train[0][batch] @ weight.T + bias + shift, train[1][batch]).backward()
+        optimizer.step()
+        scheduler.step()
+    return train, sets, (weight.detach(), bias.detach())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=("reference", "classifier"))
+    parser.add_argument("--objectives", nargs="+", default=["min_recall", "mean_recall", "h_mean"])
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.001, 0.01, 0.1, 0.3, 0.5, 0.8])
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    options = parser.parse_args(argv)
+    root = Path(os.environ["SELMIX_REFERENCE_DATA"])
+    settings = {"reference": (0.01, 2000, 10), "classifier": (0.3, 1000, 50)}[options.data]
+    train, sets, head = (reference_sets if options.data == "reference" else classifier_sets)(root)
+
+    columns = ("mean_recall", "min_recall", "h_mean", "worst_tenth")
+    print("| objective | share | mean recall | min recall | H-mean | worst tenth of the classes |\n|" + " --- |" * 6)
+    rows = []
+
+    def row(objective: str, share: float | None, results: list[dict[str, float]]) -> None:
+        cells = [f"{np.mean([r[c] for r in results]):.4f} ± {np.std([r[c] for r in results]):.4f}" for c in columns]
+        print(f"| {objective} | {'' if share is None else share} | {' | '.join(cells)} |", flush=True)
+        rows.append({"objective": objective, "share": share, "results": results})
+
+    row("start", None, [report(head, held_out) for _, held_out in sets])
+    for objective in options.objectives:
+        for share in options.shares:
+            results = [
+                report(selmix_on_features(train, steers, head, objective, share, *settings, seed), held_out)
+                for seed, (steers, held_out) in enumerate(sets)
+            ]
+            row(objective, share, results)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
