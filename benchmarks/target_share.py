@@ -6,8 +6,8 @@ How sharp should P be? SelMix on stored features for several target shares f of 
 K = 10 one half of the validation set steers and the other is measured, then the halves change places; the test set is
 not touched. K = 1000: the rows of an ImageNet classifier, projected on 256 directions, are the class means; Gaussian
 noise around them gives a long-tailed training set (1,280 to 5 a class), 20 samples a class that steer and 50 that are
-measured; the start is a head trained with the logit-adjusted loss. It has real class similarities, but is no substitute
-for real features.
+measured; the start is a head trained with the logit-adjusted loss. Real class similarities, but no substitute for real
+features.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def selmix_on_features(
     refresh: int,
     seed: int,
 ) -> Head:
-    """The plain loop that SelMixTrainer runs with a frozen backbone; 64 pairs a step, cosine, the defaults otherwise."""
+    """The loop that SelMixTrainer runs with a frozen backbone; 64 pairs a step, cosine, the defaults otherwise."""
     weight, bias = (tensor.clone().requires_grad_() for tensor in head)
     num_classes, generator = len(bias), np.random.default_rng(seed)
     index = ClassIndex(train[1], num_classes)
@@ -89,7 +89,8 @@ def reference_sets(root: Path) -> tuple[Set, list[tuple[Set, Set]], Head]:
     from selmix_hf.collator import ImageCollator
     from selmix_hf.features import DatasetPass
     from selmix_hf.heads import find_head
-    from selmix_hf.long_tail import LongTailedSplit, class_labels
+    from selmix_hf.labels import class_labels
+    from selmix_hf.long_tail import LongTailedSplit
 
     folder = root / "checkpoints" / "cifar10-lt-r100-tf_efficientnet_lite0"
     model = AutoModelForImageClassification.from_pretrained(folder).to(memory_format=torch.channels_last)

@@ -31,8 +31,8 @@ _HOME = {
     "find_head": "heads",
     "make_long_tailed": "long_tail",
     "LongTailedSplit": "long_tail",
-    "load_list_file": "long_tail",
-    "load_list_files": "long_tail",
+    "load_list_file": "list_files",
+    "load_list_files": "list_files",
     "save_plots": "plots",
 }
 

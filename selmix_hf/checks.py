@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import require_all_classes
-from selmix_hf.long_tail import class_labels, infer_label_column
+from selmix_hf.labels import class_labels, infer_label_column
 
 
 def check_model_and_args(model: Any, args: Any) -> None:

@@ -1,4 +1,4 @@
-"""Long-tailed splits of a `datasets.Dataset` and the published list files, reproducible and saved as JSON.
+"""Long-tailed splits of a `datasets.Dataset`, reproducible and saved as JSON.
 
     splits = make_long_tailed(dataset, imbalance_factor=100, validation_per_class=500, save_to="split.json")
     splits["train"], splits["validation"]
@@ -21,127 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDataset, IterableDatasetDict, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
+
+from selmix_hf.labels import (
+    checked_labels,
+    class_labels,
+    excerpt,
+    infer_label_column,
+    is_integer,
+    require_column,
+    require_dataset,
+)
 
 PROFILES = ("exponential", "pareto", "step")
-_LABEL_NAMES = ("label", "labels", "fine_label", "target", "targets")
 _PARTS = ("train", "validation")
 _FORMAT = "selmix_hf.long_tailed_split/1"
-
-
-# Labels
-
-
-def infer_label_column(dataset: Dataset) -> str:
-    """The column that holds the class.
-
-    Candidates are the ClassLabel columns and the integer columns with a customary name (label, labels, fine_label,
-    target, targets). A single candidate is taken; among several, the one called "label" or "labels".
-
-    Raises:
-        ValueError: no candidate, or several (the message names them).
-        TypeError: not a `datasets.Dataset`.
-    """
-    _require_dataset(dataset)
-    candidates = [
-        name
-        for name, feature in dataset.features.items()
-        if isinstance(feature, ClassLabel) or (name in _LABEL_NAMES and _is_integer(feature))
-    ]
-    customary = [name for name in candidates if name in ("label", "labels")]
-    for found in (candidates, customary):
-        if len(found) == 1:
-            return str(found[0])
-    if candidates:
-        raise ValueError(f"which column holds the class? {', '.join(candidates)} all could; pass label_column")
-    raise ValueError(
-        f"no label column found among {', '.join(dataset.column_names)}: expected a ClassLabel column or integers in "
-        f"one of {', '.join(_LABEL_NAMES)}; pass label_column, or use class_encode_column for a column of strings"
-    )
-
-
-def class_labels(dataset: Any, label_column: str | None = None) -> np.ndarray:
-    """The class of every row, as int64 of shape [N]. No image is decoded and no transform of the dataset runs.
-
-    Args:
-        dataset: a `datasets.Dataset`. Of any other map-style dataset the attribute `targets` or `labels` is read;
-            without one, every `dataset[i][label_column]` is (slow: the whole item is loaded).
-        label_column: inferred when None. Passed for a dataset that is not a `datasets.Dataset`, it is looked for as
-            an attribute first.
-
-    Raises:
-        ValueError: labels that are missing, not integers, negative or beyond the ClassLabel's names.
-        TypeError: a streaming dataset, a DatasetDict, or items without named fields.
-    """
-    names = None
-    if isinstance(dataset, Dataset):
-        column = label_column or infer_label_column(dataset)
-        _require_column(dataset, column)
-        feature = dataset.features[column]
-        if not isinstance(feature, ClassLabel) and not _is_integer(feature):
-            raise ValueError(f"column {column!r} holds {feature}, not an integer class; see class_encode_column")
-        names = feature.names if isinstance(feature, ClassLabel) else None
-        # with_format replaces a with_transform; reading dataset[column] would run the transform on every row
-        values = dataset.with_format("numpy")[column][:]
-    else:
-        column, values = _map_style_labels(dataset, label_column)
-    return _checked_labels(np.asarray(values), len(dataset), column, names)
-
-
-def _map_style_labels(dataset: Any, label_column: str | None) -> tuple[str, Any]:
-    if isinstance(dataset, (IterableDataset, IterableDatasetDict)) or not hasattr(dataset, "__getitem__"):
-        raise TypeError(
-            f"a {type(dataset).__name__} has no random access, which sampling by class needs: load it without "
-            "streaming=True, or materialise it with Dataset.from_list(list(dataset))"
-        )
-    if isinstance(dataset, Mapping):
-        raise TypeError(f"expected one dataset, got several: pass one of {', '.join(map(repr, dataset))}")
-    for name in (label_column,) if label_column else ("targets", "labels"):
-        if hasattr(dataset, name):
-            return name, getattr(dataset, name)
-    item = dataset[0] if len(dataset) else ()
-    wanted = (label_column,) if label_column else _LABEL_NAMES
-    known = [name for name in wanted if isinstance(item, Mapping) and name in item]
-    if not known:
-        raise TypeError(
-            f"cannot read the labels of a {type(dataset).__name__}: it has no attribute 'targets' or 'labels', and "
-            f"its items no field {' or '.join(wanted)}. Give it an attribute 'targets'"
-        )
-    return known[0], [dataset[i][known[0]] for i in range(len(dataset))]
-
-
-def _checked_labels(labels: np.ndarray, num_rows: int, column: str, names: Sequence[str] | None) -> np.ndarray:
-    if labels.shape != (num_rows,):
-        raise ValueError(f"expected one label a row, {num_rows} in all; {column!r} has shape {list(labels.shape)}")
-    if num_rows and labels.dtype.kind not in "iu":  # integers with missing values arrive as floats with nan
-        raise ValueError(f"the labels in {column!r} are missing in places or not integers (read as {labels.dtype})")
-    labels = labels.astype(np.int64)
-    limit = np.iinfo(np.int64).max if names is None else len(names)
-    wrong = np.flatnonzero((labels < 0) | (labels >= limit))
-    if wrong.size:
-        allowed = "0 or more" if names is None else f"0 to {limit - 1}"
-        raise ValueError(
-            f"labels in {column!r} must be {allowed}; {wrong.size} are not, the first is {labels[wrong[0]]} in row "
-            f"{wrong[0]} (-1 is customary for unlabelled data: filter those rows out)"
-        )
-    return labels
-
-
-def _is_integer(feature: Any) -> bool:
-    return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))
-
-
-def _require_dataset(dataset: Any) -> None:
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"expected a datasets.Dataset (a single one, not streaming), got a {type(dataset).__name__}")
-
-
-def _require_column(dataset: Dataset, column: str) -> None:
-    if column not in dataset.column_names:
-        raise ValueError(f"no column {column!r} in the dataset; it has {', '.join(dataset.column_names)}")
-
-
-# The split
 
 
 @dataclass(frozen=True)
@@ -274,7 +168,7 @@ class LongTailedSplit:
             ValueError: keys that are missing or duplicated, another class or other class names than when the split
                 was made, or another number of rows when the keys are row numbers.
         """
-        _require_dataset(dataset)
+        require_dataset(dataset)
         if self.key_column is None and self.num_rows not in (None, len(dataset)):
             raise ValueError(f"row numbers of a dataset with {self.num_rows} rows, applied to one with {len(dataset)}")
         return self._select(dataset, _keys(dataset, self.key_column))
@@ -294,7 +188,7 @@ class LongTailedSplit:
         found = class_labels(dataset, self.label_column)[rows]
         names = _label_names(dataset, self.label_column)
         if names is not None and self.label_names is not None and tuple(names) != self.label_names:
-            raise ValueError(f"the class names were {_excerpt(self.label_names)} and are {_excerpt(names)} here")
+            raise ValueError(f"the class names were {excerpt(self.label_names)} and are {excerpt(names)} here")
         wrong = np.flatnonzero(found != np.asarray(expected))
         if wrong.size:
             here, then = (_class_name(int(x[wrong[0]]), self.label_names) for x in (found, expected))
@@ -370,7 +264,7 @@ def long_tailed_split(
         label_names: K class names; None means K = largest label + 1.
         label_column, key_column: recorded for `LongTailedSplit.apply`.
     """
-    labels = _checked_labels(np.asarray(labels), len(labels), label_column or "labels", label_names)
+    labels = checked_labels(np.asarray(labels), len(labels), label_column or "labels", label_names)
     if (keys is None) != (key_column is None):
         raise ValueError("keys and key_column belong together: pass both, or neither for row numbers")
     keys = range(len(labels)) if keys is None else keys
@@ -463,7 +357,7 @@ def make_long_tailed(
         ValueError: more images asked for than a class has, duplicated keys, unusable labels.
         FileExistsError: `save_to` holds another split.
     """
-    _require_dataset(dataset)
+    require_dataset(dataset)
     label_column = label_column or infer_label_column(dataset)
     keys = _keys(dataset, key_column)
     split = long_tailed_split(
@@ -514,20 +408,16 @@ def _class_name(k: int, label_names: Sequence[str] | None) -> str:
     return f"{label_names[k]!r} ({k})" if label_names and k < len(label_names) else str(k)
 
 
-def _excerpt(names: Sequence[str]) -> str:
-    return f"{len(names)} names ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-
-
 def _keys(dataset: Dataset, key_column: str | None) -> Sequence[int | str]:
     """The key of every row: see `make_long_tailed`."""
     if key_column is None:
         return range(len(dataset))
-    _require_column(dataset, key_column)
+    require_column(dataset, key_column)
     feature = dataset.features[key_column]
     plain = dataset.with_format(None).select_columns([key_column])
     if isinstance(feature, Image):
         keys: list[int | str] = list(_image_digests(plain.cast_column(key_column, Image(decode=False)), key_column))
-    elif _is_integer(feature) or (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
+    elif is_integer(feature) or (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
         keys = plain[key_column][:]
     else:
         raise ValueError(f"keys must be strings, integers or images; column {key_column!r} holds {feature}")
@@ -551,82 +441,3 @@ def _image_digests(dataset: Dataset, column: str) -> Iterator[str]:
                 raise ValueError(f"an image is missing in column {column!r}: it cannot serve as key")
             encoded = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
             yield hashlib.sha256(encoded).hexdigest()
-
-
-# Published list files
-
-
-def load_list_file(
-    path: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
-    label_names: Sequence[str] | None = None,
-    check_files: bool = True,
-) -> Dataset:
-    """A dataset from a published list file: ImageNet-LT, Places-LT (Liu et al. 2019), iNaturalist 2018.
-
-    Each line is `relative/path.jpg label`; paths may contain spaces, blank lines are skipped, a leading slash counts
-    as relative. Columns: image (decoded when read) and label (ClassLabel). Load train and test lists of one benchmark
-    with `load_list_files`, so that they share their classes.
-
-    Args:
-        label_names: K class names; None: "0" to the largest label of the file.
-        check_files: look for every image now rather than in the middle of an epoch.
-
-    Raises:
-        ValueError: an empty file, or a line without a path or a valid label (with its line number).
-        FileNotFoundError: images that are not under `image_root`.
-    """
-    return load_list_files({"list": path}, image_root, label_names, check_files)["list"]
-
-
-def load_list_files(
-    paths: Mapping[str, str | os.PathLike[str]],
-    image_root: str | os.PathLike[str],
-    label_names: Sequence[str] | None = None,
-    check_files: bool = True,
-) -> DatasetDict:
-    """Several list files, e.g. {"train": ..., "test": ...}, as datasets that share one ClassLabel.
-
-    Without `label_names`, K is the largest label of all files + 1. Otherwise as `load_list_file`.
-    """
-    if not paths:
-        raise ValueError("no list file given")
-    limit = len(label_names) if label_names is not None else None
-    parsed = {part: _parse_list_file(Path(path), Path(image_root), limit) for part, path in paths.items()}
-    if check_files:
-        for part, (images, _) in parsed.items():
-            missing = [image for image in images if not os.path.isfile(image)]
-            if missing:
-                raise FileNotFoundError(
-                    f"{len(missing)} of {len(images)} images of {paths[part]} are not under image_root="
-                    f"{os.fspath(image_root)!r}, the first are {', '.join(missing[:3])}"
-                )
-    if label_names is None:
-        label_names = [str(k) for k in range(1 + max(max(labels) for _, labels in parsed.values()))]
-    features = Features({"image": Image(), "label": ClassLabel(names=list(label_names))})
-    return DatasetDict(
-        {
-            part: Dataset.from_dict({"image": images, "label": labels}, features=features)
-            for part, (images, labels) in parsed.items()
-        }
-    )
-
-
-def _parse_list_file(path: Path, image_root: Path, limit: int | None) -> tuple[list[str], list[int]]:
-    images, labels = [], []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            image, _, label = line.strip().replace("\t", " ").rpartition(" ")
-            if not image.strip():
-                raise ValueError(f"{path}, line {number}: expected 'path label', found {line.strip()!r}")
-            if not (label.isascii() and label.isdigit()):
-                raise ValueError(f"{path}, line {number}: the label must be an integer from 0, found {label!r}")
-            if limit is not None and int(label) >= limit:
-                raise ValueError(f"{path}, line {number}: label {label}, but there are {limit} label_names")
-            images.append(os.path.join(image_root, image.strip().lstrip("/")))
-            labels.append(int(label))
-    if not images:
-        raise ValueError(f"{path} lists no image")
-    return images, labels

@@ -92,13 +92,13 @@ class SelMixTrainer(Trainer):
         check_datasets(train_dataset, gain_dataset, eval_dataset)
         self.label_column = label_column_of(train_dataset, label_column)
         self.gain_dataset = gain_dataset
-        columns = self.label_column
+        column = self.label_column
         super().__init__(
             model=model,
             args=args,
             data_collator=SelMixCollator(
-                default_collator(train_dataset, processing_class, data_collator, train_transform, columns),
-                default_collator(gain_dataset, processing_class, data_collator, eval_transform, columns),
+                default_collator(train_dataset, processing_class, data_collator, train_transform, column),
+                default_collator(gain_dataset, processing_class, data_collator, eval_transform, column),
             ),
             train_dataset=train_dataset,
             eval_dataset=gain_dataset if eval_dataset is None else eval_dataset,
@@ -139,9 +139,10 @@ class SelMixTrainer(Trainer):
     def start_run(self) -> None:
         """Make the start a candidate for the best checkpoint, so that a run never returns something worse."""
         self._statistics_at = None
-        if self.state.global_step == 0:  # train() may have been called before
-            self.pair_state = PairState(geometry=self._geometry())
-        if self.state.global_step == 0 and self.args.load_best_model_at_end and self.args.eval_strategy != "no":
+        if self.state.global_step > 0:
+            return
+        self.pair_state = PairState(geometry=self._geometry())  # train() may have been called before
+        if self.args.load_best_model_at_end and self.args.eval_strategy != "no":
             self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None)
             self._save_checkpoint(self.model, None)
             self.state.best_model_checkpoint = self._checkpoint_folder()
@@ -152,9 +153,6 @@ class SelMixTrainer(Trainer):
         if self.pair_state.period == period:  # resumed in the middle of it
             return
         statistics = self._gain_set_statistics()
-        require_finite(
-            statistics.centroids @ self.head.weight.to(statistics.centroids).T, "gain", self.state.global_step
-        )
         self.gain_counts = statistics.counts.cpu()
         self.start_counts = self.gain_counts if self.start_counts is None else self.start_counts
         multipliers = self.objective.update_multipliers(self.pair_state.multipliers, self.gain_counts)
@@ -186,6 +184,8 @@ class SelMixTrainer(Trainer):
             dataset = self.gain_dataset if self._gain_features is None else self._gain_features
             with isolated_random_state(self._seed()):
                 statistics = self._pass().statistics(dataset, self.data_collator.eval_collator)
+            logits_KK = statistics.centroids @ self.head.weight.to(statistics.centroids).T
+            require_finite(logits_KK, "gain", self.state.global_step)  # before a checkpoint is written
             self._statistics_at = (self.state.global_step, statistics)
         return self._statistics_at[1]
 
@@ -393,8 +393,7 @@ class SelMixTrainer(Trainer):
 
     def _probe_inputs(self) -> dict[str, Any]:
         with isolated_random_state(0):
-            batch = dict(
-                self.data_collator.eval_collator(list(fetch(self.gain_dataset, [0, len(self.gain_dataset) - 1])))
-            )
+            examples = list(fetch(self.gain_dataset, [0, len(self.gain_dataset) - 1]))
+            batch = dict(self.data_collator.eval_collator(examples))
         batch.pop("labels", None)
         return self._prepare_inputs(batch)

@@ -9,7 +9,6 @@ import pytest
 import tiny
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback, pipeline
-from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 import selmix_hf.trainer
 from selmix_hf import ClassIndex, PairSampler, SelMixTrainer
@@ -114,8 +113,7 @@ def test_freezing_trains_the_head_alone(finished):
 
 def test_timm_model_reloads_offline(tmp_path):
     model = tiny.model("test_convnext")
-    processor = TimmWrapperImageProcessor(pretrained_cfg=model.config.pretrained_cfg)
-    run = tiny.trainer(tmp_path / "run", model, processing_class=processor, max_steps=4, freeze_backbone=True)
+    run = tiny.trainer(tmp_path / "run", model, max_steps=4, freeze_backbone=True)
     run.train()
     run.save_model(str(tmp_path / "saved"))
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "saved")
@@ -123,7 +121,7 @@ def test_timm_model_reloads_offline(tmp_path):
     image = tiny.images()[0]["image"]
     answers = pipeline("image-classification", str(tmp_path / "saved"))(image, top_k=4)
     with torch.no_grad():
-        pixels = processor(image, return_tensors="pt")["pixel_values"]
+        pixels = run.processing_class(image, return_tensors="pt")["pixel_values"]
         scores = run.model.eval()(pixel_values=pixels).logits[0].softmax(0)
     for answer in answers:
         assert answer["score"] == pytest.approx(float(scores[tiny.NAMES.index(answer["label"])]), abs=1e-5)
@@ -391,6 +389,7 @@ def test_a_gain_that_is_not_finite_stops(freeze, tmp_path):
     run.add_callback(At("on_epoch_end", spoil))
     with pytest.raises(FloatingPointError, match="the gain is not finite at step 8"):
         run.train()
+    assert not (tmp_path / "checkpoint-8").exists()
     saved = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-4")
     assert all(bool(value.isfinite().all()) for value in tiny.weights(saved).values())
 

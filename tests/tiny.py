@@ -1,6 +1,7 @@
 """Tiny random models and made-up images that the trainer's tests share: fast, offline, and with something to learn."""
 
 import gc
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers import (
     ViTImageProcessor,
     set_seed,
 )
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from selmix_hf import SelMixConfig, SelMixTrainer
 
@@ -62,7 +64,9 @@ def images(counts=TRAIN_COUNTS, seed: int = 0, names=NAMES) -> Dataset:
     return Dataset.from_dict({"image": pictures, "label": labels.tolist()}, features=features)
 
 
-def processor() -> ViTImageProcessor:
+def processor(model: Any = None) -> Any:
+    if isinstance(model, TimmWrapperForImageClassification):
+        return TimmWrapperImageProcessor(pretrained_cfg=model.config.pretrained_cfg)
     return ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 
 
@@ -113,6 +117,7 @@ def config(folder: str | Path, **options: Any) -> SelMixConfig:
         "disable_tqdm": True,
         "report_to": "none",
         "use_cpu": True,
+        "ddp_backend": "gloo" if "WORLD_SIZE" in os.environ else None,
         "dataloader_pin_memory": False,
     }
     return SelMixConfig(str(folder), **{**defaults, **options})
@@ -124,11 +129,12 @@ def trainer(folder: str | Path, kind: Any = "resnet", **options: Any) -> SelMixT
     own += ("eval_transform", "compute_metrics", "compute_loss_func", "callbacks", "data_collator", "head_name")
     own += ("label_column", "optimizers")
     given = {name: options.pop(name) for name in own if name in options}
+    made = model(kind) if isinstance(kind, str) else kind
     if "eval_transform" not in given and "data_collator" not in given:
-        given.setdefault("processing_class", processor())
+        given.setdefault("processing_class", processor(made))
     given.setdefault("train_dataset", images())
     given.setdefault("gain_dataset", images(GAIN_COUNTS, seed=1))
-    return SelMixTrainer(model(kind) if isinstance(kind, str) else kind, config(folder, **options), **given)
+    return SelMixTrainer(made, config(folder, **options), **given)
 
 
 def losses(run: SelMixTrainer) -> list[float]:

@@ -1,0 +1,127 @@
+"""Which column holds the class, and the class of every row, read fast and without running a transform.
+
+Shape suffix in the docstrings: [N], one entry a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, IterableDataset, IterableDatasetDict, Value
+
+_LABEL_NAMES = ("label", "labels", "fine_label", "target", "targets")
+
+
+def infer_label_column(dataset: Dataset) -> str:
+    """The column that holds the class.
+
+    Candidates are the ClassLabel columns and the integer columns with a customary name (label, labels, fine_label,
+    target, targets). A single candidate is taken; among several, the one called "label" or "labels".
+
+    Raises:
+        ValueError: no candidate, or several (the message names them).
+        TypeError: not a `datasets.Dataset`.
+    """
+    require_dataset(dataset)
+    candidates = [
+        name
+        for name, feature in dataset.features.items()
+        if isinstance(feature, ClassLabel) or (name in _LABEL_NAMES and is_integer(feature))
+    ]
+    customary = [name for name in candidates if name in ("label", "labels")]
+    for found in (candidates, customary):
+        if len(found) == 1:
+            return str(found[0])
+    if candidates:
+        raise ValueError(f"which column holds the class? {', '.join(candidates)} all could; pass label_column")
+    raise ValueError(
+        f"no label column found among {', '.join(dataset.column_names)}: expected a ClassLabel column or integers in "
+        f"one of {', '.join(_LABEL_NAMES)}; pass label_column, or use class_encode_column for a column of strings"
+    )
+
+
+def class_labels(dataset: Any, label_column: str | None = None) -> np.ndarray:
+    """The class of every row, as int64 of shape [N]. No image is decoded and no transform of the dataset runs.
+
+    Args:
+        dataset: a `datasets.Dataset`. Of any other map-style dataset the attribute `targets` or `labels` is read;
+            without one, every `dataset[i][label_column]` is (slow: the whole item is loaded).
+        label_column: inferred when None. Passed for a dataset that is not a `datasets.Dataset`, it is looked for as
+            an attribute first.
+
+    Raises:
+        ValueError: labels that are missing, not integers, negative or beyond the ClassLabel's names.
+        TypeError: a streaming dataset, a DatasetDict, or items without named fields.
+    """
+    names = None
+    if isinstance(dataset, Dataset):
+        column = label_column or infer_label_column(dataset)
+        require_column(dataset, column)
+        feature = dataset.features[column]
+        if not isinstance(feature, ClassLabel) and not is_integer(feature):
+            raise ValueError(f"column {column!r} holds {feature}, not an integer class; see class_encode_column")
+        names = feature.names if isinstance(feature, ClassLabel) else None
+        # with_format replaces a with_transform; reading dataset[column] would run the transform on every row
+        values = dataset.with_format("numpy")[column][:]
+    else:
+        column, values = _map_style_labels(dataset, label_column)
+    return checked_labels(np.asarray(values), len(dataset), column, names)
+
+
+def _map_style_labels(dataset: Any, label_column: str | None) -> tuple[str, Any]:
+    if isinstance(dataset, (IterableDataset, IterableDatasetDict)) or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            f"a {type(dataset).__name__} has no random access, which sampling by class needs: load it without "
+            "streaming=True, or materialise it with Dataset.from_list(list(dataset))"
+        )
+    if isinstance(dataset, Mapping):
+        raise TypeError(f"expected one dataset, got several: pass one of {', '.join(map(repr, dataset))}")
+    for name in (label_column,) if label_column else ("targets", "labels"):
+        if hasattr(dataset, name):
+            return name, getattr(dataset, name)
+    item = dataset[0] if len(dataset) else ()
+    wanted = (label_column,) if label_column else _LABEL_NAMES
+    known = [name for name in wanted if isinstance(item, Mapping) and name in item]
+    if not known:
+        raise TypeError(
+            f"cannot read the labels of a {type(dataset).__name__}: it has no attribute 'targets' or 'labels', and "
+            f"its items no field {' or '.join(wanted)}. Give it an attribute 'targets'"
+        )
+    return known[0], [dataset[i][known[0]] for i in range(len(dataset))]
+
+
+def checked_labels(labels: np.ndarray, num_rows: int, column: str, names: Sequence[str] | None) -> np.ndarray:
+    if labels.shape != (num_rows,):
+        raise ValueError(f"expected one label a row, {num_rows} in all; {column!r} has shape {list(labels.shape)}")
+    if num_rows and labels.dtype.kind not in "iu":  # integers with missing values arrive as floats with nan
+        raise ValueError(f"the labels in {column!r} are missing in places or not integers (read as {labels.dtype})")
+    labels = labels.astype(np.int64)
+    limit = np.iinfo(np.int64).max if names is None else len(names)
+    wrong = np.flatnonzero((labels < 0) | (labels >= limit))
+    if wrong.size:
+        allowed = "0 or more" if names is None else f"0 to {limit - 1}"
+        raise ValueError(
+            f"labels in {column!r} must be {allowed}; {wrong.size} are not, the first is {labels[wrong[0]]} in row "
+            f"{wrong[0]} (-1 is customary for unlabelled data: filter those rows out)"
+        )
+    return labels
+
+
+def is_integer(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))
+
+
+def require_dataset(dataset: Any) -> None:
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"expected a datasets.Dataset (a single one, not streaming), got a {type(dataset).__name__}")
+
+
+def require_column(dataset: Dataset, column: str) -> None:
+    if column not in dataset.column_names:
+        raise ValueError(f"no column {column!r} in the dataset; it has {', '.join(dataset.column_names)}")
+
+
+def excerpt(names: Sequence[str]) -> str:
+    return f"{len(names)} names ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"

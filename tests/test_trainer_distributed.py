@@ -1,0 +1,50 @@
+"""Two processes do what one does with the same global batch: same pairs, losses, P and weights."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import distributed_run
+import pytest
+import tiny
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The folder with what each process wrote. CPU processes may abort at exit: only the files count."""
+    folder = tmp_path_factory.mktemp("two")
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    launcher += ["--rdzv_endpoint", "localhost:0", distributed_run.__file__, str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *launcher], env=environment, capture_output=True, text=True, timeout=300)
+    missing = [case for case in distributed_run.CASES if not (folder / f"{case}-1.pt").is_file()]
+    assert not missing, f"{missing}: {done.stderr[-3000:]}"
+    return folder
+
+
+@pytest.mark.parametrize("case", distributed_run.CASES)
+def test_two_processes_equal_one(case, two_processes, tmp_path):
+    two = [torch.load(two_processes / f"{case}-{rank}.pt", weights_only=False) for rank in (0, 1)]
+    one = distributed_run.run_case(tmp_path, case, batch=8)
+
+    for (counts, probability), (first, p), (second, q) in zip(one["counts"], *(x["counts"] for x in two), strict=True):
+        assert int(counts.sum()) == sum(tiny.GAIN_COUNTS) == 33  # odd: nothing is padded, nothing seen twice
+        assert torch.equal(first, counts) and torch.equal(second, counts)
+        assert torch.equal(p, q) and torch.allclose(p, probability, atol=1e-6)
+    assert len(one["draws"]) == 8
+    for step, whole in enumerate(one["draws"]):
+        parts = [process["draws"][step] for process in two]
+        assert [part.shape for part in parts] == [(2, 4), (2, 4)]
+        assert torch.equal(torch.cat(parts, 1), whole)
+    assert two[0]["losses"] == pytest.approx(one["losses"], abs=1e-6) and len(set(one["losses"])) == 8
+    for process in two:
+        assert process["best"] == one["best"]
+        assert tiny.largest_difference(process["weights"], one["weights"]) < 1e-6
+        for moment in ("start", "end"):
+            for name in ("eval_loss", "eval_accuracy", "eval_mean_recall", "eval_recall/grey", "eval_selection_score"):
+                assert process[moment][name] == pytest.approx(one[moment][name], abs=1e-6)
+    assert tiny.largest_difference(two[0]["weights"], two[1]["weights"]) == 0
