@@ -47,6 +47,31 @@ PIXELS = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "inter
 CLASSES = [str(digit) for digit in range(10)]
 
 
+from torchvision.transforms import v2
+import os
+
+AUG = int(os.environ.get("AUG", "1"))
+aug = v2.Compose(
+    [
+        v2.Resize(32),
+        v2.RandomAffine(10, (0.08, 0.08), (0.9, 1.1), shear=8),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5] * 3, [0.5] * 3),
+    ]
+)
+
+
+class _C:
+    def __init__(s):
+        s.a = ImageCollator(transform=aug)
+        s.b = ImageCollator(image_processor())
+        s.t = True
+
+    def __call__(s, e):
+        return s.a(e) if len(e) <= 32 else s.b(e)
+
+
 @dataclass
 class Arguments:
     objective: str = field(default="min_recall", metadata={"help": "What SelMix optimises."})
@@ -65,15 +90,20 @@ def long_tailed_digits(seed: int) -> DatasetDict:
     images = [(image * 255 / 16).astype(np.uint8) for image in digits.images]
     features = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
     dataset = Dataset.from_dict({"image": images, "label": digits.target}, features=features)
-    parts = make_long_tailed(dataset, imbalance_factor=1, validation_per_class=60, seed=seed)
+    parts = make_long_tailed(dataset, imbalance_factor=1, validation_per_class=70, seed=seed)
     splits = make_long_tailed(
-        parts["train"], imbalance_factor=42, max_per_class=84, validation_per_class=30, seed=seed
+        parts["train"], imbalance_factor=60, max_per_class=60, validation_per_class=40, seed=seed
     )
     return DatasetDict(**splits, test=parts["validation"])
 
 
 def train_stage1(
-    model: TimmWrapperForImageClassification, arguments: Arguments, seed: int, splits: DatasetDict, steps: int, metric: str
+    model: TimmWrapperForImageClassification,
+    arguments: Arguments,
+    seed: int,
+    splits: DatasetDict,
+    steps: int,
+    metric: str,
 ) -> Trainer:
     """Train with the logit-adjusted loss; the trainer's model is the best one by a metric of the validation set."""
     trainer = Trainer(
@@ -100,7 +130,7 @@ def train_stage1(
         ),
         train_dataset=splits["train"],
         eval_dataset=splits["validation"],
-        data_collator=ImageCollator(image_processor()),
+        data_collator=ImageCollator(image_processor()) if not AUG else _C(),
         compute_loss_func=LogitAdjustedLoss(np.bincount(splits["train"]["label"])),
         compute_metrics=make_compute_metrics(len(CLASSES), per_class=False),
     )
@@ -124,7 +154,9 @@ def new_model(seed: int) -> TimmWrapperForImageClassification:
     return TimmWrapperForImageClassification(config)
 
 
-def fine_tune(model, arguments: Arguments, seed: int, splits: DatasetDict, pair_sampling: str = "selmix") -> SelMixTrainer:
+def fine_tune(
+    model, arguments: Arguments, seed: int, splits: DatasetDict, pair_sampling: str = "selmix"
+) -> SelMixTrainer:
     trainer = SelMixTrainer(
         model=model,
         args=SelMixConfig(
@@ -149,6 +181,16 @@ def fine_tune(model, arguments: Arguments, seed: int, splits: DatasetDict, pair_
 
 
 def test_counts(model, splits):
-    trainer = Trainer(model, TrainingArguments("/tmp/unused", remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=False, report_to="none"), data_collator=ImageCollator(image_processor()))
+    trainer = Trainer(
+        model,
+        TrainingArguments(
+            "/tmp/unused",
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            report_to="none",
+        ),
+        data_collator=ImageCollator(image_processor()),
+    )
     out = trainer.predict(splits["test"])
     return confusion_counts(torch.as_tensor(out.label_ids), torch.as_tensor(out.predictions), len(CLASSES))

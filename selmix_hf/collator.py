@@ -123,9 +123,7 @@ def default_collator(
         if transform is not None:
             raise ValueError("give either a data_collator or transforms: a collator of your own applies its own.")
         return data_collator
-    if columns and (
-        transform is not None or hasattr(processing_class, "image_processor_type") or not _is_set_up(dataset)
-    ):
+    if columns and (transform is not None or not _makes_inputs(dataset, columns[0])):
         if len(columns) > 1:
             raise ValueError(f"the dataset has several image columns ({', '.join(columns)}): keep one.")
         return ImageCollator(processing_class, transform, columns[0], label_column)
@@ -136,6 +134,10 @@ def default_collator(
     return default_data_collator
 
 
-def _is_set_up(dataset: Any) -> bool:
-    """Whether the user's own transform already makes model inputs of the dataset."""
-    return getattr(dataset, "format", {}).get("type") is not None
+def _makes_inputs(dataset: Any, image_column: str) -> bool:
+    """Whether the dataset's own transform already makes model inputs of its images."""
+    if getattr(dataset, "format", {}).get("type") != "custom":
+        return False
+    with isolated_random_state(0):
+        example = dataset[0]
+    return "pixel_values" in example or image_column not in example

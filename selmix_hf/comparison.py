@@ -34,23 +34,40 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def before_after_table(before: Mapping[str, Any], after: Mapping[str, Any], per_class: bool = False) -> str:
-    """Two reports of `classification_metrics`, side by side; with `per_class`, the recall of every class too."""
-    rows = [[title, *_change(before[name], after[name])] for name, title in KEY_METRICS.items()]
-    rows.append(["worst class", before["worst_class"], after["worst_class"], ""])
+def before_after_table(
+    before: Sequence[Mapping[str, Any]],
+    after: Sequence[Mapping[str, Any]],
+    intervals: Mapping[str, tuple[float, float, float]] | None = None,
+    per_class: bool = False,
+) -> str:
+    """Before, after and the change, with the spread over seeds where there are several.
+
+    Args:
+        before, after: reports of `classification_metrics`, one a seed.
+        intervals: of `paired_bootstrap`, for a last column.
+        per_class: whether to add the recall of every class.
+    """
+    titles = dict(KEY_METRICS)
     if per_class:
-        recall_names = [name for name in before if name.startswith("recall/")]
-        rows += [[f"recall of {n.removeprefix('recall/')}", *_change(before[n], after[n])] for n in recall_names]
-    return markdown_table(["", "before", "after", "change"], rows)
-
-
-def _change(before: float, after: float) -> list[str]:
-    return [f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"]
+        titles |= {n: f"recall of {n.removeprefix('recall/')}" for n in before[0] if n.startswith("recall/")}
+    rows = []
+    for name, title in titles.items():
+        values_before, values_after = ([float(report[name]) for report in side] for side in (before, after))
+        row = [title, mean_and_sd(values_before), mean_and_sd(values_after)]
+        row.append(f"{np.mean(values_after) - np.mean(values_before):+.3f}")
+        if intervals is not None:
+            row.append("{:+.3f} to {:+.3f}".format(*intervals[name][1:]) if name in intervals else "")
+        rows.append(row)
+    worst = [", ".join(dict.fromkeys(str(report["worst_class"]) for report in side)) for side in (before, after)]
+    header = ["", "before", "after", "change"] + (["95% interval"] if intervals is not None else [])
+    rows.insert(len(KEY_METRICS), ["worst class", *worst] + [""] * (len(header) - 3))
+    return markdown_table(header, rows)
 
 
 def mean_and_sd(values: Sequence[float]) -> str:
-    """Such as "0.812 ± 0.013", with the sample standard deviation; the bare number where there is one only."""
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+    """Such as "0.812 ± 0.013", with the sample standard deviation; the bare number where all are one."""
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(set(values)) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
 
 
 def seeds_table(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -111,6 +111,8 @@ class SelMixConfig(TrainingArguments):
             self.refresh_steps = 10 if self.freeze_backbone else 50
         self._check()
         super().__post_init__()
+        if self.accelerator_config.split_batches:  # by now no longer a dictionary or the name of a file
+            raise ValueError("split_batches would make a period too long: set per_device_train_batch_size instead.")
         if self.n_gpu > 1:
             raise ValueError(
                 f"found {self.n_gpu} GPUs in one process, which Trainer would drive by DataParallel; start one "
@@ -168,8 +170,6 @@ class SelMixConfig(TrainingArguments):
             raise ValueError("remove_unused_columns must stay False: the raw columns are needed to make pairs.")
         if self.auto_find_batch_size:
             raise ValueError("auto_find_batch_size would change the length of a period: set the batch size.")
-        if isinstance(self.accelerator_config, dict) and self.accelerator_config.get("split_batches"):
-            raise ValueError("split_batches would make a period too long: set per_device_train_batch_size instead.")
 
 
 def _parse_constraints(text: str) -> dict[str, float]:

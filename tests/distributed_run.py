@@ -1,6 +1,6 @@
 """What test_trainer_distributed starts in two processes: runs that write what they saw to files.
 
-    torchrun --nproc_per_node 2 tests/distributed_run.py FOLDER
+torchrun --nproc_per_node 2 tests/distributed_run.py FOLDER
 """
 
 import sys

@@ -34,6 +34,7 @@ FLOORS = {
     "collator": 4,
     "arguments": 4,
     "comparison": 4,
+    "loading": 4,
     "checks": 5,
     "comparison": 5,
     "health": 4,

@@ -158,7 +158,13 @@ def test_changed_periods_are_refused(changed, tmp_path):
 
 
 def test_same_geometry_by_other_means_is_accepted(tmp_path):
-    options = {"freeze_backbone": True, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
+    options = {
+        "freeze_backbone": True,
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "eval_strategy": "no",
+    }
     options["load_best_model_at_end"] = False
     whole = tiny.trainer(tmp_path, **options)
     whole.train()

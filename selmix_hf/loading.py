@@ -1,0 +1,94 @@
+"""Data and checkpoints by name, from a folder or from the Hub, with a sentence where that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict, Image, load_dataset
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+
+def load_images(name: str) -> DatasetDict:
+    """Splits "train" and "test", with one image column, of a Hub id or a folder with train.parquet and test.parquet.
+
+    Raises:
+        FileNotFoundError: nothing that can be loaded.
+        ValueError: a split is missing, or there is not one image column.
+    """
+    folder = Path(name)
+    files = {part: folder / f"{part}.parquet" for part in ("train", "test")}
+    if folder.is_dir():
+        missing = [file.name for file in files.values() if not file.is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"the folder {name!r} must hold train.parquet and test.parquet, but "
+                f"{' and '.join(missing)} is not there."
+            )
+        dataset = load_dataset("parquet", data_files={part: str(file) for part, file in files.items()})
+    else:
+        try:
+            dataset = load_dataset(name)
+        except Exception as error:
+            raise FileNotFoundError(
+                f"{name!r} is no folder here ({Path.cwd()}) and could not be loaded from the Hub "
+                f"({type(error).__name__}). Give a folder with train.parquet and test.parquet, or a Hub id such as "
+                "uoft-cs/cifar10 with the network on."
+            ) from error
+    if missing := {"train", "test"} - set(dataset):
+        raise ValueError(f"the dataset {name!r} has the splits {', '.join(dataset)}, without {' and '.join(missing)}.")
+    columns = [column for column, kind in dataset["train"].features.items() if isinstance(kind, Image)]
+    if len(columns) != 1:
+        raise ValueError(
+            f"the dataset {name!r} must have one image column, found {columns or 'none'} among "
+            f"{', '.join(dataset['train'].column_names)}."
+        )
+    return dataset
+
+
+def load_classifier(name: str, class_names: Sequence[str], image_size: int | None = None) -> tuple[Any, Any]:
+    """An image classifier trained on the given classes, and its image processor.
+
+    Args:
+        name: a Hub id or a folder.
+        class_names: K names, for the check and the message.
+        image_size: side in pixels, in the place of the checkpoint's own; saved with the model.
+
+    Raises:
+        FileNotFoundError: nothing that can be loaded.
+        ValueError: another number of classes, or weights that are missing.
+    """
+    try:
+        model, info = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True)
+        processor = AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"no image classifier with its image processor could be loaded from {name!r}, as a "
+            f"folder in {Path.cwd()} or from the Hub ({str(error).splitlines()[0]}). Give a folder that "
+            "save_pretrained wrote, or a Hub id with the network on."
+        ) from error
+    if model.config.num_labels != len(class_names):
+        raise ValueError(
+            f"the checkpoint {name!r} tells {model.config.num_labels} classes apart, the data have "
+            f"{len(class_names)} ({', '.join(class_names)}). SelMix starts where training on these classes ended: "
+            "train the checkpoint on them first, for instance with selmix_hf.LogitAdjustedLoss."
+        )
+    if info["missing_keys"]:
+        raise ValueError(
+            f"the checkpoint {name!r} lacks {len(info['missing_keys'])} weights, which would be random "
+            f"({', '.join(sorted(info['missing_keys'])[:3])}). Was it trained as a classifier?"
+        )
+    return model, processor if image_size is None else _resized(model, processor, image_size)
+
+
+def _resized(model: Any, processor: Any, side: int) -> Any:
+    """The processor for images of another size, which the saved model then asks for too."""
+    if hasattr(model.config, "pretrained_cfg"):
+        model.config.pretrained_cfg = {**model.config.pretrained_cfg, "input_size": [3, side, side]}
+        return type(processor)(pretrained_cfg=model.config.pretrained_cfg, architecture=model.config.architecture)
+    for name in ("size", "crop_size"):
+        old = getattr(processor, name, None)
+        if old:
+            setattr(processor, name, dict.fromkeys(old, side))
+    return processor

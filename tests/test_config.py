@@ -1,0 +1,127 @@
+"""SelMixConfig: documented defaults, checks before any weight loads, and the command line."""
+
+import dataclasses
+import inspect
+import json
+import re
+
+import pytest
+from transformers import HfArgumentParser, TrainingArguments
+
+from selmix_hf import SelMixConfig
+
+QUIET = {"use_cpu": True}
+
+
+def test_the_docstring_lists_exactly_the_changed_defaults():
+    """Between "Defaults that differ" and "Args", every option in backquotes with its new default."""
+    theirs = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+    changed = {
+        field.name: field.default
+        for field in dataclasses.fields(SelMixConfig)
+        if field.name in theirs and field.default != theirs[field.name]
+    }
+    listing = inspect.getdoc(SelMixConfig).split("Defaults that differ")[1].split("Args:")[0]
+    entries = re.findall(r"`(\w+)` (?:stays )?(\"[^\"]*\"|True|False|None|-?[\d.]*\d)", listing)
+    documented = {name: json.loads(value.replace("T", "t").replace("F", "f")) for name, value in entries}
+    assert documented.pop("report_to") == SelMixConfig(**QUIET).report_to[0:1] or "none"
+    assert documented == changed
+
+
+def test_learning_rates_and_periods_follow_the_backbone():
+    whole, frozen = SelMixConfig(**QUIET), SelMixConfig(freeze_backbone=True, **QUIET)
+    assert (whole.learning_rate, whole.refresh_steps) == (0.003, 50)
+    assert (frozen.learning_rate, frozen.refresh_steps) == (0.01, 10)
+    assert whole.backbone_learning_rate == pytest.approx(0.0001)
+    assert SelMixConfig(learning_rate=0.6, **QUIET).backbone_learning_rate == pytest.approx(0.02)
+    assert SelMixConfig(backbone_learning_rate=0.0, **QUIET).backbone_learning_rate == 0
+    assert SelMixConfig(freeze_backbone=True, refresh_steps=7, **QUIET).refresh_steps == 7
+
+
+def test_the_best_checkpoint_is_the_highest_score():
+    """Set after TrainingArguments' own checks, greater_is_better would be None and the worst checkpoint would win."""
+    config = SelMixConfig(**QUIET)
+    assert (config.metric_for_best_model, config.greater_is_better) == ("selection_score", True)
+
+
+def test_nothing_is_reported_to_trackers_unless_asked():
+    assert SelMixConfig(**QUIET).report_to in ([], ["none"], "none")
+
+
+def test_command_line():
+    words = "--output_dir out --objective mean_recall --inverse_temperature 100 --max_steps 20 --use_cpu True "
+    words += "--learning_rate 0.02 --freeze_backbone True --min_memory 0.5 --class_prior balanced"
+    (config,) = HfArgumentParser(SelMixConfig).parse_args_into_dataclasses(
+        [*words.split(), "--constraints", '{"coverage": 0.95}']
+    )
+    assert isinstance(config, SelMixConfig) and config.output_dir == "out"
+    assert config.constraints == {"coverage": 0.95} and config.temperature == 100.0
+    assert (config.objective, config.max_steps, config.learning_rate) == ("mean_recall", 20, 0.02)
+    assert config.freeze_backbone is True and config.min_memory == 0.5 and config.class_prior == "balanced"
+
+
+def test_command_line_defaults_equal_the_classs():
+    (config,) = HfArgumentParser(SelMixConfig).parse_args_into_dataclasses(["--use_cpu", "True"])
+    plain = SelMixConfig(use_cpu=True)
+    for field in dataclasses.fields(SelMixConfig):
+        if field.name not in ("logging_dir", "run_name"):
+            assert getattr(config, field.name) == getattr(plain, field.name), field.name
+
+
+def test_a_dictionary_of_options(tmp_path):
+    file = tmp_path / "options.json"
+    file.write_text(json.dumps({"objective": "h_mean", "constraints": {"coverage": 0.9}, "use_cpu": True}))
+    (config,) = HfArgumentParser(SelMixConfig).parse_json_file(str(file))
+    assert config.objective == "h_mean" and config.constraints == {"coverage": 0.9}
+    again = SelMixConfig(**{k: v for k, v in config.to_dict().items() if k in ("objective", "constraints", "use_cpu")})
+    assert again.constraints == {"coverage": 0.9}
+    assert json.loads(config.to_json_string())["constraints"] == {"coverage": 0.9}
+
+
+@pytest.mark.parametrize(("given", "temperature"), [("auto", "auto"), ("3.5", 3.5), (7, 7.0), (100.0, 100.0)])
+def test_temperature(given, temperature):
+    assert SelMixConfig(inverse_temperature=given, **QUIET).temperature == temperature
+
+
+def test_objective_of_the_options():
+    config = SelMixConfig(objective="min_recall", constraints='{"coverage": 0.95}', min_rate=7.0, **QUIET)
+    objective = config.make_objective(class_counts=[5, 4, 3])
+    assert objective.name == "min_recall_coverage" and objective.metric.rate == 7.0
+    assert objective.class_prior == "balanced" and objective.tolerance == 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"objective": "min_recal"}, "unknown objective 'min_recal'; did you mean 'min_recall'"),
+        ({"objective": "recall_of_the_mean"}, "unknown objective .*Known: g_mean, h_mean"),
+        ({"constraints": {"coverge": 0.9}}, "unknown constraint 'coverge'; did you mean 'coverage'"),
+        ({"constraints": "{coverage: 0.9}"}, "constraints must be JSON such as .* found '{coverage: 0.9}'"),
+        ({"constraints": "[0.9]"}, r"constraints must map names to levels, found '\[0.9\]'"),
+        ({"constraints": {"coverage": 95}}, r"the level of constraint 'coverage' must lie in \(0, 1\], found 95"),
+        ({"class_prior": "uniform"}, "class_prior must be 'validation', 'balanced'"),
+        ({"beta_min": 1.2}, r"beta_min must lie in \[0, 1\], found 1.2"),
+        ({"beta_min": -0.1}, "beta_min must lie in"),
+        ({"pair_sampling": "best"}, "pair_sampling must be one of selmix, uniform, greedy, found 'best'"),
+        ({"inverse_temperature": "hot"}, "inverse_temperature must be 'auto' or a number >= 0, found 'hot'"),
+        ({"inverse_temperature": -1}, "inverse_temperature must be 'auto' or a number >= 0"),
+        ({"target_share": 1.5}, r"target_share must lie in \(0, 1\], found 1.5"),
+        ({"min_memory": 1.0}, r"min_memory must lie in \[0, 1\), found 1.0"),
+        ({"constraint_update": "newton"}, "constraint_update must be 'projected_gradient' or 'exponential'"),
+        ({"tail_share": 0.0, "objective": "min_head_tail_recall"}, "tail_share must lie between 0 and 1"),
+        ({"refresh_steps": -1}, "refresh_steps must be at least 1"),
+        ({"max_steps": -1}, "max_steps must be at least 1"),
+        ({"feature_views": 2}, "feature_views stores views for freeze_backbone=True"),
+        (
+            {"num_train_epochs": 10},
+            "num_train_epochs=10 would count SelMix periods of 50 steps.*set max_steps instead",
+        ),
+        ({"remove_unused_columns": True}, "remove_unused_columns must stay False"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size would change the length of a period"),
+        ({"accelerator_config": {"split_batches": True}}, "split_batches would make a period too long"),
+        ({"accelerator_config": '{"split_batches": true}'}, "split_batches would make a period too long"),
+    ],
+)
+def test_bad_options_are_refused_before_any_weight_loads(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        SelMixConfig(**options, **QUIET)

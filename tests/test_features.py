@@ -1,0 +1,162 @@
+"""Stored features are those of the whole model, row by row, and take its place in front of the head."""
+
+import pytest
+import tiny
+import torch
+
+from selmix_hf import ImageCollator, find_head
+from selmix_hf.collator import SelMixCollator
+from selmix_hf.feature_cache import FeatureCache, backbone_fingerprint
+from selmix_hf.features import (
+    FEATURES,
+    DatasetPass,
+    FeatureDataset,
+    collate_features,
+    features_as_inputs,
+)
+
+DATA = tiny.images((5, 4, 3, 3))
+COLLATOR = ImageCollator(transform=tiny.to_tensor)
+PIXELS = COLLATOR(list(DATA))["pixel_values"]
+
+
+def look(kind="convnext", **options):
+    model = tiny.model(kind)
+    head = find_head(model, {"pixel_values": PIXELS[:2]})
+    return DatasetPass(model, head, **{"batch_size": 4, **options})
+
+
+def test_rows_views_and_labels():
+    features = torch.arange(24.0).reshape(2, 4, 3)
+    dataset = FeatureDataset(features, [0, 1, 1, 2])
+    assert len(dataset) == 8 and dataset.num_views == 2
+    assert dataset.labels.tolist() == [0, 1, 1, 2] * 2
+    assert torch.equal(dataset[5][FEATURES], features[1, 1]) and dataset[5]["labels"] == 1
+    batch = collate_features(dataset.__getitems__([5, 0]))
+    assert torch.equal(batch[FEATURES], torch.stack([features[1, 1], features[0, 0]]))
+    assert batch["labels"].tolist() == [1, 0]
+    assert FeatureDataset(features[0], [0, 1, 1, 2]).num_views == 1
+    with pytest.raises(ValueError, match=r"3 labels do not fit features of shape \(2, 4, 3\)"):
+        FeatureDataset(features, [0, 1, 2])
+
+
+@pytest.mark.parametrize("kind", ["convnext", "resnet", "vit", "deit-distilled"])
+def test_the_head_makes_the_models_logits_of_stored_features(kind):
+    at = look(kind)
+    features = at.features(DATA, COLLATOR)
+    assert features.shape == (15, at.head.num_features) and features.dtype == torch.float32
+    with torch.no_grad():
+        expected = at.model(pixel_values=PIXELS).logits
+        assert torch.allclose(at.head.logits(features), expected, atol=1e-5)
+
+
+def test_statistics_by_hand():
+    at = look()
+    features, labels = at.features(DATA, COLLATOR), torch.tensor(DATA["label"][:])
+    with torch.no_grad():
+        logits = at.model(pixel_values=PIXELS).logits
+    found = at.statistics(DATA, COLLATOR)
+    counts = torch.zeros(4, 4, dtype=torch.long)
+    for label, prediction in zip(labels, logits.argmax(1), strict=True):
+        counts[label, prediction] += 1
+    assert torch.equal(found.counts, counts)
+    centroids = torch.stack([features[labels == k].double().mean(0) for k in range(4)])
+    assert torch.allclose(found.centroids, centroids, atol=1e-6)
+    assert found.mean_loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), abs=1e-6)
+    stored = at.statistics(FeatureDataset(features, labels), COLLATOR)
+    assert torch.equal(stored.counts, counts) and torch.allclose(stored.centroids, centroids, atol=1e-6)
+
+
+def test_parts_of_a_set_add_up():
+    """Two processes see every row once, of an odd number of rows."""
+    whole = look().statistics(DATA, COLLATOR)
+    parts = [look(rank=rank, world_size=2).statistics(DATA, COLLATOR) for rank in (0, 1)]
+    assert [part.num_samples for part in parts] == [8, 7]
+    merged = parts[0].merge(parts[1])
+    assert torch.equal(merged.counts, whole.counts)
+    assert torch.allclose(merged.centroids, whole.centroids, atol=1e-6)
+    assert merged.mean_loss == pytest.approx(whole.mean_loss)
+
+
+def test_a_pass_is_in_eval_mode():
+    at = look("resnet")
+    at.model.train()
+    before = tiny.weights(at.model)
+    first = at.features(DATA, COLLATOR)
+    assert tiny.largest_difference(before, tiny.weights(at.model)) == 0
+    at.model.eval()
+    assert torch.equal(first, at.features(DATA, COLLATOR))
+
+
+def test_features_as_inputs():
+    at = look()
+    features, own_forward = at.features(DATA, COLLATOR), at.model.forward
+    with torch.no_grad():
+        expected = at.model(pixel_values=PIXELS).logits
+        with features_as_inputs(at.model, at.head):
+            assert torch.allclose(at.model(**{FEATURES: features})["logits"], expected, atol=1e-5)
+            assert torch.equal(at.model(pixel_values=PIXELS).logits, expected)
+            with at.head.mix(torch.full((7,), 0.75)):
+                mixed = at.model(**{FEATURES: features[:14]})["logits"]
+            blend = 0.75 * features[:7] + 0.25 * features[7:14]
+            assert torch.allclose(mixed, at.head.logits(blend), atol=1e-6)
+    assert "forward" not in vars(at.model) and at.model.forward == own_forward
+    with pytest.raises(RuntimeError), features_as_inputs(at.model, at.head):
+        raise RuntimeError
+    assert "forward" not in vars(at.model)
+
+
+def test_dropout_in_front_of_the_head_acts_in_train_mode_only():
+    model = tiny.model("test_convnext", drop_rate=0.5)
+    head = find_head(model, {"pixel_values": torch.zeros(2, 3, 32, 32)})
+    assert head.input_dropout == 0.5
+    features = torch.ones(64, head.num_features)
+    with features_as_inputs(model, head), torch.no_grad():
+        logits = {mode: model.train(mode)(**{FEATURES: features})["logits"] for mode in (False, True)}
+    assert torch.allclose(logits[False], head.logits(features), atol=1e-6)
+    assert float(logits[False].std(0).max()) < 1e-6 < float(logits[True].std(0).min())
+
+
+# --- the cache on disk -------------------------------------------------------------------------------------------
+
+
+def test_cached_features_are_read_back(tmp_path, monkeypatch):
+    at, collator = look(), SelMixCollator(COLLATOR)
+    first = FeatureCache(tmp_path).features(at, DATA, collator)
+    assert torch.equal(first, at.features(DATA, COLLATOR))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+    monkeypatch.setattr(DatasetPass, "features", None)  # computing would fail
+    assert torch.equal(FeatureCache(tmp_path).features(at, DATA, collator), first)
+
+
+def test_other_data_weights_transforms_and_seeds_are_computed_anew(tmp_path):
+    cache, at, collator = FeatureCache(tmp_path), look(), SelMixCollator(COLLATOR)
+    cache.features(at, DATA, collator)
+    cache.features(at, DATA.select(range(9)), collator)
+    cache.features(at, DATA, SelMixCollator(ImageCollator(transform=tiny.random_view)))
+    cache.features(at, DATA, SelMixCollator(ImageCollator(transform=tiny.random_view)), seed=1)
+    FeatureCache(tmp_path, "bf16").features(at, DATA, collator)
+    next(at.model.parameters()).data += 1
+    cache.features(at, DATA, collator)
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_the_head_is_no_part_of_the_key():
+    at = look()
+    before = backbone_fingerprint(at.model, at.head)
+    next(at.head.parameters()).data += 1
+    assert backbone_fingerprint(at.model, at.head) == before
+    at.model.convnext.embeddings.patch_embeddings.weight.data += 1
+    assert backbone_fingerprint(at.model, at.head) != before
+
+
+def test_a_run_from_the_cache_equals_the_first(tmp_path):
+    runs = []
+    for name in ("first", "second"):
+        options = {"freeze_backbone": True, "feature_cache_dir": str(tmp_path / "cache"), "feature_views": 2}
+        transforms = {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
+        runs.append(tiny.trainer(tmp_path / name, "convnext", **transforms, **options))
+        runs[-1].train()
+    assert len(list((tmp_path / "cache").iterdir())) == 3  # two views of the training set, and the gain set
+    assert tiny.losses(runs[0]) == tiny.losses(runs[1])
+    assert tiny.largest_difference(tiny.weights(runs[0]), tiny.weights(runs[1])) == 0

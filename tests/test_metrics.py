@@ -1,0 +1,106 @@
+"""Every reported number by hand, and the same through `evaluate` and any Trainer."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import EvalPrediction
+
+from selmix_hf import classification_metrics, evaluate_metric
+from selmix_hf.metrics import make_compute_metrics
+
+# 10, 5 and 20 samples; recalls .8, .4, .75
+COUNTS = torch.tensor([[8, 2, 0], [1, 2, 2], [5, 0, 15]])
+
+
+def samples():
+    """Labels and predictions with these counts."""
+    cells = [(k, j) for k in range(3) for j in range(3) for _ in range(int(COUNTS[k, j]))]
+    labels, predictions = np.array(cells).T
+    return labels, predictions
+
+
+def test_by_hand():
+    report = classification_metrics(COUNTS, class_names=["a", "b", "c"])
+    assert report["accuracy"] == pytest.approx(25 / 35)
+    assert report["mean_recall"] == pytest.approx((0.8 + 0.4 + 0.75) / 3)
+    assert (report["min_recall"], report["worst_class"]) == (pytest.approx(0.4), "b")
+    assert report["g_mean"] == pytest.approx((0.8 * 0.4 * 0.75) ** (1 / 3))
+    assert report["h_mean"] == pytest.approx(3 / (1 / 0.8 + 1 / 0.4 + 1 / 0.75))
+    # under a balanced prior the columns sum to (.8 + .2 + .25) / 3, (.2 + .4 + 0) / 3, (0 + .4 + .75) / 3
+    f1 = [2 * 0.8 / (1 + 1.25), 2 * 0.4 / (1 + 0.6), 2 * 0.75 / (1 + 1.15)]
+    assert report["macro_f1"] == pytest.approx(sum(f1) / 3)
+    assert report["smallest_coverage"] == pytest.approx(0.6)
+    assert [report[f"recall/{name}"] for name in "abc"] == pytest.approx([0.8, 0.4, 0.75])
+
+
+def test_the_prior_changes_coverage_but_no_recall():
+    balanced, own = (classification_metrics(COUNTS, class_prior=prior) for prior in ("balanced", "validation"))
+    assert own["smallest_coverage"] == pytest.approx(3 * 4 / 35)
+    for name in ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy"):
+        assert own[name] == balanced[name]
+    assert balanced["worst_class"] == "1"
+
+
+def test_head_and_tail():
+    report = classification_metrics(COUNTS, train_counts=[100, 30, 5], tail_share=0.3, per_class=False)
+    assert (report["head_recall"], report["tail_recall"]) == (pytest.approx(0.6), pytest.approx(0.75))
+    assert report["min_head_tail_recall"] == pytest.approx(0.6)
+    assert not any(name.startswith("recall/") for name in report)
+
+
+@pytest.mark.parametrize(
+    ("train_counts", "groups"),
+    [
+        ([101, 100, 19], {"many": 0.8, "medium": 0.4, "few": 0.75}),
+        ([500, 20, 20], {"many": 0.8, "medium": 0.575}),
+        ([5, 4, 3], {"few": 0.65}),
+    ],
+)
+def test_many_medium_few(train_counts, groups):
+    """More than 100 training samples, 20 to 100, fewer than 20; groups without a class are left out."""
+    report = classification_metrics(COUNTS, train_counts=train_counts)
+    found = {name: report[f"{name}_recall"] for name in ("many", "medium", "few") if f"{name}_recall" in report}
+    assert found == pytest.approx(groups)
+
+
+def test_a_class_without_recall():
+    counts = torch.tensor([[4, 0], [4, 0]])
+    report = classification_metrics(counts)
+    assert report["g_mean"] == report["h_mean"] == report["min_recall"] == report["smallest_coverage"] == 0
+    assert report["mean_recall"] == 0.5
+
+
+def test_a_class_without_samples_is_named():
+    with pytest.raises(ValueError, match="no sample of 1 of 2 classes"):
+        classification_metrics(torch.tensor([[4, 1], [0, 0]]))
+
+
+def test_compute_metrics_of_any_trainer():
+    labels, predictions = samples()
+    scores = np.eye(3)[predictions] + 0.1
+    expected = classification_metrics(COUNTS, train_counts=[9, 5, 1])
+    compute = make_compute_metrics(3, train_counts=[9, 5, 1])
+    for given in (predictions, scores, (scores, np.zeros(7))):
+        assert compute(EvalPrediction(given, labels)) == expected
+
+
+def test_the_evaluate_adapter_equals_the_function(tmp_path):
+    labels, predictions = samples()
+    expected = classification_metrics(COUNTS, class_names=["a", "b", "c"])
+    metric = evaluate_metric(3, cache_dir=str(tmp_path), class_names=["a", "b", "c"])
+    for half in (slice(0, 15), slice(15, None)):
+        metric.add_batch(predictions=predictions[half], references=labels[half])
+    assert metric.compute() == expected
+    assert metric.compute(predictions=predictions.tolist(), references=labels.tolist()) == expected
+
+
+def test_the_evaluate_adapter_refuses_what_evaluate_truncates():
+    metric = evaluate_metric(3)
+    with pytest.raises(ValueError, match="predictions must be class indices, found float64: take the argmax"):
+        metric.add_batch(predictions=[0.9, 1.9], references=[0, 1])
+    with pytest.raises(ValueError, match="references must be class indices, found float64"):
+        metric.add_batch(predictions=[0, 1], references=[0.0, 1.0])
+    with pytest.raises(ValueError, match="predictions must be class indices"):
+        metric.compute(predictions=[0.9, 1.9], references=[0, 1])
+    with pytest.raises(ValueError, match="predictions must be class indices"):
+        metric.add(prediction=0.9, reference=0)

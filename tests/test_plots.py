@@ -1,0 +1,71 @@
+"""Plots are written, for few and for many classes, and show something."""
+
+import sys
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from selmix_hf import save_plots
+from selmix_hf.objectives import get_objective
+from selmix_hf.pair_distribution import PairState
+from selmix_hf.plots import plot_matrix, plot_recalls
+
+FILES = ["gain_matrix.png", "pair_distribution.png", "recall_per_class.png", "objective.png"]
+
+
+class Finished:
+    """What save_plots needs of a trained SelMixTrainer, for K classes."""
+
+    def __init__(self, num_classes):
+        generator = torch.Generator().manual_seed(0)
+        self.gain = torch.randn(num_classes, num_classes, generator=generator)
+        self.pair_state = PairState(0, torch.softmax(self.gain.flatten(), 0).reshape(num_classes, -1))
+        self.start_counts = torch.randint(1, 20, (num_classes, num_classes), generator=generator)
+        self.gain_counts = self.start_counts + 20 * torch.eye(num_classes, dtype=torch.long)
+        self.class_names = [f"class {k}" for k in range(num_classes)]
+        self.objective = get_objective("min_recall")
+        numbers = {"gain_set_mean_recall": 0.5, "gain_set_worst_recall": 0.1, "effective_pairs": 7.0}
+        history = [{"step": 10 * t, "gain_set_psi": 0.1 * t, **numbers} for t in range(5)]
+        self.state = type("State", (), {"log_history": [*history, {"step": 50, "loss": 1.0}]})()
+
+
+def colours(path):
+    return len(np.unique(np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3), axis=0))
+
+
+@pytest.mark.parametrize("num_classes", [3, 60])
+def test_plots_are_written_and_not_blank(num_classes, tmp_path):
+    paths = save_plots(Finished(num_classes), tmp_path / "new" / "folder")
+    assert [path.name for path in paths] == FILES
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.format == "PNG" and min(image.size) > 300
+        assert colours(path) > 20
+
+
+def test_another_set_is_named_in_the_title(tmp_path):
+    counts = torch.tensor([[3, 1], [2, 2]])
+    figure = plot_recalls(counts, counts.T.contiguous(), ["a", "b"], "the test set")
+    title = figure.axes[0].get_title()
+    assert "on the test set" in title and "worst 0.500 → 0.600" in title and "mean 0.625 → 0.633" in title
+
+
+def test_the_colours_of_a_gain_are_centred_on_zero():
+    figure = plot_matrix(torch.tensor([[2.0, -1.0], [0.0, 0.5]]), ["a", "b"], "G", "gain", signed=True)
+    assert figure.axes[0].images[0].get_clim() == (-2.0, 2.0)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    many = plot_matrix(torch.zeros(60, 60), [str(k) for k in range(60)], "P", "probability")
+    assert len(many.axes[0].get_yticklabels()) < 20
+
+
+def test_a_real_run(tmp_path):
+    run = tiny.trainer(tmp_path / "run", freeze_backbone=True, **tiny.BARE)
+    with pytest.raises(ValueError, match="there is nothing to plot before trainer.train()"):
+        save_plots(run, tmp_path)
+    run.train()
+    counts = torch.tensor([[5, 1, 1, 1]] * 4)
+    assert all(path.is_file() for path in save_plots(run, tmp_path, counts, counts, "the test set"))
+    assert "matplotlib.pyplot" not in sys.modules  # no display, no global state

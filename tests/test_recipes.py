@@ -1,0 +1,159 @@
+"""The recipes run from end to end on miniatures, and what they leave behind can be used."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrapperConfig
+from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
+
+from recipes import cifar10_lt
+from selmix_hf import LongTailedSplit, SelMixConfig
+from selmix_hf.arguments import parse_arguments
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+PLOTS = ("gain_matrix", "objective", "pair_distribution", "recall_per_class")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder with train.parquet (12 a class) and test.parquet (4 a class): noise with the class in its colour."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    features = Features({"img": Image(), "label": ClassLabel(names=CLASSES)})
+    for part, per_class in (("train", 12), ("test", 4)):
+        labels = np.repeat(np.arange(10), per_class)
+        pixels = random.integers(0, 60, (len(labels), 32, 32, 3)) + labels[:, None, None, None] * 15
+        columns = {"img": [PILImage.fromarray(p.astype(np.uint8)) for p in pixels], "label": labels}
+        Dataset.from_dict(columns, features=features).to_parquet(folder / f"{part}.parquet")
+    return folder
+
+
+def save_checkpoint(folder, names):
+    torch.manual_seed(0)
+    pixels = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    config = TimmWrapperConfig(
+        architecture="test_byobnet",
+        pretrained_cfg={**pixels, "crop_pct": 1.0},
+        id2label=dict(enumerate(names)),
+        label2id={name: k for k, name in enumerate(names)},
+    )
+    TimmWrapperForImageClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"), CLASSES)
+
+
+def cifar10_options(images, checkpoint, out, *more):
+    own = ["--model_name_or_path", str(checkpoint), "--dataset", str(images), "--output_dir", str(out)]
+    drawn = ["--validation_per_class", "4", "--imbalance_factor", "4", "--use_cpu"]
+    return [*own, *drawn, "--per_device_train_batch_size", "4", "--max_steps", "4", "--refresh_steps", "2", *more]
+
+
+def assert_usable(folder, side=32):
+    """The model in a folder reloads, and tells the classes apart in a pipeline."""
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    assert AutoImageProcessor.from_pretrained(folder).data_config["input_size"] == (3, side, side)
+    answer = pipeline("image-classification", str(folder), device="cpu")(PILImage.new("RGB", (32, 32)), top_k=1)
+    assert answer[0]["label"] in model.config.label2id
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_yaml_binds(path, tmp_path):
+    options = ["--config", str(path), "--model_name_or_path", "m", "--dataset", "d", "--output_dir", str(tmp_path)]
+    arguments, config = parse_arguments((cifar10_lt.Arguments, SelMixConfig), options)
+    assert arguments.model_name_or_path == "m"
+    assert config.freeze_backbone is ("whole_network" not in path.stem)
+    assert path.stem.endswith("whole_network") or config.objective in path.stem or config.constraints
+
+
+def test_there_are_yamls():
+    assert len(CONFIGS) >= 5
+
+
+def test_options_of_recipe_and_trainer_differ():
+    assert not {f.name for f in fields(cifar10_lt.Arguments)} & {f.name for f in fields(SelMixConfig)}
+
+
+def test_cifar10_lt_frozen(images, checkpoint, tmp_path, capsys):
+    more = ["--freeze_backbone", "--objective", "mean_recall", "--constraints", '{"coverage": 0.95}']
+    results = cifar10_lt.main(cifar10_options(images, checkpoint, tmp_path, *more))
+    printed = capsys.readouterr().out
+    for words in (
+        "| worst-class recall",
+        "95% interval",
+        "recall of truck",
+        "40 test images",
+        "validation: mean recall",
+    ):
+        assert words in printed
+    assert_usable(tmp_path)
+    assert all((tmp_path / "plots" / f"{name}.png").stat().st_size > 5000 for name in PLOTS)
+    split = LongTailedSplit.load(tmp_path / "split.json")
+    assert split.digest == results["split_digest"]
+    assert split.counts["validation"] == [4] * 10
+    assert results["train_counts"] == split.counts["train"] == [8, 6, 5, 5, 4, 3, 3, 2, 2, 2]
+    saved = json.loads((tmp_path / "results.json").read_text())
+    (run,) = saved["runs"]
+    assert run["kept_step"] in (0, 2, 4)
+    for part in ("test_before", "test_after"):
+        assert 0 <= run[part]["min_recall"] <= run[part]["mean_recall"] <= 1
+    assert {"eval_min_recall", "eval_psi"} <= run["validation_before"].keys() & run["validation_after"].keys()
+    assert saved["settings"]["constraints"] == {"coverage": 0.95}
+    difference = run["test_after"]["mean_recall"] - run["test_before"]["mean_recall"]
+    assert saved["change_and_interval"]["mean_recall"][0] == pytest.approx(difference)
+
+
+def test_cifar10_lt_whole_network_with_a_saved_split_and_seeds(images, checkpoint, tmp_path, capsys):
+    rows = {"train": [*range(0, 120, 12), *range(1, 60, 12)], "validation": [*range(5, 120, 12), *range(6, 120, 12)]}
+    (tmp_path / "bare.json").write_text(json.dumps(rows))
+    more = ["--augment", "--image_size", "48", "--seeds", "1", "2", "--split", str(tmp_path / "bare.json")]
+    out = tmp_path / "out"
+    results = cifar10_lt.main(cifar10_options(images, checkpoint, out, *more))
+    assert [run["seed"] for run in results["runs"]] == [1, 2]
+    assert results["train_counts"] == [2] * 5 + [1] * 5
+    assert results["runs"][0]["test_before"] == results["runs"][1]["test_before"]
+    for seed in (1, 2):
+        assert_usable(out / f"seed_{seed}", side=48)
+        assert (out / f"seed_{seed}" / "plots" / "recall_per_class.png").is_file()
+    assert "seeds 1, 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"--dataset": "nobody/nothing"}, "'nobody/nothing' is no folder here .* a Hub id such as uoft-cs/cifar10"),
+        (
+            {"--dataset": "EMPTY"},
+            r"must hold train\.parquet and test\.parquet, but train\.parquet and test\.parquet is not",
+        ),
+        ({"--model_name_or_path": "nobody/model"}, "no image classifier .* could be loaded from 'nobody/model'"),
+        ({"--model_name_or_path": "THREE"}, "tells 3 classes apart, the data have 10 .*train the checkpoint on them"),
+        ({"--split": "nowhere.json"}, r"--split: there is no file 'nowhere\.json'"),
+        ({"--validation_per_class": "50"}, "has 12 images"),
+        ({"--objective": "min_recal"}, "min_recall"),
+        ({"--obective": "min_recall"}, "unknown option --obective, did you mean --objective?"),
+    ],
+)
+def test_cifar10_lt_says_what_is_wrong(changes, sentence, images, checkpoint, tmp_path):
+    (tmp_path / "empty").mkdir()
+    options = cifar10_options(images, checkpoint, tmp_path / "out")
+    for name, value in changes.items():
+        if value == "EMPTY":
+            value = str(tmp_path / "empty")
+        if value == "THREE":
+            value = save_checkpoint(tmp_path / "three", ["a", "b", "c"])
+        options += [name, value]
+    with pytest.raises(SystemExit, match=sentence) as stop:
+        cifar10_lt.main(options)
+    assert str(stop.value).startswith("cifar10_lt.py: ")
