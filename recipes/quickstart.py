@@ -1,26 +1,27 @@
-"""Raise the worst class of a small classifier in under a minute, with real data and without a network.
+"""Raise the recall of a small classifier's worst class in under a minute: real images, no network.
 
     accelerate launch recipes/quickstart.py
 
-The 1,797 handwritten digits of scikit-learn are made long-tailed (84 images of "0" down to 2 of "9"). Stage 1 trains
-a small timm network from random weights with the logit-adjusted loss and transformers' own Trainer, until it stops
-improving. Stage 2 is SelMixTrainer for the recall of the worst class. The 600 test images are looked at at the end.
+The handwritten digits of scikit-learn are made long-tailed: 60 images of "0" down to 1 of "9". Stage 1 trains a small
+timm network from random weights with transformers' own Trainer and the logit-adjusted loss, until it stops improving.
+Stage 2 is SelMixTrainer. 700 other images are the test.
 
     accelerate launch recipes/quickstart.py --objective h_mean --seed 3 --output_dir digits
-    accelerate launch recipes/quickstart.py --seeds 0 1 2 3 4     # with two rivals that get as many steps, in Markdown
+    accelerate launch recipes/quickstart.py --seeds 0 1 2 3 4     # beside two rivals, as Markdown and JSON
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrapperConfig
@@ -28,48 +29,22 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
 from selmix_hf import (
-    ImageCollator,
     LogitAdjustedLoss,
     SelMixConfig,
     SelMixTrainer,
     classification_metrics,
-    confusion_counts,
     make_long_tailed,
     save_plots,
 )
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.comparison import before_after_table, seeds_table
-from selmix_hf.metrics import make_compute_metrics
+from selmix_hf.metrics import counts_of, make_compute_metrics
 
-ARCHITECTURE = "test_resnet"
-PIXELS = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
+ARCHITECTURE = "test_resnet"  # 0.4 million weights
 CLASSES = [str(digit) for digit in range(10)]
-
-
-from torchvision.transforms import v2
-import os
-
-AUG = int(os.environ.get("AUG", "1"))
-aug = v2.Compose(
-    [
-        v2.Resize(32),
-        v2.RandomAffine(10, (0.08, 0.08), (0.9, 1.1), shear=8),
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize([0.5] * 3, [0.5] * 3),
-    ]
-)
-
-
-class _C:
-    def __init__(s):
-        s.a = ImageCollator(transform=aug)
-        s.b = ImageCollator(image_processor())
-        s.t = True
-
-    def __call__(s, e):
-        return s.a(e) if len(e) <= 32 else s.b(e)
+PIXELS = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
+PROCESSOR = TimmWrapperImageProcessor(PIXELS, ARCHITECTURE)
 
 
 @dataclass
@@ -77,60 +52,88 @@ class Arguments:
     objective: str = field(default="min_recall", metadata={"help": "What SelMix optimises."})
     output_dir: str = field(default="quickstart_output", metadata={"help": "For the model, plots and numbers."})
     seed: int = field(default=0, metadata={"help": "Of the split, the weights and the draws."})
-    seeds: list[int] = field(default_factory=list, metadata={"help": "Compare with rivals over these seeds."})
+    seeds: list[int] = field(default_factory=list, metadata={"help": "Compare with the rivals over these seeds."})
     stage1_steps: int = field(default=400, metadata={"help": "Of stage 1, at most."})
-    max_steps: int = field(default=300, metadata={"help": "Of SelMix."})
+    steps: int = field(default=300, metadata={"help": "Of SelMix and of each rival."})
+
+
+class Augment:
+    """A slightly rotated, shifted, scaled and sheared image, as the network takes it."""
+
+    def __init__(self) -> None:
+        from torchvision.transforms import v2
+
+        self.distort = v2.Compose([v2.Resize(32), v2.RandomAffine(10, (0.08, 0.08), (0.9, 1.1), shear=8)])
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        return PROCESSOR(self.distort(image), return_tensors="pt")["pixel_values"][0]
 
 
 def long_tailed_digits(seed: int) -> DatasetDict:
-    """Splits train (long-tailed), validation (30 a class) and test (60 a class)."""
+    """Splits "train" (long-tailed), "validation" (40 a class) and "test" (70 a class)."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = [(image * 255 / 16).astype(np.uint8) for image in digits.images]
     features = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
-    dataset = Dataset.from_dict({"image": images, "label": digits.target}, features=features)
-    parts = make_long_tailed(dataset, imbalance_factor=1, validation_per_class=70, seed=seed)
-    splits = make_long_tailed(
-        parts["train"], imbalance_factor=60, max_per_class=60, validation_per_class=40, seed=seed
+    columns = {"image": [np.uint8(image * 255 / 16) for image in digits.images], "label": digits.target}
+    dataset = Dataset.from_dict(columns, features=features)
+    outer = make_long_tailed(dataset, imbalance_factor=1, validation_per_class=70, seed=seed)
+    inner = make_long_tailed(outer["train"], imbalance_factor=60, max_per_class=60, validation_per_class=40, seed=seed)
+    return DatasetDict(**inner, test=outer["validation"])
+
+
+def as_inputs(dataset: Dataset, augment: Augment | None = None) -> Dataset:
+    """The dataset as plain Trainer takes it."""
+
+    def transform(batch: dict[str, Any]) -> dict[str, Any]:
+        images = [image.convert("RGB") for image in batch["image"]]
+        pixels = [augment(image) for image in images] if augment else PROCESSOR(images)["pixel_values"]
+        return {"pixel_values": pixels, "labels": batch["label"]}
+
+    return dataset.with_transform(transform)
+
+
+def new_model(seed: int) -> TimmWrapperForImageClassification:
+    set_seed(seed)
+    names = dict(enumerate(CLASSES))
+    ids = {name: k for k, name in names.items()}
+    return TimmWrapperForImageClassification(
+        TimmWrapperConfig(architecture=ARCHITECTURE, pretrained_cfg=PIXELS, id2label=names, label2id=ids)
     )
-    return DatasetDict(**splits, test=parts["validation"])
 
 
-def train_stage1(
-    model: TimmWrapperForImageClassification,
-    arguments: Arguments,
-    seed: int,
-    splits: DatasetDict,
-    steps: int,
-    metric: str,
-) -> Trainer:
-    """Train with the logit-adjusted loss; the trainer's model is the best one by a metric of the validation set."""
+def common_options(folder: Path, seed: int, steps: int) -> dict[str, Any]:
+    return {
+        "output_dir": str(folder),
+        "seed": seed,
+        "max_steps": steps,
+        "per_device_eval_batch_size": 100,
+        "remove_unused_columns": False,
+        "save_total_limit": 1,
+        "save_only_model": True,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+
+
+def stage1_trainer(model: Any, splits: DatasetDict, options: dict[str, Any], metric: str = "mean_recall") -> Trainer:
+    """Plain Trainer with the logit-adjusted loss; returns the weights that are best by a metric on validation."""
     trainer = Trainer(
-        model=model,
-        args=TrainingArguments(
-            f"{arguments.output_dir}/stage1",
-            max_steps=steps,
+        model,
+        TrainingArguments(
             per_device_train_batch_size=32,
-            per_device_eval_batch_size=100,
             learning_rate=1e-3,
             lr_scheduler_type="constant",
             eval_strategy="steps",
             eval_steps=25,
             save_strategy="best",
-            save_total_limit=1,
-            save_only_model=True,
             load_best_model_at_end=True,
             metric_for_best_model=metric,
             greater_is_better=True,
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            report_to="none",
-            seed=seed,
+            **options,
         ),
-        train_dataset=splits["train"],
-        eval_dataset=splits["validation"],
-        data_collator=ImageCollator(image_processor()) if not AUG else _C(),
+        train_dataset=as_inputs(splits["train"], Augment()),
+        eval_dataset=as_inputs(splits["validation"]),
         compute_loss_func=LogitAdjustedLoss(np.bincount(splits["train"]["label"])),
         compute_metrics=make_compute_metrics(len(CLASSES), per_class=False),
     )
@@ -138,59 +141,94 @@ def train_stage1(
     return trainer
 
 
-def image_processor() -> TimmWrapperImageProcessor:
-    return TimmWrapperImageProcessor(PIXELS, ARCHITECTURE)
-
-
-def new_model(seed: int) -> TimmWrapperForImageClassification:
-    set_seed(seed)
-    names = dict(enumerate(CLASSES))
-    config = TimmWrapperConfig(
-        architecture=ARCHITECTURE,
-        pretrained_cfg=PIXELS,
-        id2label=names,
-        label2id={name: k for k, name in names.items()},
-    )
-    return TimmWrapperForImageClassification(config)
-
-
-def fine_tune(
-    model, arguments: Arguments, seed: int, splits: DatasetDict, pair_sampling: str = "selmix"
-) -> SelMixTrainer:
+def selmix_trainer(model: Any, splits: DatasetDict, options: dict[str, Any], **selmix_options: Any) -> SelMixTrainer:
     trainer = SelMixTrainer(
         model=model,
-        args=SelMixConfig(
-            f"{arguments.output_dir}/{pair_sampling}",
-            objective=arguments.objective,
-            freeze_backbone=True,
-            pair_sampling=pair_sampling,
-            max_steps=arguments.max_steps,
-            per_device_eval_batch_size=100,
-            save_total_limit=1,
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            report_to="none",
-            seed=seed,
-        ),
+        args=SelMixConfig(freeze_backbone=True, feature_views=8, learning_rate=0.1, **{**options, **selmix_options}),
         train_dataset=splits["train"],
         gain_dataset=splits["validation"],
-        processing_class=image_processor(),
+        train_transform=Augment(),
+        processing_class=PROCESSOR,
     )
-    ProgressLines.replace_logs_of(trainer, every=10)
+    ProgressLines.replace_logs_of(trainer, every=5)
     return trainer
 
 
-def test_counts(model, splits):
-    trainer = Trainer(
-        model,
-        TrainingArguments(
-            "/tmp/unused",
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            report_to="none",
-        ),
-        data_collator=ImageCollator(image_processor()),
+def counts_on_test(trainer: Trainer, splits: DatasetDict) -> torch.Tensor:
+    """Confusion counts of the test images, K x K."""
+    dataset = splits["test"] if isinstance(trainer, SelMixTrainer) else as_inputs(splits["test"])
+    return counts_of(trainer.predict(dataset)[:2], len(CLASSES))
+
+
+def run(arguments: Arguments, seed: int, folder: Path, with_rivals: bool) -> dict[str, torch.Tensor]:
+    """Train with one seed; the confusion counts of the test images for each method, the start first."""
+    splits = long_tailed_digits(seed)
+    sizes = np.bincount(splits["train"]["label"])
+    print(
+        f'seed {seed}: {len(splits["train"])} training images, {sizes[0]} of "0" down to {sizes[-1]} of "9"; '
+        f"{len(splits['validation'])} for validation, {len(splits['test'])} for the test"
     )
-    out = trainer.predict(splits["test"])
-    return confusion_counts(torch.as_tensor(out.label_ids), torch.as_tensor(out.predictions), len(CLASSES))
+
+    def options(name: str, steps: int = arguments.steps) -> dict[str, Any]:
+        return common_options(folder / "checkpoints" / name, seed, steps)
+
+    print("stage 1, logit-adjusted loss, until the mean recall stops rising")
+    model = new_model(seed)
+    stage1 = stage1_trainer(model, splits, options("stage1", arguments.stage1_steps))
+    stage1.add_callback(EarlyStoppingCallback(early_stopping_patience=4))
+    stage1.train()
+    counts = {"end of stage 1": counts_on_test(stage1, splits)}
+    start = copy.deepcopy(model)
+
+    print(f"SelMix for {arguments.objective}, {arguments.steps} steps from there")
+    selmix = selmix_trainer(model, splits, options("selmix"), objective=arguments.objective)
+    selmix.train()
+    selmix.save_model(str(folder))
+    after = counts_on_test(selmix, splits)
+    save_plots(selmix, folder / "plots", counts["end of stage 1"], after, f"{len(splits['test'])} test images")
+    if with_rivals:
+        print(f"rival: stage 1 for {arguments.steps} more steps")
+        metric = arguments.objective if arguments.objective in ("min_recall", "g_mean", "h_mean") else "mean_recall"
+        more = stage1_trainer(copy.deepcopy(start), splits, options("more"), metric)
+        more.train()
+        looks = {log["step"]: log for log in stage1.state.log_history if "eval_loss" in log}
+        if more.state.best_metric < looks[stage1.state.best_global_step][f"eval_{metric}"]:
+            more.model.load_state_dict(start.state_dict())  # the start is a candidate, as it is for SelMix
+        counts["stage 1, as many more steps"] = counts_on_test(more, splits)
+        print(f"rival: uniform mixup, {arguments.steps} steps")
+        uniform = selmix_trainer(
+            copy.deepcopy(start), splits, options("uniform"), objective=arguments.objective, pair_sampling="uniform"
+        )
+        uniform.train()
+        counts["uniform mixup, as many steps"] = counts_on_test(uniform, splits)
+    return {**counts, "SelMix": after}
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    began = time.perf_counter()
+    try:
+        (arguments,) = parse_arguments(Arguments, argv)
+        SelMixConfig(arguments.output_dir, objective=arguments.objective)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"quickstart.py: {error}") from error
+    folder, reports = Path(arguments.output_dir), {}
+    for seed in arguments.seeds or [arguments.seed]:
+        own = folder / f"seed_{seed}" if arguments.seeds else folder
+        for method, counts in run(arguments, seed, own, with_rivals=bool(arguments.seeds)).items():
+            reports.setdefault(method, []).append(classification_metrics(counts, class_names=CLASSES))
+    results = {"settings": vars(arguments), "test": reports}
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    print("\nOn the test images:\n")
+    if arguments.seeds:
+        print(seeds_table(reports))
+    else:
+        print(before_after_table(reports["end of stage 1"], reports["SelMix"]))
+    print(f"\n{time.perf_counter() - began:.0f} seconds. Model, plots and numbers are in {folder}/.")
+    return results
+
+
+if __name__ == "__main__":
+    main()

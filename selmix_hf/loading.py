@@ -23,8 +23,7 @@ def load_images(name: str) -> DatasetDict:
         missing = [file.name for file in files.values() if not file.is_file()]
         if missing:
             raise FileNotFoundError(
-                f"the folder {name!r} must hold train.parquet and test.parquet, but "
-                f"{' and '.join(missing)} is not there."
+                f"the folder {name!r} must hold train.parquet and test.parquet, but lacks {' and '.join(missing)}."
             )
         dataset = load_dataset("parquet", data_files={part: str(file) for part, file in files.items()})
     else:
@@ -36,8 +35,8 @@ def load_images(name: str) -> DatasetDict:
                 f"({type(error).__name__}). Give a folder with train.parquet and test.parquet, or a Hub id such as "
                 "uoft-cs/cifar10 with the network on."
             ) from error
-    if missing := {"train", "test"} - set(dataset):
-        raise ValueError(f"the dataset {name!r} has the splits {', '.join(dataset)}, without {' and '.join(missing)}.")
+    if not {"train", "test"} <= set(dataset):
+        raise ValueError(f"the dataset {name!r} must have splits train and test, found {', '.join(dataset)}.")
     columns = [column for column, kind in dataset["train"].features.items() if isinstance(kind, Image)]
     if len(columns) != 1:
         raise ValueError(

@@ -151,16 +151,25 @@ def evaluate_metric(num_classes: int, cache_dir: str | None = None, **options: A
                 features=features,
             )
 
+        # evaluate appends to these docstrings, so they must be there
         def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-            for what, values in (("predictions", predictions), ("references", references)):
-                if not np.issubdtype(np.asarray(values).dtype, np.integer):
-                    raise ValueError(
-                        f"{what} must be class indices, found {np.asarray(values).dtype}: take the argmax."
-                    )
+            """Add class indices."""
+            _require_integers(predictions=predictions, references=references)
             super().add_batch(predictions=predictions, references=references, **kwargs)
+
+        def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
+            """Add one class index of each."""
+            _require_integers(predictions=prediction, references=reference)
+            super().add(prediction=prediction, reference=reference, **kwargs)
 
         def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
             labels, predicted = torch.as_tensor(np.asarray(references)), torch.as_tensor(np.asarray(predictions))
             return classification_metrics(confusion_counts(labels, predicted, num_classes), **options)
 
     return SelMixMetrics(cache_dir=cache_dir or tempfile.mkdtemp(prefix="selmix_hf_metric_"))
+
+
+def _require_integers(**given: Any) -> None:
+    for what, values in given.items():
+        if not np.issubdtype(np.asarray(values).dtype, np.integer):
+            raise ValueError(f"{what} must be class indices, found {np.asarray(values).dtype}: take the argmax.")

@@ -39,9 +39,7 @@ def test_what_is_missing():
         check_datasets(data, None, data)
     with pytest.raises(ValueError, match="gain_dataset is empty"):
         check_datasets(data, data.select([]), None)
-    with pytest.raises(
-        TypeError, match="train_dataset is a IterableDataset: a streaming dataset has no random access"
-    ):
+    with pytest.raises(TypeError, match="train_dataset is a IterableDataset: a streaming dataset has no random"):
         check_datasets(data.to_iterable_dataset(), data, None)
     check_datasets(data, data, None)
 
@@ -57,7 +55,7 @@ def test_labels_of_any_dataset():
     [
         (
             [0, 1, 2],
-            "the set: the model has 2 classes, but there is a label 2. Load the model with num_labels=3, or map",
+            "the set: the model has 2 classes, but there is a label 2. Load the model with num_labels=3,",
         ),
         ([0.5, 1.0], "the set: .*not integer"),
         ([0, -1], "the set: .*-1"),
@@ -94,9 +92,7 @@ def test_a_model_keeps_its_own_names():
 
 
 def test_another_order_is_refused():
-    with pytest.raises(
-        ValueError, match="class 0 is 'green' in the model and 'red' in the dataset.*align_labels_with"
-    ):
+    with pytest.raises(ValueError, match="class 0 is 'green' in the model and 'red' in the dataset.*align_labels"):
         resolve_class_names(model(["green", "red", "blue", "grey"]), tiny.images(), "label", 4)
 
 
@@ -108,7 +104,5 @@ def test_the_advice_of_the_refusal_helps():
 
 
 def test_one_output_is_not_a_classifier():
-    with pytest.raises(
-        ValueError, match="the model has 1 output: SelMix needs a classifier with at least two classes"
-    ):
+    with pytest.raises(ValueError, match="the model has 1 output: SelMix needs a classifier with at least two"):
         resolve_class_names(nn.Linear(1, 1), Plain([0]), "labels", 1)

@@ -59,5 +59,5 @@ def test_in_an_ordinary_trainer(accumulation, tmp_path):
         compute_loss_func=loss,
     )
     trainer.train()
-    assert trainer.state.log_history[0]["loss"] == pytest.approx(float(expected), abs=1e-5)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), abs=1e-5)
     assert torch.allclose(model.classifier.weight, weight, atol=1e-6)

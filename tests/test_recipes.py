@@ -135,7 +135,7 @@ def test_cifar10_lt_whole_network_with_a_saved_split_and_seeds(images, checkpoin
         ({"--dataset": "nobody/nothing"}, "'nobody/nothing' is no folder here .* a Hub id such as uoft-cs/cifar10"),
         (
             {"--dataset": "EMPTY"},
-            r"must hold train\.parquet and test\.parquet, but train\.parquet and test\.parquet is not",
+            r"must hold train\.parquet and test\.parquet, but lacks train\.parquet and test\.parquet",
         ),
         ({"--model_name_or_path": "nobody/model"}, "no image classifier .* could be loaded from 'nobody/model'"),
         ({"--model_name_or_path": "THREE"}, "tells 3 classes apart, the data have 10 .*train the checkpoint on them"),
