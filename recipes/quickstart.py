@@ -28,22 +28,24 @@ from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrap
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
-from selmix_hf import (
-    LogitAdjustedLoss,
-    SelMixConfig,
-    SelMixTrainer,
-    classification_metrics,
-    make_long_tailed,
-    save_plots,
-)
+from selmix_hf import LogitAdjustedLoss, SelMixConfig, SelMixTrainer, make_long_tailed, save_plots
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.callbacks import ProgressLines
+from selmix_hf.collator import ImageCollator
 from selmix_hf.comparison import before_after_table, seeds_table
-from selmix_hf.metrics import counts_of, make_compute_metrics
+from selmix_hf.metrics import classification_metrics, counts_of, make_compute_metrics
 
 ARCHITECTURE = "test_resnet"  # 0.4 million weights
 CLASSES = [str(digit) for digit in range(10)]
 PIXELS = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
+SHARED = {
+    "per_device_eval_batch_size": 100,
+    "remove_unused_columns": False,
+    "save_total_limit": 1,
+    "save_only_model": True,
+    "disable_tqdm": True,
+    "dataloader_pin_memory": torch.cuda.is_available(),
+}
 PROCESSOR = TimmWrapperImageProcessor(PIXELS, ARCHITECTURE)
 
 
@@ -55,18 +57,6 @@ class Arguments:
     seeds: list[int] = field(default_factory=list, metadata={"help": "Compare with the rivals over these seeds."})
     stage1_steps: int = field(default=400, metadata={"help": "Of stage 1, at most."})
     steps: int = field(default=300, metadata={"help": "Of SelMix and of each rival."})
-
-
-class Augment:
-    """A slightly rotated, shifted, scaled and sheared image, as the network takes it."""
-
-    def __init__(self) -> None:
-        from torchvision.transforms import v2
-
-        self.distort = v2.Compose([v2.Resize(32), v2.RandomAffine(10, (0.08, 0.08), (0.9, 1.1), shear=8)])
-
-    def __call__(self, image: Any) -> torch.Tensor:
-        return PROCESSOR(self.distort(image), return_tensors="pt")["pixel_values"][0]
 
 
 def long_tailed_digits(seed: int) -> DatasetDict:
@@ -82,42 +72,22 @@ def long_tailed_digits(seed: int) -> DatasetDict:
     return DatasetDict(**inner, test=outer["validation"])
 
 
-def as_inputs(dataset: Dataset, augment: Augment | None = None) -> Dataset:
-    """The dataset as plain Trainer takes it."""
+def distorted(dataset: Dataset) -> Dataset:
+    """The same images, slightly rotated, shifted, scaled and sheared whenever they are read."""
+    from torchvision.transforms import v2
 
-    def transform(batch: dict[str, Any]) -> dict[str, Any]:
-        images = [image.convert("RGB") for image in batch["image"]]
-        pixels = [augment(image) for image in images] if augment else PROCESSOR(images)["pixel_values"]
-        return {"pixel_values": pixels, "labels": batch["label"]}
-
-    return dataset.with_transform(transform)
+    distort = v2.RandomAffine(10, (0.08, 0.08), (0.9, 1.1), shear=8)
+    return dataset.with_transform(lambda rows: {**rows, "image": [distort(i.resize((32, 32))) for i in rows["image"]]})
 
 
 def new_model(seed: int) -> TimmWrapperForImageClassification:
     set_seed(seed)
-    names = dict(enumerate(CLASSES))
-    ids = {name: k for k, name in names.items()}
-    return TimmWrapperForImageClassification(
-        TimmWrapperConfig(architecture=ARCHITECTURE, pretrained_cfg=PIXELS, id2label=names, label2id=ids)
-    )
+    config = TimmWrapperConfig(architecture=ARCHITECTURE, pretrained_cfg=PIXELS, num_labels=len(CLASSES))
+    return TimmWrapperForImageClassification(config)
 
 
-def common_options(folder: Path, seed: int, steps: int) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder),
-        "seed": seed,
-        "max_steps": steps,
-        "per_device_eval_batch_size": 100,
-        "remove_unused_columns": False,
-        "save_total_limit": 1,
-        "save_only_model": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
-
-
-def stage1_trainer(model: Any, splits: DatasetDict, options: dict[str, Any], metric: str = "mean_recall") -> Trainer:
-    """Plain Trainer with the logit-adjusted loss; returns the weights that are best by a metric on validation."""
+def stage1_trainer(model: Any, splits: DatasetDict, metric: str = "mean_recall", **options: Any) -> Trainer:
+    """Plain Trainer with the logit-adjusted loss; it ends with the weights that are best by a metric on validation."""
     trainer = Trainer(
         model,
         TrainingArguments(
@@ -130,10 +100,12 @@ def stage1_trainer(model: Any, splits: DatasetDict, options: dict[str, Any], met
             load_best_model_at_end=True,
             metric_for_best_model=metric,
             greater_is_better=True,
+            **SHARED,
             **options,
         ),
-        train_dataset=as_inputs(splits["train"], Augment()),
-        eval_dataset=as_inputs(splits["validation"]),
+        train_dataset=distorted(splits["train"]),
+        eval_dataset=splits["validation"],
+        data_collator=ImageCollator(PROCESSOR),
         compute_loss_func=LogitAdjustedLoss(np.bincount(splits["train"]["label"])),
         compute_metrics=make_compute_metrics(len(CLASSES), per_class=False),
     )
@@ -141,23 +113,17 @@ def stage1_trainer(model: Any, splits: DatasetDict, options: dict[str, Any], met
     return trainer
 
 
-def selmix_trainer(model: Any, splits: DatasetDict, options: dict[str, Any], **selmix_options: Any) -> SelMixTrainer:
+def selmix_trainer(model: Any, splits: DatasetDict, **options: Any) -> SelMixTrainer:
+    """The head alone, on stored features of eight distorted views of each image."""
     trainer = SelMixTrainer(
         model=model,
-        args=SelMixConfig(freeze_backbone=True, feature_views=8, learning_rate=0.1, **{**options, **selmix_options}),
-        train_dataset=splits["train"],
+        args=SelMixConfig(freeze_backbone=True, feature_views=8, learning_rate=0.1, **SHARED, **options),
+        train_dataset=distorted(splits["train"]),
         gain_dataset=splits["validation"],
-        train_transform=Augment(),
         processing_class=PROCESSOR,
     )
     ProgressLines.replace_logs_of(trainer, every=5)
     return trainer
-
-
-def counts_on_test(trainer: Trainer, splits: DatasetDict) -> torch.Tensor:
-    """Confusion counts of the test images, K x K."""
-    dataset = splits["test"] if isinstance(trainer, SelMixTrainer) else as_inputs(splits["test"])
-    return counts_of(trainer.predict(dataset)[:2], len(CLASSES))
 
 
 def run(arguments: Arguments, seed: int, folder: Path, with_rivals: bool) -> dict[str, torch.Tensor]:
@@ -169,38 +135,40 @@ def run(arguments: Arguments, seed: int, folder: Path, with_rivals: bool) -> dic
         f"{len(splits['validation'])} for validation, {len(splits['test'])} for the test"
     )
 
-    def options(name: str, steps: int = arguments.steps) -> dict[str, Any]:
-        return common_options(folder / "checkpoints" / name, seed, steps)
+    def test_counts(trainer: Trainer) -> torch.Tensor:
+        return counts_of(trainer.predict(splits["test"])[:2], len(CLASSES))
 
-    print("stage 1, logit-adjusted loss, until the mean recall stops rising")
+    def options(name: str) -> dict[str, Any]:
+        return {"output_dir": str(folder / "checkpoints" / name), "seed": seed, "max_steps": arguments.steps}
+
+    print("stage 1, logit-adjusted loss, until mean recall stops rising")
     model = new_model(seed)
-    stage1 = stage1_trainer(model, splits, options("stage1", arguments.stage1_steps))
+    stage1 = stage1_trainer(model, splits, **{**options("stage1"), "max_steps": arguments.stage1_steps})
     stage1.add_callback(EarlyStoppingCallback(early_stopping_patience=4))
     stage1.train()
-    counts = {"end of stage 1": counts_on_test(stage1, splits)}
+    counts = {"end of stage 1": test_counts(stage1)}
     start = copy.deepcopy(model)
 
-    print(f"SelMix for {arguments.objective}, {arguments.steps} steps from there")
-    selmix = selmix_trainer(model, splits, options("selmix"), objective=arguments.objective)
+    print(f"SelMix from there, for {arguments.objective}")
+    selmix = selmix_trainer(model, splits, objective=arguments.objective, **options("selmix"))
     selmix.train()
     selmix.save_model(str(folder))
-    after = counts_on_test(selmix, splits)
+    after = test_counts(selmix)
     save_plots(selmix, folder / "plots", counts["end of stage 1"], after, f"{len(splits['test'])} test images")
     if with_rivals:
-        print(f"rival: stage 1 for {arguments.steps} more steps")
+        print("rival: as many more steps of stage 1")
         metric = arguments.objective if arguments.objective in ("min_recall", "g_mean", "h_mean") else "mean_recall"
-        more = stage1_trainer(copy.deepcopy(start), splits, options("more"), metric)
+        more = stage1_trainer(copy.deepcopy(start), splits, metric, **options("more"))
         more.train()
         looks = {log["step"]: log for log in stage1.state.log_history if "eval_loss" in log}
         if more.state.best_metric < looks[stage1.state.best_global_step][f"eval_{metric}"]:
             more.model.load_state_dict(start.state_dict())  # the start is a candidate, as it is for SelMix
-        counts["stage 1, as many more steps"] = counts_on_test(more, splits)
-        print(f"rival: uniform mixup, {arguments.steps} steps")
-        uniform = selmix_trainer(
-            copy.deepcopy(start), splits, options("uniform"), objective=arguments.objective, pair_sampling="uniform"
-        )
+        counts["as many more steps of stage 1"] = test_counts(more)
+        print("rival: as many steps of uniform mixup")
+        uniform_options = {"objective": arguments.objective, "pair_sampling": "uniform", **options("uniform")}
+        uniform = selmix_trainer(copy.deepcopy(start), splits, **uniform_options)
         uniform.train()
-        counts["uniform mixup, as many steps"] = counts_on_test(uniform, splits)
+        counts["as many steps of uniform mixup"] = test_counts(uniform)
     return {**counts, "SelMix": after}
 
 

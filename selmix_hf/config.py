@@ -113,6 +113,8 @@ class SelMixConfig(TrainingArguments):
         super().__post_init__()
         if self.accelerator_config.split_batches:  # by now no longer a dictionary or the name of a file
             raise ValueError("split_batches would make a period too long: set per_device_train_batch_size instead.")
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
         if self.n_gpu > 1:
             raise ValueError(
                 f"found {self.n_gpu} GPUs in one process, which Trainer would drive by DataParallel; start one "
