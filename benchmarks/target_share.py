@@ -50,7 +50,7 @@ def selmix_on_features(
     num_classes, generator = len(bias), np.random.default_rng(seed)
     index = ClassIndex(train[1], num_classes)
     psi = get_objective(objective)
-    multipliers = psi.initial_multipliers(num_classes)
+    multipliers: dict[str, Tensor] = {}
     members = F.one_hot(gain_set[1], num_classes).T.float()
     centroids = (members @ gain_set[0]) / members.sum(1, keepdim=True)
     optimizer = torch.optim.SGD([weight, bias], lr=learning_rate)

@@ -152,7 +152,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for own in configs:
         trainer = trainer if own is configs[0] else fine_tune(arguments, own, splits, names)
         if is_main:
-            print(f"Seed {own.seed}, {config.objective}:", flush=True)
+            first = "features of the training and validation images once, then " if config.freeze_backbone else ""
+            print(f"Seed {own.seed}, {config.objective}: {first}{config.max_steps} steps", flush=True)
         began = time.perf_counter()
         trainer.train()
         seconds = round(time.perf_counter() - began, 1)

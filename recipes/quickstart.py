@@ -80,12 +80,6 @@ def distorted(dataset: Dataset) -> Dataset:
     return dataset.with_transform(lambda rows: {**rows, "image": [distort(i.resize((32, 32))) for i in rows["image"]]})
 
 
-def new_model(seed: int) -> TimmWrapperForImageClassification:
-    set_seed(seed)
-    config = TimmWrapperConfig(architecture=ARCHITECTURE, pretrained_cfg=PIXELS, num_labels=len(CLASSES))
-    return TimmWrapperForImageClassification(config)
-
-
 def stage1_trainer(model: Any, splits: DatasetDict, metric: str = "mean_recall", **options: Any) -> Trainer:
     """Plain Trainer with the logit-adjusted loss; it ends with the weights that are best by a metric on validation."""
     trainer = Trainer(
@@ -95,7 +89,7 @@ def stage1_trainer(model: Any, splits: DatasetDict, metric: str = "mean_recall",
             learning_rate=1e-3,
             lr_scheduler_type="constant",
             eval_strategy="steps",
-            eval_steps=25,
+            eval_steps=min(25, options["max_steps"]),
             save_strategy="best",
             load_best_model_at_end=True,
             metric_for_best_model=metric,
@@ -117,7 +111,7 @@ def selmix_trainer(model: Any, splits: DatasetDict, **options: Any) -> SelMixTra
     """The head alone, on stored features of eight distorted views of each image."""
     trainer = SelMixTrainer(
         model=model,
-        args=SelMixConfig(freeze_backbone=True, feature_views=8, learning_rate=0.1, **SHARED, **options),
+        args=SelMixConfig(freeze_backbone=True, feature_views=8, learning_rate=0.03, **SHARED, **options),
         train_dataset=distorted(splits["train"]),
         gain_dataset=splits["validation"],
         processing_class=PROCESSOR,
@@ -142,7 +136,9 @@ def run(arguments: Arguments, seed: int, folder: Path, with_rivals: bool) -> dic
         return {"output_dir": str(folder / "checkpoints" / name), "seed": seed, "max_steps": arguments.steps}
 
     print("stage 1, logit-adjusted loss, until mean recall stops rising")
-    model = new_model(seed)
+    set_seed(seed)
+    config = TimmWrapperConfig(architecture=ARCHITECTURE, pretrained_cfg=PIXELS, num_labels=len(CLASSES))
+    model = TimmWrapperForImageClassification(config)
     stage1 = stage1_trainer(model, splits, **{**options("stage1"), "max_steps": arguments.stage1_steps})
     stage1.add_callback(EarlyStoppingCallback(early_stopping_patience=4))
     stage1.train()

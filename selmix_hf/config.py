@@ -80,7 +80,7 @@ class SelMixConfig(TrainingArguments):
     beta_min: float = field(default=0.6, metadata={"help": "Mixing coefficients are uniform on [beta_min, 1]."})
     gain_quadrature: bool = field(default=False, metadata={"help": "Average the gain over the coefficient."})
     min_rate: float = field(default=20.0, metadata={"help": "Rate of the multipliers of a minimum."})
-    min_memory: float = field(default=0.0, metadata={"help": "Memory of the multipliers of a minimum."})
+    min_memory: float = field(default=0.8, metadata={"help": "Memory of the multipliers of a minimum."})
     constraint_update: str = field(default="projected_gradient", metadata={"help": "Or 'exponential'."})
     constraint_rate: float = field(default=0.3, metadata={"help": "Step of the constraint multipliers."})
 
@@ -111,7 +111,7 @@ class SelMixConfig(TrainingArguments):
             self.refresh_steps = 10 if self.freeze_backbone else 50
         self._check()
         super().__post_init__()
-        if self.accelerator_config.split_batches:  # by now no longer a dictionary or the name of a file
+        if cast(Any, self.accelerator_config).split_batches:  # by now no longer a dictionary or the name of a file
             raise ValueError("split_batches would make a period too long: set per_device_train_batch_size instead.")
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader

@@ -84,9 +84,9 @@ class MinimumMetric:
     """min over the simplex of sum_k lambda_k r_k: the smallest of the components r (recalls, group recalls).
 
     The multipliers follow exponentiated gradient, log lambda <- memory * log lambda - (1 - memory) * eta * r,
-    normalised: -eta times the running mean of r. Memory 0 recomputes them from the current components alone, as
-    SelMix's authors do with eta 50. One image moves a recall by
-    1 / n_k, so eta is capped at n_min ln 2: no single image may more than double a multiplier.
+    normalised: -eta times the running mean of r. Without earlier multipliers, and with memory 0, they follow from the
+    current components alone, as SelMix's authors have it with eta 50. One image moves a recall by 1 / n_k, so eta is
+    capped at n_min ln 2: no single image may more than double a multiplier.
 
     Args:
         components: C -> r, shape J.
@@ -97,7 +97,7 @@ class MinimumMetric:
     name: str
     components: Callable[[Tensor], Tensor]
     rate: float = 20.0
-    memory: float = 0.0
+    memory: float = 0.8
 
     def value(self, confusion: Tensor) -> Tensor:
         return self.components(confusion).min()
@@ -114,11 +114,12 @@ class MinimumMetric:
 
     def update_multiplier(self, multiplier: Tensor | None, confusion: Tensor, class_counts: Tensor) -> Tensor | None:
         components_J = self.components(confusion).double()
-        rate = min(self.rate, float(class_counts.min()) * math.log(2)) * (1 - self.memory)
-        previous_J = torch.zeros_like(components_J) if multiplier is None else multiplier.to(components_J).log()
-        # log(0) of an underflown multiplier would never come back
-        previous_J = previous_J.clamp(min=-700)
-        return torch.softmax(self.memory * previous_J - rate * components_J, 0)
+        target_J = -min(self.rate, float(class_counts.min()) * math.log(2)) * components_J
+        if multiplier is not None:
+            # log(0) of an underflown multiplier would never come back
+            previous_J = multiplier.to(components_J).log().clamp(min=-700)
+            target_J = self.memory * previous_J + (1 - self.memory) * target_J
+        return torch.softmax(target_J, 0)
 
 
 @dataclass(frozen=True)
@@ -280,7 +281,7 @@ def get_objective(
     class_counts: Sequence[int] | Tensor | None = None,
     tail_share: float = 0.1,
     min_rate: float = 20.0,
-    min_memory: float = 0.0,
+    min_memory: float = 0.8,
     constraint_update: str = "projected_gradient",
     constraint_rate: float = 0.3,
     tolerance: float = 0.0,

@@ -36,6 +36,10 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
+def _short(names: Sequence[str]) -> bool:
+    return max(len(name) for name in names) <= 2
+
+
 def plot_matrix(
     matrix: Tensor, class_names: Sequence[str], title: str, value_name: str, signed: bool = False
 ) -> Figure:
@@ -55,7 +59,7 @@ def plot_matrix(
         matrix.numpy(), cmap="RdBu_r" if signed else "Blues", vmin=-limit if signed else 0, vmax=limit, aspect="equal"
     )
     if num_classes <= _MOST_NAMES:
-        axes.set_xticks(range(num_classes), class_names, rotation=90)
+        axes.set_xticks(range(num_classes), class_names, rotation=0 if _short(class_names) else 90)
         axes.set_yticks(range(num_classes), class_names)
     axes.set_xlabel("class mixed in")
     axes.set_ylabel("class whose label is kept")
@@ -80,7 +84,8 @@ def plot_recalls(before: Tensor, after: Tensor, class_names: Sequence[str], set_
     if num_classes <= _MOST_NAMES:
         axes.bar(position_K - 0.2, before_K, 0.4, color=_BEFORE, label="before")
         axes.bar(position_K + 0.2, after_K, 0.4, color=_AFTER, label="after")
-        axes.set_xticks(position_K, class_names, rotation=45, ha="right")
+        short = _short(class_names)
+        axes.set_xticks(position_K, class_names, rotation=0 if short else 45, ha="center" if short else "right")
     else:
         order_K = np.argsort(before_K)
         axes.plot(position_K, after_K[order_K], ".", ms=3, color=_AFTER, label="after")
@@ -95,24 +100,34 @@ def plot_recalls(before: Tensor, after: Tensor, class_names: Sequence[str], set_
         f"mean {before_K.mean():.3f} → {after_K.mean():.3f}",
         fontsize=10,
     )
-    axes.legend(loc="lower right", framealpha=0.9)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def plot_objective(log_history: Sequence[dict[str, Any]], objective_name: str) -> Figure:
+def plot_objective(log_history: Sequence[dict[str, Any]], objective_name: str, kept_step: int | None = None) -> Figure:
     """psi, mean and worst recall of the gain set over optimizer steps, with the effective number of pairs below.
 
     Args:
         log_history: `trainer.state.log_history`.
+        kept_step: the step whose weights the run returns, to be marked.
     """
     logs = [log for log in log_history if "gain_set_psi" in log]
     steps = [log["step"] for log in logs]
     figure = _figure(6.5, 5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot(steps, [log["gain_set_mean_recall"] for log in logs], color="#6b8f3c", lw=1.2, label="mean recall")
-    upper.plot(steps, [log["gain_set_worst_recall"] for log in logs], color="#c4572f", lw=1.2, label="worst recall")
-    upper.plot(steps, [log["gain_set_psi"] for log in logs], color=_AFTER, lw=2, ls="--", label=objective_name)
+    psi = [log["gain_set_psi"] for log in logs]
+    for key, color, label in (
+        ("gain_set_mean_recall", "#6b8f3c", "mean recall"),
+        ("gain_set_worst_recall", "#c4572f", "worst recall"),
+    ):
+        values = [log[key] for log in logs]
+        if not np.allclose(values, psi):  # else the objective is this one
+            upper.plot(steps, values, color=color, lw=1.2, label=label)
+    upper.plot(steps, psi, color=_AFTER, lw=2, label=objective_name)
+    if kept_step is not None:
+        for axes in (upper, lower):
+            axes.axvline(kept_step, color="#222222", ls=":", lw=1.2, label="weights kept")
     upper.set_ylabel("on the gain set")
     upper.set_title(f"{objective_name}, on the set that steers the training", fontsize=10)
     upper.legend(fontsize=8)
@@ -152,12 +167,13 @@ def save_plots(
     if before is None or after is None:
         before, after, set_name = trainer.start_counts, trainer.gain_counts, "the gain set, which steered the training"
     names, psi = trainer.class_names, trainer.objective.name
+    kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     probability = torch.as_tensor(trainer.pair_state.probability)
     figures = {
         "gain_matrix": plot_matrix(trainer.gain, names, f"Gain of {psi} by mixing, last period", "gain", signed=True),
         "pair_distribution": plot_matrix(probability, names, "Share of the pairs drawn, last period", "probability"),
         "recall_per_class": plot_recalls(before, after, names, set_name or "the given set"),
-        "objective": plot_objective(trainer.state.log_history, psi),
+        "objective": plot_objective(trainer.state.log_history, psi, kept),
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -265,7 +265,7 @@ class SelMixTrainer(Trainer):
         if coefficient is not None and not self.args.freeze_backbone:
             freeze_batch_norm(model)
         with nullcontext() if coefficient is None else self.head.mix(coefficient):
-            outputs = SequenceClassifierOutput(logits=logits_of(model(**inputs)))
+            outputs: Any = SequenceClassifierOutput(logits=logits_of(model(**inputs)))
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
         else:

@@ -72,7 +72,7 @@ def test_coverages_by_hand():
 
 
 def test_memoryless_multipliers_are_a_softmax():
-    objective = get_objective("min_recall", min_rate=50.0)
+    objective = get_objective("min_recall", min_rate=50.0, min_memory=0.0)
     counts = torch.tensor([[90, 5, 5], [30, 60, 10], [50, 45, 5]])
     smoothed = torch.tensor([90.5, 60.5, 5.5]).double() / 101
     expected = torch.softmax(-50 * smoothed, 0)  # 100 ln 2 > 50: no cap

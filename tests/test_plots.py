@@ -1,6 +1,7 @@
 """Plots are written, for few and for many classes, and show something."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from selmix_hf import save_plots
 from selmix_hf.objectives import get_objective
 from selmix_hf.pair_distribution import PairState
-from selmix_hf.plots import plot_matrix, plot_recalls
+from selmix_hf.plots import plot_matrix, plot_objective, plot_recalls
 
 FILES = ["gain_matrix.png", "pair_distribution.png", "recall_per_class.png", "objective.png"]
 
@@ -29,7 +30,8 @@ class Finished:
         self.objective = get_objective("min_recall")
         numbers = {"gain_set_mean_recall": 0.5, "gain_set_worst_recall": 0.1, "effective_pairs": 7.0}
         history = [{"step": 10 * t, "gain_set_psi": 0.1 * t, **numbers} for t in range(5)]
-        self.state = type("State", (), {"log_history": [*history, {"step": 50, "loss": 1.0}]})()
+        self.state = SimpleNamespace(log_history=[*history, {"step": 50, "loss": 1.0}], best_global_step=20)
+        self.args = SimpleNamespace(load_best_model_at_end=True)
 
 
 def colours(path):
@@ -60,6 +62,16 @@ def test_the_colours_of_a_gain_are_centred_on_zero():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b"]
     many = plot_matrix(torch.zeros(60, 60), [str(k) for k in range(60)], "P", "probability")
     assert len(many.axes[0].get_yticklabels()) < 20
+
+
+def test_the_objective_and_the_weights_kept_over_steps():
+    upper, lower = plot_objective(Finished(3).state.log_history, "min_recall", kept_step=20).axes
+    lines = {line.get_label(): line for line in upper.lines}
+    assert set(lines) == {"mean recall", "worst recall", "min_recall", "weights kept"}
+    assert list(lines["min_recall"].get_xdata()) == [0, 10, 20, 30, 40]
+    assert list(lines["min_recall"].get_ydata()) == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert set(lines["weights kept"].get_xdata()) == {20}
+    assert list(lower.lines[-1].get_ydata()) == [7.0] * 5
 
 
 def test_a_real_run(tmp_path):

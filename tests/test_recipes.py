@@ -1,6 +1,8 @@
 """The recipes run from end to end on miniatures, and what they leave behind can be used."""
 
 import json
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrapperConfig
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
-from recipes import cifar10_lt
+from recipes import cifar10_lt, quickstart
 from selmix_hf import LongTailedSplit, SelMixConfig
 from selmix_hf.arguments import parse_arguments
 
@@ -157,3 +159,64 @@ def test_cifar10_lt_says_what_is_wrong(changes, sentence, images, checkpoint, tm
     with pytest.raises(SystemExit, match=sentence) as stop:
         cifar10_lt.main(options)
     assert str(stop.value).startswith("cifar10_lt.py: ")
+
+
+def test_quickstart_by_its_command(tmp_path):
+    script, out = ROOT / "recipes" / "quickstart.py", tmp_path / "out"
+    options = ["--stage1_steps", "5", "--steps", "10", "--seed", "10", "--output_dir", str(out)]
+    done = subprocess.run([sys.executable, str(script), *options], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for words in ("| worst-class recall", "SelMix from there, for min_recall", "Model, plots and numbers are in"):
+        assert words in done.stdout
+    assert "Warning" not in done.stderr
+    assert len(done.stdout.splitlines()) < 40
+    assert_usable(out)
+    assert all((out / "plots" / f"{name}.png").stat().st_size > 5000 for name in PLOTS)
+    assert AutoModelForImageClassification.from_pretrained(out).config.id2label == dict(enumerate("0123456789"))
+    reports = json.loads((out / "results.json").read_text())["test"]
+    assert reports["SelMix"][0].keys() >= {"mean_recall", "min_recall", "smallest_coverage", "worst_class"}
+
+
+def test_quickstart_compares_over_seeds(tmp_path, capsys, monkeypatch):
+    whole = quickstart.long_tailed_digits
+
+    def few_digits(seed):
+        splits = whole(seed)
+        for part in ("validation", "test"):
+            splits[part] = splits[part].sort("label").select(range(0, len(splits[part]), 10))
+        return splits
+
+    monkeypatch.setattr(quickstart, "long_tailed_digits", few_digits)
+    options = ["--stage1_steps", "3", "--steps", "3", "--objective", "h_mean", "--output_dir", str(tmp_path)]
+    results = quickstart.main([*options, "--seeds", "10", "11"])
+    assert {method: len(reports) for method, reports in results["test"].items()} == {
+        "end of stage 1": 2,
+        "as many more steps of stage 1": 2,
+        "as many steps of uniform mixup": 2,
+        "SelMix": 2,
+    }
+    table = capsys.readouterr().out.split("On the test images:")[1]
+    assert all(f"| {method}" in table for method in results["test"])
+    assert "worst-class recall" in table
+
+
+def test_quickstart_says_what_is_wrong(tmp_path):
+    with pytest.raises(SystemExit, match="quickstart.py: .*min_recal"):
+        quickstart.main(["--objective", "min_recal", "--output_dir", str(tmp_path)])
+    with pytest.raises(SystemExit, match="unknown option --output, did you mean --output_dir?"):
+        quickstart.main(["--output", str(tmp_path)])
+
+
+def test_the_splits_of_the_quickstart_are_disjoint():
+    splits = quickstart.long_tailed_digits(10)
+    assert np.bincount(splits["train"]["label"]).tolist() == [60, 38, 24, 15, 9, 6, 3, 2, 1, 1]
+    assert np.bincount(splits["validation"]["label"]).tolist() == [40] * 10
+    assert np.bincount(splits["test"]["label"]).tolist() == [70] * 10
+    pixels = [{image.tobytes() for image in splits[part]["image"]} for part in splits]
+    assert not (pixels[0] & pixels[1] | pixels[0] & pixels[2] | pixels[1] & pixels[2])
+
+
+@pytest.mark.slow
+def test_quickstart_raises_the_worst_class(tmp_path):
+    reports = quickstart.main(["--output_dir", str(tmp_path)])["test"]
+    assert reports["SelMix"][0]["min_recall"] > reports["end of stage 1"][0]["min_recall"]

@@ -260,13 +260,17 @@ def test_two_trainings_in_a_row_go_on_from_each_other(tmp_path):
 # --- traps of Trainer and accelerate -----------------------------------------------------------------------------
 
 
-@BOTH
-def test_accumulation_traces_the_same_curve(freeze, tmp_path):
+def _cross_entropy(outputs, labels, num_items_in_batch=None):
+    return torch.nn.functional.cross_entropy(outputs.logits, labels)
+
+
+@pytest.mark.parametrize(("freeze", "own_loss"), [(False, None), (True, None), (True, _cross_entropy)])
+def test_accumulation_traces_the_same_curve(freeze, own_loss, tmp_path):
     runs = []
     for batch, accumulation in ((8, 1), (4, 2), (2, 4)):
         options = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
         options |= {"freeze_backbone": freeze, "objective": "mean_recall", "learning_rate": 0.02, **tiny.BARE}
-        runs.append(tiny.trainer(tmp_path / str(batch), "resnet", **options))
+        runs.append(tiny.trainer(tmp_path / str(batch), "resnet", compute_loss_func=own_loss, **options))
         runs[-1].train()
     assert len(tiny.losses(runs[0])) == 8
     for run in runs[1:]:
@@ -315,10 +319,10 @@ def test_every_period_trains_on_its_own_p(workers, accumulation, tmp_path):
         assert torch.equal(coefficients[mine], torch.tensor(coefficient, dtype=torch.float32))
 
 
-@BOTH
-def test_a_refresh_leaves_the_global_random_state_alone(freeze, tmp_path):
+@pytest.mark.parametrize(("freeze", "workers"), [(False, 0), (True, 0), (False, 1)])
+def test_a_refresh_leaves_the_global_random_state_alone(freeze, workers, tmp_path):
     transforms = {"train_transform": tiny.random_view, "eval_transform": tiny.random_view}
-    options = {"dataloader_num_workers": 1, "freeze_backbone": freeze, "max_steps": 8}
+    options = {"dataloader_num_workers": workers, "freeze_backbone": freeze, "max_steps": 8}
     run = tiny.trainer(tmp_path, "convnext", **transforms, **options)
     states, plain_refresh, plain_start = [], run.refresh, run.start_run
 

@@ -1,0 +1,82 @@
+"""Tables and intervals, by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from selmix_hf.comparison import (
+    KEY_METRICS,
+    before_after_table,
+    markdown_table,
+    mean_and_sd,
+    paired_bootstrap,
+    seeds_table,
+)
+from selmix_hf.metrics import classification_metrics
+
+
+def report(right_of_4):
+    """Two classes of four samples, so many of the second one right."""
+    counts = torch.tensor([[4, 0], [4 - right_of_4, right_of_4]])
+    return classification_metrics(counts, class_names=["cat", "dog"])
+
+
+def test_a_table_is_padded_markdown():
+    table = markdown_table(["", "a"], [["first", "1"], ["b", "1.25"]])
+    assert table.splitlines() == [
+        "|       |    a |",
+        "| ----- | ---: |",
+        "| first |    1 |",
+        "| b     | 1.25 |",
+    ]
+
+
+def test_mean_and_sample_standard_deviation():
+    assert mean_and_sd([0.5, 0.7]) == "0.600 ± 0.141"
+    assert mean_and_sd([0.5]) == "0.500"
+    assert mean_and_sd([0.5, 0.5]) == "0.500"
+
+
+def test_before_and_after():
+    table = before_after_table([report(1)], [report(3)], per_class=True).splitlines()
+    assert [cell.strip() for cell in table[3].split("|")[1:-1]] == ["worst-class recall", "0.250", "0.750", "+0.500"]
+    assert [cell.strip() for cell in table[7].split("|")[1:-1]] == ["worst class", "dog", "dog", ""]
+    assert [line.split("|")[1].strip() for line in table[8:]] == ["recall of cat", "recall of dog"]
+
+
+def test_before_and_after_over_seeds_with_intervals():
+    intervals = dict.fromkeys(KEY_METRICS, (0.3, -0.1, 0.5))
+    table = before_after_table([report(1)] * 2, [report(2), report(3)], intervals, per_class=True).splitlines()
+    cells = [cell.strip() for cell in table[3].split("|")[1:-1]]
+    assert cells == ["worst-class recall", "0.250", "0.625 ± 0.177", "+0.375", "-0.100 to +0.500"]
+    assert len({len(line) for line in table}) == 1
+
+
+def test_methods_over_seeds():
+    table = seeds_table({"start": [report(1), report(1)], "SelMix": [report(2), report(3)]}).splitlines()
+    assert len(table) == 4
+    assert "0.625 ± 0.177" in table[3]
+
+
+def test_the_bootstrap_of_equal_predictions_is_zero():
+    labels = np.arange(10).repeat(5) % 5
+    predicted = (labels + (np.arange(50) % 3 == 0)) % 5
+    assert paired_bootstrap(labels, predicted, predicted, 5, num_resamples=20) == dict.fromkeys(KEY_METRICS, (0, 0, 0))
+
+
+def test_the_bootstrap_interval_of_mean_recall_is_the_binomial_one():
+    """60 and 80 of 100 right in each of two classes, the same 60: the change is the mean of indicators."""
+    labels = np.arange(2).repeat(100)
+    place = np.tile(np.arange(100), 2)
+    before, after = (np.where(place < right, labels, 1 - labels) for right in (60, 80))
+    change, low, high = paired_bootstrap(labels, before, after, 2, num_resamples=2000)["mean_recall"]
+    half = 1.96 * np.sqrt(0.2 * 0.8 / 200)
+    assert change == pytest.approx(0.2)
+    assert (low, high) == (pytest.approx(0.2 - half, abs=0.01), pytest.approx(0.2 + half, abs=0.01))
+
+
+def test_the_bootstrap_averages_seeds():
+    labels = np.arange(2).repeat(10)
+    wrong = 1 - labels
+    change = paired_bootstrap(labels, [wrong, wrong], [labels, wrong], 2, num_resamples=10)["mean_recall"]
+    assert change == (0.5, 0.5, 0.5)
