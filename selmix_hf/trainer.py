@@ -112,7 +112,7 @@ class SelMixTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("SelMixTrainer does not run under FSDP or DeepSpeed yet: use plain distributed training.")
         if eval_dataset is None:
-            logger.info("no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint.")
+            logger.warning("no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint.")
 
         self.head = find_head(self.model, self._probe_inputs(), head_name=head_name)
         self.class_names = resolve_class_names(self.model, train_dataset, self.label_column, self.head.num_classes)

@@ -36,7 +36,6 @@ FLOORS = {
     "comparison": 4,
     "loading": 4,
     "checks": 5,
-    "comparison": 5,
     "health": 4,
     "plots": 4,
     "callbacks": 4,
