@@ -182,10 +182,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         own = folder / f"seed_{seed}" if arguments.seeds else folder
         for method, counts in run(arguments, seed, own, with_rivals=bool(arguments.seeds)).items():
             reports.setdefault(method, []).append(classification_metrics(counts, class_names=CLASSES))
+        worst = [f"{method} {of_seeds[-1]['min_recall']:.3f}" for method, of_seeds in reports.items()]
+        print(f"worst-class recall on test: {', '.join(worst)}\n" if arguments.seeds else "")
     results = {"settings": vars(arguments), "test": reports}
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
-    print("\nOn the test images:\n")
+    print("On the test images:\n")
     if arguments.seeds:
         print(seeds_table(reports))
     else:

@@ -33,7 +33,7 @@ FLOORS = {
     "config": 4,
     "collator": 4,
     "arguments": 4,
-    "comparison": 4,
+    "comparison": 5,
     "loading": 4,
     "checks": 5,
     "health": 4,
