@@ -94,6 +94,7 @@ def fine_tune(arguments: Arguments, config: SelMixConfig, splits: DatasetDict, n
         args=config,
         train_dataset=splits["train"],
         gain_dataset=splits["validation"],
+        eval_dataset=splits["validation"],  # chooses the checkpoint
         train_transform=CropAndFlip(processor, side) if arguments.augment else None,
         processing_class=processor,
     )

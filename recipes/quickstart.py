@@ -1,13 +1,17 @@
 """Raise the recall of a small classifier's worst class in under a minute: real images, no network.
 
     accelerate launch recipes/quickstart.py
+    accelerate launch recipes/quickstart.py --objective h_mean --seed 3 --output_dir digits
+    accelerate launch recipes/quickstart.py --seeds 0 1 2 3 4     # beside two rivals, as Markdown and JSON
 
 The handwritten digits of scikit-learn are made long-tailed: 60 images of "0" down to 1 of "9". Stage 1 trains a small
 timm network from random weights with transformers' own Trainer and the logit-adjusted loss, until it stops improving.
-Stage 2 is SelMixTrainer. 700 other images are the test.
+Stage 2 is SelMixTrainer. 400 other images are the validation set, 700 the test.
 
-    accelerate launch recipes/quickstart.py --objective h_mean --seed 3 --output_dir digits
-    accelerate launch recipes/quickstart.py --seeds 0 1 2 3 4     # beside two rivals, as Markdown and JSON
+Expected worst-class recall on test, mean and standard deviation over seeds 0 to 4, on 2 cores of an AMD EPYC (about
+40 s of CPU time a seed): .449 ± .147 after stage 1, .597 ± .096 after SelMix (mean recall .879 and .889). It rises by
+.243, .271, .014 and .271 and falls by .057 (seed 3, from .700): one test image of a class is .014, one validation
+image .025. As many more steps of stage 1 give .551 ± .180, as many of uniform mixup .451 ± .177.
 """
 
 from __future__ import annotations
@@ -93,7 +97,6 @@ def stage1_trainer(model: Any, splits: DatasetDict, metric: str = "mean_recall",
             save_strategy="best",
             load_best_model_at_end=True,
             metric_for_best_model=metric,
-            greater_is_better=True,
             **SHARED,
             **options,
         ),
@@ -114,6 +117,7 @@ def selmix_trainer(model: Any, splits: DatasetDict, **options: Any) -> SelMixTra
         args=SelMixConfig(freeze_backbone=True, feature_views=8, learning_rate=0.03, **SHARED, **options),
         train_dataset=distorted(splits["train"]),
         gain_dataset=splits["validation"],
+        eval_dataset=splits["validation"],  # chooses the checkpoint
         processing_class=PROCESSOR,
     )
     ProgressLines.replace_logs_of(trainer, every=5)
@@ -124,10 +128,7 @@ def run(arguments: Arguments, seed: int, folder: Path, with_rivals: bool) -> dic
     """Train with one seed; the confusion counts of the test images for each method, the start first."""
     splits = long_tailed_digits(seed)
     sizes = np.bincount(splits["train"]["label"])
-    print(
-        f'seed {seed}: {len(splits["train"])} training images, {sizes[0]} of "0" down to {sizes[-1]} of "9"; '
-        f"{len(splits['validation'])} for validation, {len(splits['test'])} for the test"
-    )
+    print(f'seed {seed}: {sum(sizes)} training images, {sizes[0]} of "0" down to {sizes[-1]} of "9"')
 
     def test_counts(trainer: Trainer) -> torch.Tensor:
         return counts_of(trainer.predict(splits["test"])[:2], len(CLASSES))
