@@ -1,7 +1,6 @@
 """Raise the recall of a small classifier's worst class in under a minute: real images, no network.
 
     accelerate launch recipes/quickstart.py
-    accelerate launch recipes/quickstart.py --objective h_mean --seed 3 --output_dir digits
     accelerate launch recipes/quickstart.py --seeds 0 1 2 3 4     # beside two rivals, as Markdown and JSON
 
 The handwritten digits of scikit-learn are made long-tailed: 60 images of "0" down to 1 of "9". Stage 1 trains a small
@@ -147,7 +146,8 @@ def run(arguments: Arguments, seed: int, folder: Path, with_rivals: bool) -> dic
     start = copy.deepcopy(model)
 
     print(f"SelMix from there, for {arguments.objective}")
-    selmix = selmix_trainer(model, splits, objective=arguments.objective, **options("selmix"))
+    objective = {"objective": arguments.objective}
+    selmix = selmix_trainer(model, splits, **objective, **options("selmix"))
     selmix.train()
     selmix.save_model(str(folder))
     after = test_counts(selmix)
@@ -162,8 +162,7 @@ def run(arguments: Arguments, seed: int, folder: Path, with_rivals: bool) -> dic
             more.model.load_state_dict(start.state_dict())  # the start is a candidate, as it is for SelMix
         counts["as many more steps of stage 1"] = test_counts(more)
         print("rival: as many steps of uniform mixup")
-        uniform_options = {"objective": arguments.objective, "pair_sampling": "uniform", **options("uniform")}
-        uniform = selmix_trainer(copy.deepcopy(start), splits, **uniform_options)
+        uniform = selmix_trainer(start, splits, pair_sampling="uniform", **objective, **options("uniform"))
         uniform.train()
         counts["as many steps of uniform mixup"] = test_counts(uniform)
     return {**counts, "SelMix": after}
