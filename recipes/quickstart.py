@@ -187,11 +187,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     results = {"settings": vars(arguments), "test": reports}
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
+    before, after = reports["end of stage 1"], reports["SelMix"]
     print("On the test images:\n")
-    if arguments.seeds:
-        print(seeds_table(reports))
-    else:
-        print(before_after_table(reports["end of stage 1"], reports["SelMix"]))
+    print(seeds_table(reports) if arguments.seeds else before_after_table(before, after))
     print(f"\n{time.perf_counter() - began:.0f} seconds. Model, plots and numbers are in {folder}/.")
     return results
 
