@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from selmix_hf.confusion import confusion_matrix, resolve_class_prior, smooth_co
 
 Multipliers = dict[str, Tensor]
 
-NO_VIOLATION = 0.0
 _ROUNDING = 1e-9  # K * (1 / K) may fall short of 1 by a rounding error
 
 
@@ -174,8 +173,7 @@ class Objective:
     metric: SmoothMetric | MinimumMetric
     constraints: tuple[Constraint, ...] = ()
     class_prior: str | tuple[float, ...] = "validation"
-    tolerance: float = NO_VIOLATION
-    options: Mapping[str, object] = field(default_factory=dict)
+    tolerance: float = 0.0
 
     @property
     def name(self) -> str:
