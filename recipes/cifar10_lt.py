@@ -46,6 +46,7 @@ class Arguments:
     split_seed: int = field(default=0, metadata={"help": "Of a drawn split."})
     image_size: int | None = field(default=None, metadata={"help": "Side in pixels; default: the checkpoint's."})
     augment: bool = field(default=False, metadata={"help": "Random crop and flip; when frozen, see feature_views."})
+    channels_last: bool = field(default=False, metadata={"help": "Memory format; faster for many CNNs, even on CPU."})
     seeds: list[int] = field(default_factory=list, metadata={"help": "Repeat with these; default: --seed."})
 
 
@@ -87,6 +88,8 @@ def split_images(arguments: Arguments, dataset: DatasetDict, save_to: Path) -> t
 def fine_tune(arguments: Arguments, config: SelMixConfig, splits: DatasetDict, names: list[str]) -> SelMixTrainer:
     """A trainer that starts at the checkpoint."""
     model, processor = load_classifier(arguments.model_name_or_path, names, arguments.image_size)
+    if arguments.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     image_column = next(name for name, kind in splits["train"].features.items() if isinstance(kind, Image))
     side = min(splits["train"][0][image_column].size)
     trainer = SelMixTrainer(

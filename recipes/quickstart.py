@@ -62,15 +62,18 @@ class Arguments:
     steps: int = field(default=300, metadata={"help": "Of SelMix and of each rival."})
 
 
-def long_tailed_digits(seed: int) -> DatasetDict:
-    """Splits "train" (long-tailed), "validation" (40 a class) and "test" (70 a class)."""
+def all_digits() -> Dataset:
+    """The 1,797 images of scikit-learn, 8 x 8 pixels, with their labels."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    features = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
     columns = {"image": [np.uint8(image * 255 / 16) for image in digits.images], "label": digits.target}
-    dataset = Dataset.from_dict(columns, features=features)
-    outer = make_long_tailed(dataset, imbalance_factor=1, validation_per_class=70, seed=seed)
+    return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=CLASSES)}))
+
+
+def long_tailed_digits(seed: int) -> DatasetDict:
+    """Splits "train" (long-tailed), "validation" (40 a class) and "test" (70 a class)."""
+    outer = make_long_tailed(all_digits(), imbalance_factor=1, validation_per_class=70, seed=seed)
     inner = make_long_tailed(outer["train"], imbalance_factor=60, max_per_class=60, validation_per_class=40, seed=seed)
     return DatasetDict(**inner, test=outer["validation"])
 

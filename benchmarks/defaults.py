@@ -1,13 +1,14 @@
-"""python benchmarks/target_share.py reference     # K = 10, real features; needs SELMIX_REFERENCE_DATA
-python benchmarks/target_share.py classifier    # K = 1000, features drawn around a real classifier's rows; likewise
+"""One option at a time, the others at their defaults: SelMix on stored features.
 
-How sharp should P be? SelMix on stored features for several target shares f of `inverse_temperature="auto"`
-(exp(entropy of P) = f times the pairs with positive gain). Figures are of samples that neither train nor steer: with
-K = 10 one half of the validation set steers and the other is measured, then the halves change places; the test set is
-not touched. K = 1000: the rows of an ImageNet classifier, projected on 256 directions, are the class means; Gaussian
-noise around them gives a long-tailed training set (1,280 to 5 a class), 20 samples a class that steer and 50 that are
-measured; the start is a head trained with the logit-adjusted loss. Real class similarities, but no substitute for real
-features.
+    python benchmarks/defaults.py reference target_share=0.1,0.3,0.5 min_memory=0,0.8    # K = 10, real features
+    python benchmarks/defaults.py classifier target_share=0.01,0.1,0.5                   # K = 1000
+
+Both need SELMIX_REFERENCE_DATA. Options: target_share, learning_rate, refresh_steps, min_rate, min_memory, beta_min,
+constraint_rate (with `--coverage 0.95`). Figures are of samples that neither train nor steer: with K = 10 one half of
+the validation set steers and the other is measured, then the halves change places; the test set is not touched.
+K = 1000: the rows of an ImageNet classifier, projected on 256 directions, are the class means; Gaussian noise around
+them gives a long-tailed training set (1,280 to 5 a class), 20 samples a class that steer and 50 that are measured; the
+start is a head trained with the logit-adjusted loss. Real class similarities, but no substitute for real features.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,38 +34,53 @@ from selmix_hf.sampling import ClassIndex, draw_class_pairs
 
 Set = tuple[Tensor, Tensor]  # features N x D, labels N
 Head = tuple[Tensor, Tensor]
+COLUMNS = ("mean_recall", "min_recall", "h_mean", "smallest_coverage", "worst_tenth")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Defaults of `SelMixConfig` for a frozen backbone, except where the data need others."""
+
+    target_share: float = 0.5
+    learning_rate: float = 0.01
+    max_steps: int = 2000
+    refresh_steps: int = 10
+    min_rate: float = 20.0
+    min_memory: float = 0.8
+    constraint_rate: float = 0.3
+    beta_min: float = 0.6
 
 
 def selmix_on_features(
-    train: Set,
-    gain_set: Set,
-    head: Head,
-    objective: str,
-    share: float,
-    learning_rate: float,
-    steps: int,
-    refresh: int,
-    seed: int,
+    train: Set, gain_set: Set, head: Head, objective: str, coverage: float | None, options: Options, seed: int
 ) -> Head:
-    """The loop that SelMixTrainer runs with a frozen backbone; 64 pairs a step, cosine, the defaults otherwise."""
+    """The loop that SelMixTrainer runs with a frozen backbone: 64 pairs a step, cosine."""
     weight, bias = (tensor.clone().requires_grad_() for tensor in head)
     num_classes, generator = len(bias), np.random.default_rng(seed)
     index = ClassIndex(train[1], num_classes)
-    psi = get_objective(objective)
+    psi = get_objective(
+        objective,
+        None if coverage is None else {"coverage": coverage},
+        min_rate=options.min_rate,
+        min_memory=options.min_memory,
+        constraint_rate=options.constraint_rate,
+    )
     multipliers: dict[str, Tensor] = {}
     members = F.one_hot(gain_set[1], num_classes).T.float()
     centroids = (members @ gain_set[0]) / members.sum(1, keepdim=True)
-    optimizer = torch.optim.SGD([weight, bias], lr=learning_rate)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps // refresh):
+    optimizer = torch.optim.SGD([weight, bias], lr=options.learning_rate)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.max_steps)
+    mean_beta = (1 + options.beta_min) / 2
+    for _ in range(options.max_steps // options.refresh_steps):
         with torch.no_grad():
             counts = confusion_counts(gain_set[1], gain_set[0] @ weight.T + bias, num_classes)
             multipliers = psi.update_multipliers(multipliers, counts)
-            gain = gain_matrix(centroids, weight, bias, metric_gradient(psi, counts, multipliers=multipliers))
-            probability = pair_distribution(gain, target_share=share).probability
-        classes = draw_class_pairs(probability, refresh * 64, generator)
+            gradient = metric_gradient(psi, counts, multipliers=multipliers)
+            gain = gain_matrix(centroids, weight, bias, gradient, mean_beta)
+            probability = pair_distribution(gain, target_share=options.target_share).probability
+        classes = draw_class_pairs(probability, options.refresh_steps * 64, generator)
         first, second = (index.draw(classes[:, side], generator) for side in (0, 1))
-        beta = torch.from_numpy(generator.uniform(0.6, 1, len(first))).float()[:, None]
+        beta = torch.from_numpy(generator.uniform(options.beta_min, 1, len(first))).float()[:, None]
         mixed = (beta * train[0][first] + (1 - beta) * train[0][second]).split(64)
         for features, labels in zip(mixed, train[1][first].split(64), strict=True):
             optimizer.zero_grad()
@@ -78,7 +95,7 @@ def report(head: Head, held_out: Set) -> dict[str, float]:
     recall = (counts.diagonal() / counts.sum(1)).sort().values
     metrics = classification_metrics(counts, per_class=False)
     worst_tenth = float(recall[: max(len(recall) // 10, 1)].mean())
-    return {name: metrics[name] for name in ("mean_recall", "min_recall", "h_mean")} | {"worst_tenth": worst_tenth}
+    return {name: metrics[name] for name in COLUMNS[:-1]} | {"worst_tenth": worst_tenth}
 
 
 def reference_sets(root: Path) -> tuple[Set, list[tuple[Set, Set]], Head]:
@@ -146,36 +163,47 @@ def classifier_sets(root: Path) -> tuple[Set, list[tuple[Set, Set]], Head]:
     return train, sets, (weight.detach(), bias.detach())
 
 
+def sweep(text: str) -> list[tuple[str, float]]:
+    """The text min_rate=10,20 -> [("min_rate", 10.0), ("min_rate", 20.0)]."""
+    name, _, values = text.partition("=")
+    if name not in Options.__dataclass_fields__ or not values:
+        expected = ", ".join(Options.__dataclass_fields__)
+        raise argparse.ArgumentTypeError(f"expected option=value,value with an option of {expected}; found {text!r}")
+    kind = type(getattr(Options, name))
+    return [(name, kind(float(value))) for value in values.split(",")]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=("reference", "classifier"))
-    parser.add_argument("--objectives", nargs="+", default=["min_recall", "mean_recall", "h_mean"])
-    parser.add_argument("--shares", nargs="+", type=float, default=[0.001, 0.01, 0.1, 0.3, 0.5, 0.8])
+    parser.add_argument("sweeps", nargs="+", type=sweep, metavar="option=value,value")
+    parser.add_argument("--objectives", nargs="+", default=["min_recall"])
+    parser.add_argument("--coverage", type=float, help="constrain every class's share of the predictions")
     parser.add_argument("--json", type=Path, help="write the rows here")
-    options = parser.parse_args(argv)
+    given = parser.parse_args(argv)
     root = Path(os.environ["SELMIX_REFERENCE_DATA"])
-    settings = {"reference": (0.01, 2000, 10), "classifier": (0.3, 1000, 50)}[options.data]
-    train, sets, head = (reference_sets if options.data == "reference" else classifier_sets)(root)
-
-    columns = ("mean_recall", "min_recall", "h_mean", "worst_tenth")
-    print("| objective | share | mean recall | min recall | H-mean | worst tenth of the classes |\n|" + " --- |" * 6)
+    train, sets, head = (reference_sets if given.data == "reference" else classifier_sets)(root)
+    own = {} if given.data == "reference" else {"learning_rate": 0.3, "max_steps": 1000, "refresh_steps": 50}
     rows = []
 
-    def row(objective: str, share: float | None, results: list[dict[str, float]]) -> None:
-        cells = [f"{np.mean([r[c] for r in results]):.4f} ± {np.std([r[c] for r in results]):.4f}" for c in columns]
-        print(f"| {objective} | {'' if share is None else share} | {' | '.join(cells)} |", flush=True)
-        rows.append({"objective": objective, "share": share, "results": results})
+    def row(objective: str, option: str, value: float | str, results: list[dict[str, float]]) -> None:
+        cells = [f"{np.mean([r[c] for r in results]):.4f} ± {np.std([r[c] for r in results]):.4f}" for c in COLUMNS]
+        print(f"| {objective} | {option} | {value} | {' | '.join(cells)} |", flush=True)
+        rows.append({"objective": objective, "option": option, "value": value, "results": results})
 
-    row("start", None, [report(head, held_out) for _, held_out in sets])
-    for objective in options.objectives:
-        for share in options.shares:
+    titles = ("objective", "option", "value", *(name.replace("_", " ") for name in COLUMNS))
+    print(f"| {' | '.join(titles)} |\n|{' --- |' * 3}{' --: |' * len(COLUMNS)}")
+    row("start", "", "", [report(head, held_out) for _, held_out in sets])
+    for objective in given.objectives:
+        for option, value in (pair for of_one in given.sweeps for pair in of_one):
+            options = Options(**own | {option: value})
             results = [
-                report(selmix_on_features(train, steers, head, objective, share, *settings, seed), held_out)
+                report(selmix_on_features(train, steers, head, objective, given.coverage, options, seed), held_out)
                 for seed, (steers, held_out) in enumerate(sets)
             ]
-            row(objective, share, results)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+            row(objective, option, value, results)
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,215 @@
+"""Do the defaults help, and never hurt, whatever the start?
+
+    SELMIX_REFERENCE_DATA=... python benchmarks/starts.py --seeds 0 1 2
+
+Starts on CIFAR-10-LT (rho = 100; the split of the reference checkpoint): a tf_efficientnet_lite0 with ImageNet weights
+fine-tuned at 64 px, and a small ResNet trained at 32 px from random weights; on digits (rho = 30): a small ResNet.
+Each once with the logit-adjusted loss and once with plain cross entropy. From every start one SelMixTrainer a seed,
+with nothing set but the objective and the frozen backbone. The test images are looked at for this table alone.
+
+A start is trained once and kept in --output_dir; delete its folder to train it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from datasets import DatasetDict, Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments, set_seed
+from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrapperConfig
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
+
+from selmix_hf import LogitAdjustedLoss, SelMixConfig, SelMixTrainer
+from selmix_hf.callbacks import ProgressLines
+from selmix_hf.collator import ImageCollator
+from selmix_hf.comparison import markdown_table, mean_and_sd
+from selmix_hf.labels import class_labels
+from selmix_hf.loading import load_images
+from selmix_hf.long_tail import LongTailedSplit, make_long_tailed
+from selmix_hf.metrics import classification_metrics, counts_of
+
+REFERENCE = "checkpoints/cifar10-lt-r100-tf_efficientnet_lite0"
+IMAGENET = "checkpoints/imagenet1k-tf_efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class Start:
+    data: str
+    network: str
+    loss: str
+    side: int
+    architecture: str
+    stage1_steps: int  # of 64 images
+    learning_rate: float
+
+    @property
+    def folder(self) -> str:
+        return f"{self.data}-{self.network}-{self.loss}".replace(" ", "_")
+
+
+STARTS = [
+    Start("CIFAR-10-LT", "lite0", "logit-adjusted", 64, "tf_efficientnet_lite0", 0, 0),  # the reference itself
+    Start("CIFAR-10-LT", "lite0", "plain", 64, "tf_efficientnet_lite0", 700, 0.01),
+    Start("CIFAR-10-LT", "scratch", "logit-adjusted", 32, "test_resnet", 3000, 0.1),
+    Start("CIFAR-10-LT", "scratch", "plain", 32, "test_resnet", 3000, 0.1),
+    Start("digits", "scratch", "logit-adjusted", 32, "test_resnet", 400, 0.1),
+    Start("digits", "scratch", "plain", 32, "test_resnet", 400, 0.1),
+]
+
+
+def cifar10_lt(root: Path) -> DatasetDict:
+    dataset = load_images(str(root / "data" / "cifar10"))
+    splits = LongTailedSplit.load(root / REFERENCE / "split.json").apply(dataset["train"])
+    return DatasetDict(**splits, test=dataset["test"])
+
+
+def digits(root: Path) -> DatasetDict:
+    """60 down to 2 images a class for training, 45 for validation, 65 for test."""
+    from recipes.quickstart import all_digits
+
+    outer = make_long_tailed(all_digits(), imbalance_factor=1, validation_per_class=65, seed=0)
+    inner = make_long_tailed(outer["train"], imbalance_factor=30, max_per_class=60, validation_per_class=45, seed=0)
+    return DatasetDict(**inner, test=outer["validation"])
+
+
+class CropAndFlip:
+    """A random crop of the padded image, for photographs a flip too; then the processor."""
+
+    def __init__(self, processor: Any, side: int, flip: bool) -> None:
+        from torchvision.transforms import v2
+
+        self.processor = processor
+        steps = [v2.RandomCrop(side, padding=side // 8), *([v2.RandomHorizontalFlip()] if flip else [])]
+        self.augment = v2.Compose(steps)
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        return self.processor(self.augment(image), return_tensors="pt")["pixel_values"][0]
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    return model.to(memory_format=torch.channels_last), AutoImageProcessor.from_pretrained(folder)
+
+
+def untrained(start: Start, root: Path, num_classes: int) -> tuple[Any, Any]:
+    set_seed(0)
+    if start.network == "lite0":
+        model = AutoModelForImageClassification.from_pretrained(
+            root / IMAGENET, num_labels=num_classes, ignore_mismatched_sizes=True
+        )
+        pixels = model.config.pretrained_cfg = {**model.config.pretrained_cfg, "input_size": [3, 64, 64]}
+    else:
+        pixels = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+        pixels |= {"crop_pct": 1.0}
+        model = TimmWrapperForImageClassification(
+            TimmWrapperConfig(architecture=start.architecture, pretrained_cfg=pixels, num_labels=num_classes)
+        )
+    return model.to(memory_format=torch.channels_last), TimmWrapperImageProcessor(pixels, start.architecture)
+
+
+def train_start(start: Start, root: Path, folder: Path, splits: DatasetDict, names: list[str]) -> None:
+    """Stage 1: plain Trainer, momentum, cosine, cropped and flipped images; a fixed length, nothing selected."""
+    model, processor = untrained(start, root, len(names))
+    image_column = next(name for name, kind in splits["train"].features.items() if isinstance(kind, Image))
+    transform = CropAndFlip(processor, min(splits["train"][0][image_column].size), flip=start.data != "digits")
+    counts = np.bincount(class_labels(splits["train"]), minlength=len(names))
+    trainer = Trainer(
+        model,
+        TrainingArguments(
+            str(folder / "run"),
+            max_steps=start.stage1_steps,
+            per_device_train_batch_size=64,
+            learning_rate=start.learning_rate,
+            optim="sgd",
+            optim_args="momentum=0.9",
+            weight_decay=5e-4,
+            warmup_steps=50,
+            lr_scheduler_type="cosine",
+            remove_unused_columns=False,
+            save_strategy="no",
+            disable_tqdm=True,
+            logging_steps=100,
+        ),
+        train_dataset=splits["train"],
+        data_collator=ImageCollator(processor, transform, image_column),
+        compute_loss_func=LogitAdjustedLoss(counts, tau=1.0 if start.loss == "logit-adjusted" else 0.0),
+    )
+    trainer.train()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def test_counts(trainer: SelMixTrainer, splits: DatasetDict, num_classes: int) -> torch.Tensor:
+    return counts_of(trainer.predict(splits["test"])[:2], num_classes)
+
+
+def standard_error(counts: torch.Tensor) -> float:
+    """Of mean recall, from the number of test samples of each class."""
+    recall, size = counts.diagonal() / counts.sum(1), counts.sum(1)
+    return float((recall * (1 - recall) / size).sum().sqrt() / len(recall))
+
+
+def main(argv: list[str] | None = None) -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--objective", default="min_recall")
+    parser.add_argument("--output_dir", type=Path, default=Path("starts"))
+    given = parser.parse_args(argv)
+    root = Path(os.environ["SELMIX_REFERENCE_DATA"])
+    sets: dict[str, Callable[[Path], DatasetDict]] = {"CIFAR-10-LT": cifar10_lt, "digits": digits}
+    rows, results = [], []
+    for start in STARTS:
+        splits = sets[start.data](root)
+        names = splits["test"].features["label"].names
+        folder = given.output_dir / start.folder if start.stage1_steps else root / REFERENCE
+        if not (folder / "config.json").is_file():
+            print(f"stage 1: {start.data}, {start.network}, {start.loss}", flush=True)
+            train_start(start, root, folder, splits, names)
+        before, error, after = {}, 0.0, []
+        for seed in given.seeds:
+            model, processor = load(folder)
+            trainer = SelMixTrainer(
+                model=model,
+                args=SelMixConfig(
+                    str(given.output_dir / start.folder / f"selmix_{seed}"),
+                    objective=given.objective,
+                    freeze_backbone=True,
+                    seed=seed,
+                    per_device_eval_batch_size=128,
+                    feature_cache_dir=str(given.output_dir / "features"),
+                ),
+                train_dataset=splits["train"],
+                gain_dataset=splits["validation"],
+                eval_dataset=splits["validation"],
+                processing_class=processor,
+            )
+            ProgressLines.replace_logs_of(trainer, every=50)
+            if not before:
+                counts = test_counts(trainer, splits, len(names))
+                before, error = classification_metrics(counts, class_names=names), standard_error(counts)
+            trainer.train()
+            after.append(classification_metrics(test_counts(trainer, splits, len(names)), class_names=names))
+        mean, worst = (mean_and_sd([report[name] for report in after]) for name in ("mean_recall", "min_recall"))
+        row = [f"{before['mean_recall']:.3f}", mean, f"{error:.3f}", f"{before['min_recall']:.3f}", worst]
+        rows.append([f"{start.data}, {start.network}, {start.loss}", *row])
+        results.append({"start": vars(start), "before": before, "standard_error": error, "after": after})
+        (given.output_dir / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(rows[-1], flush=True)
+    header = ["start", "mean recall", "after", "standard error", "worst-class recall", "after"]
+    print(markdown_table(header, rows))
+
+
+if __name__ == "__main__":
+    main()
