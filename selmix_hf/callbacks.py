@@ -1,11 +1,14 @@
-"""The moments at which a run looks at its gain set, and what a person sees of it."""
+"""What happens at set moments of a run, and what a person sees of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from selmix_hf.losses import LongTailLoss, effective_number_weights
 
 
 class Refreshable(Protocol):
@@ -28,6 +31,31 @@ class RefreshCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.refresh()
+
+
+class DeferredReweighting(TrainerCallback):
+    """Class weights late in stage 1 (DRW), when the features have formed under the plain loss.
+
+    Cao et al. 2019 (arXiv 1906.07413), algorithm 1: the last fifth of the run, weights by the effective number.
+
+    Args:
+        loss: the Trainer's `compute_loss_func`.
+        class_counts: training samples of each class, shape K, all positive.
+        begin: share of the run after which the weights count.
+        beta: of `losses.effective_number_weights`.
+    """
+
+    def __init__(
+        self, loss: LongTailLoss, class_counts: Sequence[int] | Tensor, begin: float = 0.8, beta: float = 0.9999
+    ) -> None:
+        self.loss, self.begin = loss, begin
+        self.weight_K = effective_number_weights(class_counts, beta)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.loss.class_weight_K = self.weight_K if state.global_step >= self.begin * state.max_steps else None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.loss.class_weight_K = None
 
 
 class ProgressLines(TrainerCallback):

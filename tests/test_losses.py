@@ -1,4 +1,4 @@
-"""LogitAdjustedLoss: by hand, and as `compute_loss_func` of an ordinary Trainer."""
+"""Stage-1 losses: by hand, and as `compute_loss_func` of an ordinary Trainer."""
 
 import math
 
@@ -8,7 +8,8 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from selmix_hf import ImageCollator, LogitAdjustedLoss
+from selmix_hf import BalancedSoftmaxLoss, DeferredReweighting, ImageCollator, LDAMLoss, LogitAdjustedLoss
+from selmix_hf.losses import effective_number_weights
 
 
 def test_by_hand():
@@ -31,10 +32,70 @@ def test_without_strength_or_imbalance_it_is_cross_entropy():
     assert torch.allclose(LogitAdjustedLoss([4, 4, 4])(logits, labels), plain)
 
 
+def test_balanced_softmax_by_hand():
+    """Weights 3 and 1 in the softmax; the same function as logit adjustment of strength 1."""
+    logits, labels = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
+    expected = [-math.log(3 * math.e / (3 * math.e + 1)), -math.log(math.e**2 / (3 + math.e**2))]
+    assert float(BalancedSoftmaxLoss([30, 10])(logits, labels)) == pytest.approx(sum(expected) / 2)
+    assert torch.allclose(BalancedSoftmaxLoss([30, 10])(logits, labels), LogitAdjustedLoss([30, 10])(logits, labels))
+
+
+def test_ldam_by_hand():
+    """Counts 16 and 1: margins in the ratio 1/2 to 1, the rarest class's is max_margin."""
+    logits, labels = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
+    expected = [-math.log(math.exp(0.75) / (math.exp(0.75) + 1)), -math.log(math.exp(1.5) / (math.exp(1.5) + 1))]
+    assert float(LDAMLoss([16, 1])(logits, labels)) == pytest.approx(sum(expected) / 2)
+    scaled = -math.log(math.exp(3 * 1.6) / (math.exp(3 * 1.6) + 1))
+    assert float(LDAMLoss([16, 1], max_margin=0.4, scale=3)(logits[1:], labels[1:])) == pytest.approx(scaled, rel=1e-4)
+
+
+def test_effective_number_by_hand():
+    """beta = 1/2: effective numbers 1 and 3/2, weights in the ratio 3 to 2 with mean 1."""
+    assert effective_number_weights([1, 2], beta=0.5).tolist() == pytest.approx([1.2, 0.8])
+    huge = effective_number_weights([10**7, 1])
+    assert huge[1] / huge[0] == pytest.approx(1e4, rel=1e-3)  # saturates at 1 / (1 - beta)
+
+
+@pytest.mark.parametrize("make", [LogitAdjustedLoss, BalancedSoftmaxLoss, LDAMLoss, effective_number_weights])
 @pytest.mark.parametrize("counts", [[3, 0], [[1, 2]], [3, -1]])
-def test_bad_counts(counts):
+def test_bad_counts(counts, make):
     with pytest.raises(ValueError, match="class_counts must hold one positive number a class"):
-        LogitAdjustedLoss(counts)
+        make(counts)
+
+
+def test_deferred_reweighting_in_an_ordinary_trainer(tmp_path):
+    """With begin 0.5 the last two of four steps carry the weights."""
+    seen = []
+
+    class Recording(LDAMLoss):
+        def forward(self, outputs, labels, num_items_in_batch=None):
+            seen.append(None if self.class_weight_K is None else self.class_weight_K.tolist())
+            return super().forward(outputs, labels, num_items_in_batch)
+
+    counts = [5, 3, 3, 1]
+    loss = Recording(counts)
+    trainer = Trainer(
+        tiny.model("convnext"),
+        TrainingArguments(
+            str(tmp_path),
+            max_steps=4,
+            remove_unused_columns=False,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+        ),
+        ImageCollator(transform=tiny.to_tensor),
+        tiny.images(counts),
+        compute_loss_func=loss,
+        callbacks=[DeferredReweighting(loss, counts, begin=0.5)],
+    )
+    trainer.train()
+    assert seen[:2] == [None, None] and seen[2] == seen[3] == effective_number_weights(counts).tolist()
+    logits, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+    weighted = LDAMLoss([16, 1])
+    weighted.class_weight_K = torch.tensor([2.0, 0.5])
+    assert float(weighted(logits, labels)) == pytest.approx(2 * float(LDAMLoss([16, 1])(logits, labels)))
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -119,7 +119,17 @@ def test_cifar10_lt_frozen(images, checkpoint, tmp_path, capsys):
 def test_cifar10_lt_whole_network_with_a_saved_split_and_seeds(images, checkpoint, tmp_path, capsys):
     rows = {"train": [*range(0, 120, 12), *range(1, 60, 12)], "validation": [*range(5, 120, 12), *range(6, 120, 12)]}
     (tmp_path / "bare.json").write_text(json.dumps(rows))
-    more = ["--augment", "--channels_last", "--image_size", "48", "--seeds", "1", "2", "--split", str(tmp_path / "bare.json")]
+    more = [
+        "--augment",
+        "--channels_last",
+        "--image_size",
+        "48",
+        "--seeds",
+        "1",
+        "2",
+        "--split",
+        str(tmp_path / "bare.json"),
+    ]
     out = tmp_path / "out"
     results = cifar10_lt.main(cifar10_options(images, checkpoint, out, *more))
     assert [run["seed"] for run in results["runs"]] == [1, 2]
