@@ -1,9 +1,9 @@
 """Do the defaults help, and never hurt, whatever the start?
 
-    SELMIX_REFERENCE_DATA=... python benchmarks/starts.py --seeds 0 1 2
+    SELMIX_REFERENCE_DATA=... python -m benchmarks.starts --seeds 0 1 2
 
 Starts on CIFAR-10-LT (rho = 100; the split of the reference checkpoint): a tf_efficientnet_lite0 with ImageNet weights
-fine-tuned at 64 px, and a small ResNet trained at 32 px from random weights; on digits (rho = 30): a small ResNet.
+fine-tuned at 64 px, and a small ResNet trained at 32 px from random weights; on digits (rho = 60): a small ResNet.
 Each once with the logit-adjusted loss and once with plain cross entropy. From every start one SelMixTrainer a seed,
 with nothing set but the objective and the frozen backbone. The test images are looked at for this table alone.
 
@@ -20,22 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from datasets import DatasetDict, Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments, set_seed
+from datasets import DatasetDict
+from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainingArguments, set_seed
 from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrapperConfig
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
-from selmix_hf import LogitAdjustedLoss, SelMixConfig, SelMixTrainer
+from recipes.quickstart import long_tailed_digits
+from selmix_hf import SelMixConfig, SelMixTrainer, Stage1Trainer
 from selmix_hf.callbacks import ProgressLines
-from selmix_hf.collator import ImageCollator
 from selmix_hf.comparison import markdown_table, mean_and_sd
-from selmix_hf.labels import class_labels
 from selmix_hf.loading import load_images
-from selmix_hf.long_tail import LongTailedSplit, make_long_tailed
+from selmix_hf.long_tail import LongTailedSplit
 from selmix_hf.metrics import classification_metrics, counts_of
 
 REFERENCE = "checkpoints/cifar10-lt-r100-tf_efficientnet_lite0"
@@ -74,26 +72,16 @@ def cifar10_lt(root: Path) -> DatasetDict:
 
 
 def digits(root: Path) -> DatasetDict:
-    """60 down to 2 images a class for training, 45 for validation, 65 for test."""
-    from recipes.quickstart import all_digits
-
-    outer = make_long_tailed(all_digits(), imbalance_factor=1, validation_per_class=65, seed=0)
-    inner = make_long_tailed(outer["train"], imbalance_factor=30, max_per_class=60, validation_per_class=45, seed=0)
-    return DatasetDict(**inner, test=outer["validation"])
+    return long_tailed_digits(seed=0)
 
 
-class CropAndFlip:
-    """A random crop of the padded image, for photographs a flip too; then the processor."""
+def crop_and_flip(processor: Any, start: Start) -> Callable[[Any], torch.Tensor]:
+    """What the processor makes of an image, padded and cropped at random; photographs are flipped too."""
+    from torchvision.transforms import v2
 
-    def __init__(self, processor: Any, side: int, flip: bool) -> None:
-        from torchvision.transforms import v2
-
-        self.processor = processor
-        steps = [v2.RandomCrop(side, padding=side // 8), *([v2.RandomHorizontalFlip()] if flip else [])]
-        self.augment = v2.Compose(steps)
-
-    def __call__(self, image: Any) -> torch.Tensor:
-        return self.processor(self.augment(image), return_tensors="pt")["pixel_values"][0]
+    crop = v2.RandomCrop(start.side, padding=start.side // 8)
+    augment = crop if start.data == "digits" else v2.Compose([crop, v2.RandomHorizontalFlip()])
+    return lambda image: augment(processor(image, return_tensors="pt")["pixel_values"][0])
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -118,12 +106,9 @@ def untrained(start: Start, root: Path, num_classes: int) -> tuple[Any, Any]:
 
 
 def train_start(start: Start, root: Path, folder: Path, splits: DatasetDict, names: list[str]) -> None:
-    """Stage 1: plain Trainer, momentum, cosine, cropped and flipped images; a fixed length, nothing selected."""
+    """Stage 1: momentum, cosine, cropped and flipped images; a fixed length, nothing selected."""
     model, processor = untrained(start, root, len(names))
-    image_column = next(name for name, kind in splits["train"].features.items() if isinstance(kind, Image))
-    transform = CropAndFlip(processor, min(splits["train"][0][image_column].size), flip=start.data != "digits")
-    counts = np.bincount(class_labels(splits["train"]), minlength=len(names))
-    trainer = Trainer(
+    trainer = Stage1Trainer(
         model,
         TrainingArguments(
             str(folder / "run"),
@@ -135,14 +120,14 @@ def train_start(start: Start, root: Path, folder: Path, splits: DatasetDict, nam
             weight_decay=5e-4,
             warmup_steps=50,
             lr_scheduler_type="cosine",
-            remove_unused_columns=False,
             save_strategy="no",
             disable_tqdm=True,
             logging_steps=100,
         ),
         train_dataset=splits["train"],
-        data_collator=ImageCollator(processor, transform, image_column),
-        compute_loss_func=LogitAdjustedLoss(counts, tau=1.0 if start.loss == "logit-adjusted" else 0.0),
+        processing_class=processor,
+        train_transform=crop_and_flip(processor, start),
+        loss="logit_adjusted" if start.loss == "logit-adjusted" else "cross_entropy",
     )
     trainer.train()
     model.save_pretrained(folder)

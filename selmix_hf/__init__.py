@@ -31,6 +31,7 @@ _HOME = {
     "BalancedSoftmaxLoss": "losses",
     "LDAMLoss": "losses",
     "DeferredReweighting": "callbacks",
+    "Stage1Trainer": "stage1",
     "find_head": "heads",
     "make_long_tailed": "long_tail",
     "LongTailedSplit": "long_tail",

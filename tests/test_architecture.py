@@ -39,6 +39,7 @@ FLOORS = {
     "health": 4,
     "plots": 4,
     "callbacks": 4,
+    "stage1": 6,
     "trainer": 6,
 }
 

@@ -220,8 +220,8 @@ def test_quickstart_says_what_is_wrong(tmp_path):
 def test_the_splits_of_the_quickstart_are_disjoint():
     splits = quickstart.long_tailed_digits(10)
     assert np.bincount(splits["train"]["label"]).tolist() == [60, 38, 24, 15, 9, 6, 3, 2, 1, 1]
-    assert np.bincount(splits["validation"]["label"]).tolist() == [40] * 10
-    assert np.bincount(splits["test"]["label"]).tolist() == [70] * 10
+    assert np.bincount(splits["validation"]["label"]).tolist() == [45] * 10
+    assert np.bincount(splits["test"]["label"]).tolist() == [65] * 10
     pixels = [{image.tobytes() for image in splits[part]["image"]} for part in splits]
     assert not (pixels[0] & pixels[1] | pixels[0] & pixels[2] | pixels[1] & pixels[2])
 
