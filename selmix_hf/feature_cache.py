@@ -14,22 +14,11 @@ from typing import Any
 import torch
 from datasets.fingerprint import Hasher
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from selmix_hf.features import DatasetPass
-from selmix_hf.heads import ClassifierHead
+from selmix_hf.fingerprint import backbone_fingerprint
 from selmix_hf.sampling import SeededDataset
-
-
-def backbone_fingerprint(model: nn.Module, head: ClassifierHead) -> str:
-    """sha256 of all weights and buffers but the head's."""
-    of_head = {id(parameter) for parameter in head.parameters()}
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in of_head:
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class FeatureCache:
@@ -69,7 +58,7 @@ class FeatureCache:
     def _path(self, look: DatasetPass, dataset: Any, collator: Any, seed: int) -> Path | None:
         if self.folder is None or not hasattr(dataset, "_fingerprint"):
             return None
-        parts = [backbone_fingerprint(look.model, look.head), dataset._fingerprint, Hasher.hash(collator)]
+        parts = [backbone_fingerprint(look.model, look.head.parameters()), dataset._fingerprint, Hasher.hash(collator)]
         key = hashlib.sha256("|".join([*parts, str(seed), self.salt]).encode()).hexdigest()
         return self.folder / f"{key[:32]}.safetensors"
 

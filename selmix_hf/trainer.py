@@ -29,6 +29,7 @@ from selmix_hf.features import FEATURES, DatasetPass, FeatureDataset, collate_fe
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import GainWatch, require_finite
+from selmix_hf.hub import HubMixin
 from selmix_hf.metrics import classification_metrics, counts_of, refresh_report
 from selmix_hf.objectives import Objective
 from selmix_hf.pair_distribution import PairState, pair_distribution
@@ -37,7 +38,7 @@ from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, fetch, isol
 logger = logging.get_logger(__name__)
 
 
-class SelMixTrainer(Trainer):
+class SelMixTrainer(HubMixin, Trainer):
     """`transformers.Trainer` that fine-tunes a classifier for an objective of its confusion matrix.
 
     Args:
@@ -106,8 +107,7 @@ class SelMixTrainer(Trainer):
             compute_metrics=compute_metrics and self._metrics_beside(compute_metrics),
             **kwargs,
         )
-        # our loss is a mean over the micro-batch: Trainer has to divide it by the accumulation steps
-        self.loss_is_scaled_for_ga = False
+        self.loss_is_scaled_for_ga = False  # a mean over the micro-batch: Trainer divides it by the accumulation steps
         self.model_accepts_loss_kwargs = False
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("SelMixTrainer does not run under FSDP or DeepSpeed yet: use plain distributed training.")

@@ -24,6 +24,8 @@ FLOORS = {
     "losses": 1,
     "objectives": 2,
     "features": 2,
+    "fingerprint": 1,
+    "hub": 5,
     "feature_cache": 4,
     "checkpoint": 4,
     "gain": 3,
