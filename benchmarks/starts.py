@@ -56,12 +56,12 @@ class Start:
 
 
 STARTS = [
-    Start("CIFAR-10-LT", "lite0", "logit-adjusted", 64, "tf_efficientnet_lite0", 0, 0),  # the reference itself
-    Start("CIFAR-10-LT", "lite0", "plain", 64, "tf_efficientnet_lite0", 700, 0.01),
-    Start("CIFAR-10-LT", "scratch", "logit-adjusted", 32, "test_resnet", 3000, 0.1),
-    Start("CIFAR-10-LT", "scratch", "plain", 32, "test_resnet", 3000, 0.1),
     Start("digits", "scratch", "logit-adjusted", 32, "test_resnet", 400, 0.1),
     Start("digits", "scratch", "plain", 32, "test_resnet", 400, 0.1),
+    Start("CIFAR-10-LT", "scratch", "logit-adjusted", 32, "test_resnet", 1500, 0.1),
+    Start("CIFAR-10-LT", "scratch", "plain", 32, "test_resnet", 1500, 0.1),
+    Start("CIFAR-10-LT", "lite0", "plain", 64, "tf_efficientnet_lite0", 400, 0.01),
+    Start("CIFAR-10-LT", "lite0", "logit-adjusted", 64, "tf_efficientnet_lite0", 0, 0),  # the reference itself
 ]
 
 

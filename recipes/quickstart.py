@@ -5,7 +5,7 @@
 
 The handwritten digits of scikit-learn are made long-tailed: 60 images of "0" down to 1 of "9". Stage 1 trains a small
 timm network from random weights with transformers' own Trainer and the logit-adjusted loss, until it stops improving.
-Stage 2 is SelMixTrainer, on all weights. 450 other images are the validation set, 650 the test.
+Stage 2 is SelMixTrainer, on all weights. Half of the other images are the validation set, half the test.
 
 EXPECTED
 """
@@ -69,10 +69,13 @@ def all_digits() -> Dataset:
 
 
 def long_tailed_digits(seed: int) -> DatasetDict:
-    """Splits "train" (long-tailed), "validation" (45 a class) and "test" (65 a class)."""
-    outer = make_long_tailed(all_digits(), imbalance_factor=1, validation_per_class=65, seed=seed)
-    inner = make_long_tailed(outer["train"], imbalance_factor=60, max_per_class=60, validation_per_class=45, seed=seed)
-    return DatasetDict(**inner, test=outer["validation"])
+    """Splits "train" (long-tailed), "validation" and "test": half each of what is left, 57 to 91 images a class."""
+    digits = all_digits().add_column("row", range(1797))
+    train = make_long_tailed(digits, imbalance_factor=60, max_per_class=60, seed=seed)["train"]
+    rest = digits.select(sorted(set(digits["row"]) - set(train["row"])))
+    halves = rest.train_test_split(0.5, stratify_by_column="label", seed=seed)
+    splits = DatasetDict(train=train, validation=halves["train"], test=halves["test"])
+    return splits.remove_columns("row")
 
 
 def distorted(dataset: Dataset) -> Dataset:

@@ -220,8 +220,9 @@ def test_quickstart_says_what_is_wrong(tmp_path):
 def test_the_splits_of_the_quickstart_are_disjoint():
     splits = quickstart.long_tailed_digits(10)
     assert np.bincount(splits["train"]["label"]).tolist() == [60, 38, 24, 15, 9, 6, 3, 2, 1, 1]
-    assert np.bincount(splits["validation"]["label"]).tolist() == [45] * 10
-    assert np.bincount(splits["test"]["label"]).tolist() == [65] * 10
+    sizes = [np.bincount(splits[part]["label"]) for part in ("validation", "test")]
+    assert sum(sizes[0]) + sum(sizes[1]) + 159 == 1797
+    assert abs(sizes[0] - sizes[1]).max() <= 1 and sizes[0].min() == 59
     pixels = [{image.tobytes() for image in splits[part]["image"]} for part in splits]
     assert not (pixels[0] & pixels[1] | pixels[0] & pixels[2] | pixels[1] & pixels[2])
 
