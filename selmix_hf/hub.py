@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import transformers
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import Trainer
 
+from selmix_hf.config import SelMixConfig
 from selmix_hf.fingerprint import backbone_fingerprint
 from selmix_hf.heads import ClassifierHead
+from selmix_hf.model_card import render
+from selmix_hf.objectives import Objective
 
 WEIGHTS, CONFIG = "selmix_head.safetensors", "config.json"
 NOT_UPLOADED = ["_*", "checkpoint-*", "head/*", "training_args.bin", "*.pt", "*.pth"]  # random states, optimizers
@@ -57,7 +63,7 @@ def push_folder(
             api.create_branch(repo_id, branch=str(revision), exist_ok=True)
         commit = api.upload_folder(
             repo_id=repo_id,
-            folder_path=folder,
+            folder_path=Path(folder),
             revision=revision,
             commit_message=commit_message,
             ignore_patterns=NOT_UPLOADED,
@@ -254,11 +260,18 @@ class SelMixHead:
         return self.attach(model)
 
 
-class HubMixin:
-    """What `SelMixTrainer` can push."""
+class HubTrainer(Trainer):
+    """The part of `SelMixTrainer` that writes cards and pushes."""
+
+    args: SelMixConfig
+    objective: Objective
+    head: ClassifierHead
+    class_names: list[str]
+    train_counts: np.ndarray
+    _evaluations: Sequence[dict[str, Any]] = ()
 
     def push_head_to_hub(
-        self: Any,
+        self,
         repo_id: str,
         private: bool | None = None,
         revision: str | None = None,
@@ -284,10 +297,10 @@ class HubMixin:
         if not self.is_world_process_zero():
             return None
         head = SelMixHead.from_model(self.model, self.head, self.class_names, base_model, base_revision)
-        return head.push_to_hub(repo_id, Path(self.args.output_dir) / "head", private, revision, token)
+        return head.push_to_hub(repo_id, Path(str(self.args.output_dir)) / "head", private, revision, token)
 
-    def push_to_hub(
-        self: Any,
+    def push_to_hub(  # type: ignore[override]
+        self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
         token: str | None = None,
@@ -315,11 +328,43 @@ class HubMixin:
             return None
         self.create_model_card(**kwargs)
         return push_folder(
-            self.args.output_dir,
-            self.args.hub_model_id or Path(self.args.output_dir).name,
+            str(self.args.output_dir),
+            self.args.hub_model_id or Path(str(self.args.output_dir)).name,
             "trainer.push_to_hub()",
             self.args.hub_private_repo if private is None else private,
             revision or self.args.hub_revision,
             token or self.args.hub_token,
             commit_message or "End of training",
         )
+
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; evaluations are remembered for the card, which `train` would forget."""
+        if any(name.endswith("_mean_recall") for name in logs):
+            self._evaluations = [*self._evaluations, {"step": self.state.global_step, **logs}]
+        super().log(logs, *args, **kwargs)
+
+    def create_model_card(  # type: ignore[override]
+        self, model_name: str | None = None, dataset_args: Any = None, **kwargs: Any
+    ) -> None:
+        """Write README.md into output_dir: numbers of `evaluate(test, metric_key_prefix="test")`, or else those of
+        validation, said to be so.
+
+        Args:
+            model_name: default is `hub_model_id` or the name of output_dir.
+            dataset_args: not used.
+            kwargs: see `model_card.render`.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(str(self.args.output_dir))
+        name = model_name or self.args.hub_model_id or folder.name
+        render(
+            name,
+            self.model,
+            self.args,
+            self.objective.metric.name,
+            self.class_names,
+            self.train_counts,
+            self._evaluations,
+            **kwargs,
+        ).save(folder / "README.md")

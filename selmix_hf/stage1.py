@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from selmix_hf.callbacks import DeferredReweighting
 from selmix_hf.checks import label_column_of, read_labels, resolve_class_names
@@ -55,7 +55,7 @@ class Stage1Trainer(Trainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         args: TrainingArguments,
         data_collator: Collator | None = None,
         train_dataset: Any = None,
@@ -80,7 +80,7 @@ class Stage1Trainer(Trainer):
             raise ValueError("Stage1Trainer needs train_dataset: its class counts make the loss.")
         args.remove_unused_columns = False
         column = label_column_of(train_dataset, label_column)
-        num_classes = model.config.num_labels
+        num_classes = int(model.config.num_labels or 0)
         names = resolve_class_names(model, train_dataset, column, num_classes)
         counts_K = np.bincount(
             read_labels(train_dataset, "train_dataset", column, num_classes, names), minlength=num_classes
@@ -102,7 +102,7 @@ class Stage1Trainer(Trainer):
             **kwargs,
         )
         if loss == "ldam_drw":
-            self.add_callback(DeferredReweighting(self.loss, counts_K))
+            self.add_callback(DeferredReweighting(cast(LongTailLoss, self.loss), counts_K.tolist()))
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if not self.mixup_alpha or not model.training:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from transformers.utils import logging
@@ -29,7 +29,7 @@ from selmix_hf.features import FEATURES, DatasetPass, FeatureDataset, collate_fe
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import GainWatch, require_finite
-from selmix_hf.hub import HubMixin
+from selmix_hf.hub import HubTrainer
 from selmix_hf.metrics import classification_metrics, counts_of, refresh_report
 from selmix_hf.objectives import Objective
 from selmix_hf.pair_distribution import PairState, pair_distribution
@@ -38,7 +38,7 @@ from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, fetch, isol
 logger = logging.get_logger(__name__)
 
 
-class SelMixTrainer(HubMixin, Trainer):
+class SelMixTrainer(HubTrainer):
     """`transformers.Trainer` that fine-tunes a classifier for an objective of its confusion matrix.
 
     Args:

@@ -1,0 +1,193 @@
+"""The card of a model fine-tuned by SelMix: what was measured, on which images, and by which settings."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from selmix_hf.comparison import KEY_METRICS, markdown_table
+from selmix_hf.config import SelMixConfig
+from selmix_hf.long_tail import LongTailedSplit
+
+CITATION = """@inproceedings{ramasubramanian2024selmix,
+  title = {Selective Mixup Fine-Tuning for Optimizing Non-Decomposable Objectives},
+  author = {Ramasubramanian, Shrinivas and Rangwani, Harsh and Takemori, Sho and Samanta, Kunal and Umeda, Yuhei and
+            Radhakrishnan, Venkatesh Babu},
+  booktitle = {International Conference on Learning Representations},
+  year = {2024},
+  url = {https://arxiv.org/abs/2403.18301}
+}"""
+
+_SETS = {
+    "test": "test images, which took no part in training or selection",
+    "eval": "**validation images, which steered the training or selected the checkpoint**: expect less on new ones",
+}
+
+
+def reports_in(log_history: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any] | None, dict[str, Any] | None]:
+    """The first and the last report among logs with their steps: those of "test" if there are any, else of "eval".
+
+    Returns:
+        the prefix, the report at step 0 (or None) and the latest report (or None).
+    """
+    for prefix in ("test", "eval"):
+        logs = [log for log in log_history if f"{prefix}_mean_recall" in log]
+        if logs:
+            start = next((log for log in logs if log.get("step") == 0), None)
+            return prefix, _without(prefix, None if start is logs[-1] else start), _without(prefix, logs[-1])
+    return "eval", None, None
+
+
+def _without(prefix: str, log: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if log is None:
+        return None
+    return {name.removeprefix(f"{prefix}_"): value for name, value in log.items() if name.startswith(f"{prefix}_")}
+
+
+def render(
+    name: str,
+    model: Any,
+    args: SelMixConfig,
+    objective: str,
+    class_names: list[str],
+    train_counts: np.ndarray,
+    log_history: Sequence[Mapping[str, Any]],
+    *,
+    license: str | None = None,
+    language: str | None = None,
+    tags: str | list[str] | None = None,
+    finetuned_from: str | None = None,
+    tasks: str | list[str] | None = "image-classification",
+    dataset_tags: str | list[str] | None = None,
+    dataset: str | list[str] | None = None,
+    command: str | None = None,
+) -> ModelCard:
+    """The card, with model-index metadata.
+
+    Args:
+        name: of the model.
+        model, args, objective, class_names, train_counts (K): of the trainer.
+        log_history: logs with "step"; the numbers come from it.
+        license, language, tags, finetuned_from, tasks, dataset_tags, dataset: as for Trainer's `create_model_card`;
+            `dataset_tags` are Hub ids, `dataset` is a name for people.
+        command: that made the model; default is this process's own.
+    """
+    prefix, before, after = reports_in(log_history)
+    base = finetuned_from or getattr(model.config, "_name_or_path", "") or None
+    task = tasks if isinstance(tasks, str) or tasks is None else tasks[0]
+    ids, names = (_listed(value) for value in (dataset_tags, dataset))
+    set_name = {"test": "test", "eval": "validation"}[prefix]
+    results = [
+        EvalResult(
+            task_type=task or "image-classification",
+            dataset_type=ids[0] if ids else "unknown",
+            dataset_name=names[0] if names else (ids[0] if ids else "unknown"),
+            dataset_split=set_name,
+            metric_type=metric,
+            metric_name=title,
+            metric_value=round(float(after[metric]), 4),
+        )
+        for metric, title in KEY_METRICS.items()
+        if after is not None
+    ]
+    data = ModelCardData(
+        language=language,
+        license=license,
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=["selmix", "long-tailed", *_listed(tags)],
+        datasets=ids or None,
+        base_model=base if base and not Path(base).exists() else None,
+        model_name=name,
+        eval_results=results or None,
+    )
+    parts = [f"# {name}", _summary(base, objective, args)]
+    parts += ["## Results", _results(prefix, before, after)]
+    parts += [f"![{path.stem.replace('_', ' ')}](plots/{path.name})" for path in _plots(args.output_dir)]
+    parts += [
+        "## Use",
+        f'```python\nfrom transformers import pipeline\n\nclassify = pipeline("{task}", "{name}")\n```',
+    ]
+    parts += ["## Training", _training(args, objective, class_names, train_counts, command)]
+    parts += ["## Limits", _LIMITS]
+    parts += ["## Licence", f"{license or 'That of the base model and of the training images; none was given.'}"]
+    parts += ["## Citation", f"```bibtex\n{CITATION}\n```"]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+
+
+_HOUSEKEEPING = {"objective", "feature_cache_dir", "eval_strategy", "save_strategy", "save_total_limit"}
+_HOUSEKEEPING |= {"load_best_model_at_end", "logging_nan_inf_filter", "remove_unused_columns"}
+_OF_TRAINER = {"seed", "weight_decay", "gradient_accumulation_steps"}
+_SETTINGS = sorted({*SelMixConfig.__annotations__, *_OF_TRAINER} - _HOUSEKEEPING)
+_LIMITS = (
+    "The classes are those above and no others. Recall of a rare class is measured on few images: a difference of one "
+    "standard error, the square root of r (1 - r) / n, means nothing. The objective was reached on data like the "
+    "validation set; another class distribution or other images need a new validation."
+)
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _summary(base: str | None, objective: str, args: SelMixConfig) -> str:
+    start = f"`{Path(base).name if Path(base).exists() else base}`" if base else "A classifier"
+    constraints = f" under the constraints {args.constraints}" if args.constraints else ""
+    which = "its head alone, on a frozen backbone" if args.freeze_backbone else "all of its weights"
+    return (
+        f"{start}, fine-tuned ({which}) for `{objective}`{constraints} on long-tailed data by "
+        "[SelMix](https://arxiv.org/abs/2403.18301), as implemented in `selmix_hf`."
+    )
+
+
+def _results(prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
+    if after is None:
+        return "Not evaluated."
+    titles = dict(KEY_METRICS) | {
+        n: f"recall of {n.removeprefix('recall/')}" for n in after if n.startswith("recall/")
+    }
+    rows = []
+    for metric, title in titles.items():
+        row = [title, f"{float(after[metric]):.3f}"]
+        if before is not None:
+            known = metric in before
+            row.insert(1, f"{float(before[metric]):.3f}" if known else "")
+            row.append(f"{float(after[metric]) - float(before[metric]):+.3f}" if known else "")
+        rows.append(row)
+    header = ["", "after"] if before is None else ["", "before", "after", "change"]
+    return f"On {_SETS[prefix]}.\n\n{markdown_table(header, rows)}"
+
+
+def _plots(folder: str | None) -> list[Path]:
+    return sorted((Path(folder or ".") / "plots").glob("*.png"))
+
+
+def _training(
+    args: SelMixConfig, objective: str, class_names: list[str], train_counts: np.ndarray, command: str | None
+) -> str:
+    default = {option.name: option.default for option in fields(SelMixConfig)}  # a new config would reset accelerate
+    values = args.to_dict()
+    own = {name: values[name] for name in _SETTINGS if values[name] not in (None, default[name])}
+    ends = [f"{train_counts[k]:,} of {class_names[k]}" for k in (train_counts.argmax(), train_counts.argmin())]
+    lines = [
+        f"- objective: `{objective}`",
+        f"- training images: {train_counts.sum():,} of {len(class_names)} classes, from {ends[0]} down to {ends[1]}",
+        f"- settings, where they are not the defaults: `{own}`",
+    ]
+    split = Path(str(args.output_dir)) / "split.json"
+    if split.is_file():
+        lines.append(f"- split: `split.json`, digest `{LongTailedSplit.load(split).digest}`")
+    script = Path(sys.argv[0]).name
+    if command or script.endswith(".py"):
+        lines.append(f"- command: `{command or shlex.join([script, *sys.argv[1:]])}`")
+    lines.append(f"- versions: transformers {transformers.__version__}, torch {torch.__version__}")
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""The model card: measured numbers only, honest about their set, and valid metadata."""
+
+import pytest
+import tiny
+from huggingface_hub import ModelCard
+
+from selmix_hf import save_plots
+from selmix_hf.model_card import reports_in
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    trainer = tiny.trainer(tmp_path_factory.mktemp("card") / "my-model", "vit", max_steps=4, **tiny.BARE)
+    trainer.evaluate(tiny.images((6, 6, 6, 6), seed=2), metric_key_prefix="test")
+    trainer.train()
+    return trainer
+
+
+def card_of(trainer, **kwargs):
+    trainer.create_model_card(**kwargs)
+    return ModelCard.load(f"{trainer.args.output_dir}/README.md")
+
+
+def test_without_a_test_set_it_says_validation(run):
+    run.evaluate()
+    history = run._evaluations
+    run._evaluations = [log for log in history if "test_mean_recall" not in log]
+    card = card_of(run)
+    run._evaluations = history
+    assert "validation images, which steered the training" in card.text
+    assert {result.dataset_split for result in card.data.eval_results} == {"validation"}
+
+
+def test_numbers_are_the_measured_ones(run):
+    save_plots(run, f"{run.args.output_dir}/plots")
+    report = run.evaluate(tiny.images((6, 6, 6, 6), seed=2), metric_key_prefix="test")
+    card = card_of(run, license="apache-2.0", dataset="tiny images", dataset_tags="me/tiny", tags="test")
+    assert card.data.license == "apache-2.0" and card.data.datasets == ["me/tiny"]
+    assert {"selmix", "long-tailed", "test"} <= set(card.data.tags)
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values["min_recall"] == pytest.approx(report["test_min_recall"], abs=1e-4)
+    assert values.keys() >= {"mean_recall", "g_mean", "h_mean", "smallest_coverage"}
+    row = next(line for line in card.text.splitlines() if line.startswith("| worst-class recall"))
+    assert row.split("|")[3].strip() == f"{report['test_min_recall']:.3f}"
+    assert row.split("|")[2].strip() == f"{run._evaluations[0]['test_min_recall']:.3f}"
+    for words in (
+        "recall of blue",
+        "from 30 of red down to 4 of grey",
+        "![gain matrix](plots/",
+        "`min_recall`",
+        "@inpr",
+    ):
+        assert words in card.text, words
+    assert run.args.output_dir not in card.text
+
+
+def test_nothing_measured(tmp_path):
+    card = card_of(tiny.trainer(tmp_path / "out", "vit", **tiny.BARE))
+    assert "Not evaluated." in card.text and card.data.eval_results is None
+
+
+def test_which_report_counts():
+    logs = [{"step": s, f"{p}_mean_recall": v} for s, p, v in [(0, "eval", 1), (0, "test", 2), (5, "eval", 3)]]
+    assert reports_in(logs) == ("test", None, {"mean_recall": 2})
+    assert reports_in([*logs, {"step": 5, "test_mean_recall": 4}]) == ("test", {"mean_recall": 2}, {"mean_recall": 4})
+    assert reports_in([logs[0], logs[2]]) == ("eval", {"mean_recall": 1}, {"mean_recall": 3})
+    assert reports_in([{"loss": 1}]) == ("eval", None, None)
