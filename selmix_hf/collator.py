@@ -60,6 +60,30 @@ def _as_rgb(image: Any) -> Any:
     return image.convert("RGB") if getattr(image, "mode", "RGB") != "RGB" else image
 
 
+class TokenCollator:
+    """Pad tokenised examples; columns that the model does not know, such as the text itself, are left out.
+
+    Args:
+        tokenizer: says which columns are inputs, and pads them.
+        label_column: key of the class.
+    """
+
+    def __init__(self, tokenizer: Any, label_column: str = "label") -> None:
+        self.tokenizer, self.label_column = tokenizer, label_column
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        names = [name for name in self.tokenizer.model_input_names if name in examples[0]]
+        if not names:
+            raise ValueError(
+                f"expected tokenised examples with {' or '.join(self.tokenizer.model_input_names)}, found "
+                f"{', '.join(examples[0])}: call dataset.map(lambda row: tokenizer(row['text'])) first."
+            )
+        batch = dict(self.tokenizer.pad([{n: example[n] for n in names} for example in examples], return_tensors="pt"))
+        if all(self.label_column in example for example in examples):
+            batch["labels"] = torch.as_tensor([int(example[self.label_column]) for example in examples])
+        return batch
+
+
 class SelMixCollator:
     """Turn drawn pairs into one batch; other examples go through the evaluation collator.
 
@@ -109,14 +133,14 @@ def default_collator(
     transform: Callable[[Any], Tensor] | None,
     label_column: str,
 ) -> Collator | ImageCollator:
-    """The collator for a dataset: the user's own; else an `ImageCollator` where the dataset has an image column; else
-    what Trainer takes by default.
+    """The collator for a dataset: the user's own; else an `ImageCollator` where the dataset has an image column, a
+    `TokenCollator` where there is a tokenizer; else what Trainer takes by default.
 
     Raises:
         ValueError: a transform without an image column, several image columns, or both a transform and a collator.
     """
     from datasets import Image
-    from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
+    from transformers import PreTrainedTokenizerBase, default_data_collator
 
     columns = [name for name, kind in (getattr(dataset, "features", None) or {}).items() if isinstance(kind, Image)]
     if data_collator is not None:
@@ -130,7 +154,7 @@ def default_collator(
     if transform is not None:
         raise ValueError("train_transform and eval_transform work on images, but the dataset has no image column.")
     if isinstance(processing_class, PreTrainedTokenizerBase):
-        return DataCollatorWithPadding(processing_class)
+        return TokenCollator(processing_class, label_column)
     return default_data_collator
 
 

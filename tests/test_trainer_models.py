@@ -81,6 +81,18 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="[PAD]", unk_token="[PAD]")
 
 
+def test_columns_that_are_no_inputs_are_left_out_and_untokenised_text_is_refused(tmp_path):
+    data = reviews((4, 4), 0, (4, 9)).rename_column("label", "mood")
+    data = data.add_column("text", [" ".join(WORDS[k] for k in ids) for ids in data["input_ids"]])
+    run = SelMixTrainer(
+        bert(), tiny.config(tmp_path), train_dataset=data, gain_dataset=data, processing_class=tokenizer()
+    )
+    batch = run.data_collator([data[0], data[7]])
+    assert set(batch) == {"input_ids", "attention_mask", "labels"} and batch["labels"].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="expected tokenised examples with input_ids or .* found mood, text: call"):
+        run.data_collator([data.remove_columns("input_ids")[0]])
+
+
 @BOTH
 @pytest.mark.parametrize("lengths", [(6, 6), (4, 9)], ids=["default collator", "padded by the tokenizer"])
 def test_text(freeze, lengths, tmp_path):
