@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts
 from selmix_hf.gain import gain_matrix, metric_gradient
 from selmix_hf.metrics import classification_metrics
@@ -41,14 +42,14 @@ COLUMNS = ("mean_recall", "min_recall", "h_mean", "smallest_coverage", "worst_te
 class Options:
     """Defaults of `SelMixConfig` for a frozen backbone, except where the data need others."""
 
-    target_share: float = 0.5
+    target_share: float = SelMixConfig.target_share
     learning_rate: float = 0.01
-    max_steps: int = 2000
+    max_steps: int = SelMixConfig.max_steps
     refresh_steps: int = 10
-    min_rate: float = 20.0
-    min_memory: float = 0.8
-    constraint_rate: float = 0.3
-    beta_min: float = 0.6
+    min_rate: float = SelMixConfig.min_rate
+    min_memory: float = SelMixConfig.min_memory
+    constraint_rate: float = SelMixConfig.constraint_rate
+    beta_min: float = SelMixConfig.beta_min
 
 
 def selmix_on_features(

@@ -28,7 +28,7 @@ from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrap
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
-from recipes.quickstart import long_tailed_digits
+from recipes.quickstart import PIXELS, long_tailed_digits
 from selmix_hf import SelMixConfig, SelMixTrainer, Stage1Trainer
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.comparison import markdown_table, mean_and_sd
@@ -97,8 +97,7 @@ def untrained(start: Start, root: Path, num_classes: int) -> tuple[Any, Any]:
         )
         pixels = model.config.pretrained_cfg = {**model.config.pretrained_cfg, "input_size": [3, 64, 64]}
     else:
-        pixels = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
-        pixels |= {"crop_pct": 1.0}
+        pixels = PIXELS
         model = TimmWrapperForImageClassification(
             TimmWrapperConfig(architecture=start.architecture, pretrained_cfg=pixels, num_labels=num_classes)
         )

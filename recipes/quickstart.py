@@ -72,7 +72,8 @@ def all_digits() -> Dataset:
 
 def long_tailed_digits(seed: int) -> DatasetDict:
     """Splits "train" (long-tailed), "validation" and "test": half each of what is left, 57 to 91 images a class."""
-    digits = all_digits().add_column("row", range(1797))
+    digits = all_digits()
+    digits = digits.add_column("row", range(len(digits)))
     train = make_long_tailed(digits, imbalance_factor=60, max_per_class=60, seed=seed)["train"]
     rest = digits.select(sorted(set(digits["row"]) - set(train["row"])))
     halves = rest.train_test_split(0.5, stratify_by_column="label", seed=seed)

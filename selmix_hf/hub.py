@@ -340,8 +340,13 @@ class HubTrainer(Trainer):
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As Trainer's; evaluations are remembered for the card, which `train` would forget."""
         if any(name.endswith("_mean_recall") for name in logs):
-            self._evaluations = [*self._evaluations, {"step": self.state.global_step, **logs}]
+            self._evaluations = [*self._evaluations, {**logs, "step": self._step_of_weights()}]
         super().log(logs, *args, **kwargs)
+
+    def _step_of_weights(self) -> int:
+        """After a run that ended with its best checkpoint the weights are older than the last step."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end and not self.is_in_train else None
+        return self.state.global_step if best is None else best
 
     def create_model_card(  # type: ignore[override]
         self, model_name: str | None = None, dataset_args: Any = None, **kwargs: Any
@@ -366,5 +371,6 @@ class HubTrainer(Trainer):
             self.class_names,
             self.train_counts,
             self._evaluations,
+            self._step_of_weights(),
             **kwargs,
         ).save(folder / "README.md")

@@ -33,17 +33,24 @@ _SETS = {
 }
 
 
-def reports_in(log_history: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any] | None, dict[str, Any] | None]:
-    """The first and the last report among logs with their steps: those of "test" if there are any, else of "eval".
+def reports_in(
+    evaluations: Sequence[Mapping[str, Any]], kept_step: int
+) -> tuple[str, dict[str, Any] | None, dict[str, Any] | None]:
+    """The reports of the start and of the kept weights: on "test" if the latter were evaluated there, else on "eval".
+
+    Args:
+        evaluations: logs, each with the "step" of the weights that it describes.
+        kept_step: of the weights that are saved.
 
     Returns:
-        the prefix, the report at step 0 (or None) and the latest report (or None).
+        the prefix, the report of the start and that of the kept weights; None where there is none.
     """
     for prefix in ("test", "eval"):
-        logs = [log for log in log_history if f"{prefix}_mean_recall" in log]
-        if logs:
-            start = next((log for log in logs if log.get("step") == 0), None)
-            return prefix, _without(prefix, None if start is logs[-1] else start), _without(prefix, logs[-1])
+        logs = [log for log in evaluations if f"{prefix}_mean_recall" in log]
+        after = next((log for log in reversed(logs) if log["step"] == kept_step), None)
+        if after is not None:
+            start = next((log for log in logs if log["step"] == 0 and log is not after), None)
+            return prefix, _without(prefix, start), _without(prefix, after)
     return "eval", None, None
 
 
@@ -60,7 +67,8 @@ def render(
     objective: str,
     class_names: list[str],
     train_counts: np.ndarray,
-    log_history: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Mapping[str, Any]],
+    kept_step: int,
     *,
     license: str | None = None,
     language: str | None = None,
@@ -76,12 +84,12 @@ def render(
     Args:
         name: of the model.
         model, args, objective, class_names, train_counts (K): of the trainer.
-        log_history: logs with "step"; the numbers come from it.
+        evaluations, kept_step: see `reports_in`; all numbers come from there.
         license, language, tags, finetuned_from, tasks, dataset_tags, dataset: as for Trainer's `create_model_card`;
             `dataset_tags` are Hub ids, `dataset` is a name for people.
-        command: that made the model; default is this process's own.
+        command: that made the model; default is this process's own, without the values of token options.
     """
-    prefix, before, after = reports_in(log_history)
+    prefix, before, after = reports_in(evaluations, kept_step)
     base = finetuned_from or getattr(model.config, "_name_or_path", "") or None
     task = tasks if isinstance(tasks, str) or tasks is None else tasks[0]
     ids, names = (_listed(value) for value in (dataset_tags, dataset))
@@ -186,8 +194,23 @@ def _training(
     split = Path(str(args.output_dir)) / "split.json"
     if split.is_file():
         lines.append(f"- split: `split.json`, digest `{LongTailedSplit.load(split).digest}`")
-    script = Path(sys.argv[0]).name
-    if command or script.endswith(".py"):
-        lines.append(f"- command: `{command or shlex.join([script, *sys.argv[1:]])}`")
+    command = command or _own_command(sys.argv)
+    if command:
+        lines.append(f"- command: `{command}`")
     lines.append(f"- versions: transformers {transformers.__version__}, torch {torch.__version__}")
     return "\n".join(lines)
+
+
+def _own_command(argv: Sequence[str]) -> str | None:
+    """The script and its options, fit to be published; None in a notebook."""
+    if not argv[0].endswith(".py"):
+        return None
+    words = [Path(argv[0]).name]
+    for before, word in zip(argv, argv[1:], strict=False):
+        name, equals, _ = word.partition("=")
+        if "token" in name and equals:
+            word = f"{name}=..."
+        elif before.startswith("--") and "token" in before and "=" not in before:
+            word = "..."
+        words.append(word)
+    return shlex.join(words)

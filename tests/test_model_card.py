@@ -5,7 +5,7 @@ import tiny
 from huggingface_hub import ModelCard
 
 from selmix_hf import save_plots
-from selmix_hf.model_card import reports_in
+from selmix_hf.model_card import _own_command, reports_in
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,36 @@ def test_nothing_measured(tmp_path):
 
 
 def test_which_report_counts():
+    """Those of the weights that were kept: never the start's, nor those of a later step, in their place."""
     logs = [{"step": s, f"{p}_mean_recall": v} for s, p, v in [(0, "eval", 1), (0, "test", 2), (5, "eval", 3)]]
-    assert reports_in(logs) == ("test", None, {"mean_recall": 2})
-    assert reports_in([*logs, {"step": 5, "test_mean_recall": 4}]) == ("test", {"mean_recall": 2}, {"mean_recall": 4})
-    assert reports_in([logs[0], logs[2]]) == ("eval", {"mean_recall": 1}, {"mean_recall": 3})
-    assert reports_in([{"loss": 1}]) == ("eval", None, None)
+    assert reports_in(logs, 5) == ("eval", {"mean_recall": 1}, {"mean_recall": 3})
+    tested = [*logs, {"step": 5, "test_mean_recall": 4}]
+    assert reports_in(tested, 5) == ("test", {"mean_recall": 2}, {"mean_recall": 4})
+    assert reports_in(logs, 0) == ("test", None, {"mean_recall": 2})
+    assert reports_in(tested, 3) == reports_in([{"step": 0, "loss": 1}], 0) == ("eval", None, None)
+
+
+def test_the_best_checkpoints_numbers_not_the_last_steps(tmp_path):
+    """The start is the best checkpoint here, since a huge learning rate ruins it."""
+    trainer = tiny.trainer(
+        tmp_path / "out",
+        "vit",
+        max_steps=8,
+        refresh_steps=4,
+        learning_rate=100.0,
+        objective="mean_recall",
+        freeze_backbone=True,
+    )
+    trainer.train()
+    assert trainer.state.best_global_step < trainer.state.global_step
+    start = next(log for log in trainer.state.log_history if "eval_mean_recall" in log)
+    values = {result.metric_type: result.metric_value for result in card_of(trainer).data.eval_results}
+    kept = next(e for e in trainer._evaluations if e["step"] == trainer.state.best_global_step)
+    assert values["smallest_coverage"] == pytest.approx(kept["eval_smallest_coverage"], abs=1e-4)
+    assert start["step"] == 0
+
+
+def test_no_token_in_the_command():
+    words = ["/home/me/run.py", "--hub_token", "hf_secret", "--push_to_hub_token=hf_secret", "--seed", "1"]
+    assert _own_command(words) == "run.py --hub_token ... --push_to_hub_token=... --seed 1"
+    assert _own_command(["/usr/bin/ipykernel"]) is None
