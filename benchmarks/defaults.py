@@ -99,8 +99,9 @@ def report(head: Head, held_out: Set) -> dict[str, float]:
     return {name: metrics[name] for name in COLUMNS[:-1]} | {"worst_tenth": worst_tenth}
 
 
-def reference_sets(root: Path) -> tuple[Set, list[tuple[Set, Set]], Head]:
-    """Features of the reference checkpoint, and both ways round of two halves of its validation set."""
+def cifar10_sets(root: Path, start: Path | None) -> tuple[Set, list[tuple[Set, Set]], Head]:
+    """Features of the reference checkpoint (or another start), and both ways round of two halves of its validation
+    set."""
     from datasets import Dataset
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -110,11 +111,12 @@ def reference_sets(root: Path) -> tuple[Set, list[tuple[Set, Set]], Head]:
     from selmix_hf.labels import class_labels
     from selmix_hf.long_tail import LongTailedSplit
 
-    folder = root / "checkpoints" / "cifar10-lt-r100-tf_efficientnet_lite0"
+    reference = root / "checkpoints" / "cifar10-lt-r100-tf_efficientnet_lite0"
+    folder = reference if start is None else start
     model = AutoModelForImageClassification.from_pretrained(folder).to(memory_format=torch.channels_last)
     collator = ImageCollator(AutoImageProcessor.from_pretrained(folder), image_column="img")
     rows = Dataset.from_parquet(str(root / "data" / "cifar10" / "train.parquet"))
-    splits = LongTailedSplit.load(folder / "split.json").apply(rows)
+    splits = LongTailedSplit.load(reference / "split.json").apply(rows)
     head = find_head(model, {"pixel_values": collator([rows[0], rows[1]])["pixel_values"]})
     look = DatasetPass(model, head, batch_size=128)
     (train, validation) = (
@@ -180,10 +182,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("sweeps", nargs="+", type=sweep, metavar="option=value,value")
     parser.add_argument("--objectives", nargs="+", default=["min_recall"])
     parser.add_argument("--coverage", type=float, help="constrain every class's share of the predictions")
+    parser.add_argument("--start", type=Path, help="with reference: a folder of benchmarks.starts in its place")
     parser.add_argument("--json", type=Path, help="write the rows here")
     given = parser.parse_args(argv)
     root = Path(os.environ["SELMIX_REFERENCE_DATA"])
-    train, sets, head = (reference_sets if given.data == "reference" else classifier_sets)(root)
+    if given.start is not None and given.data != "reference":
+        parser.error("--start takes the place of the reference checkpoint")
+    train, sets, head = cifar10_sets(root, given.start) if given.data == "reference" else classifier_sets(root)
     own = {} if given.data == "reference" else {"learning_rate": 0.3, "max_steps": 1000, "refresh_steps": 50}
     rows = []
 

@@ -79,7 +79,7 @@ class SelMixConfig(TrainingArguments):
     target_share: float = field(default=0.5, metadata={"help": "Effective share of the positive pairs."})
     beta_min: float = field(default=0.6, metadata={"help": "Mixing coefficients are uniform on [beta_min, 1]."})
     gain_quadrature: bool = field(default=False, metadata={"help": "Average the gain over the coefficient."})
-    min_rate: float = field(default=20.0, metadata={"help": "Rate of the multipliers of a minimum."})
+    min_rate: float = field(default=10.0, metadata={"help": "Rate of the multipliers of a minimum."})
     min_memory: float = field(default=0.8, metadata={"help": "Memory of the multipliers of a minimum."})
     constraint_update: str = field(default="projected_gradient", metadata={"help": "Or 'exponential'."})
     constraint_rate: float = field(default=0.3, metadata={"help": "Step of the constraint multipliers."})

@@ -95,7 +95,7 @@ class MinimumMetric:
 
     name: str
     components: Callable[[Tensor], Tensor]
-    rate: float = 20.0
+    rate: float = 10.0
     memory: float = 0.8
 
     def value(self, confusion: Tensor) -> Tensor:
@@ -278,7 +278,7 @@ def get_objective(
     class_prior: str | Sequence[float] | None = None,
     class_counts: Sequence[int] | Tensor | None = None,
     tail_share: float = 0.1,
-    min_rate: float = 20.0,
+    min_rate: float = 10.0,
     min_memory: float = 0.8,
     constraint_update: str = "projected_gradient",
     constraint_rate: float = 0.3,
