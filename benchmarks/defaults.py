@@ -19,12 +19,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selmix_hf.comparison import markdown_table
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts
 from selmix_hf.gain import gain_matrix, metric_gradient
@@ -176,6 +178,17 @@ def sweep(text: str) -> list[tuple[str, float]]:
     return [(name, kind(float(value))) for value in values.split(",")]
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: mean and standard deviation over the draws."""
+    cells = []
+    for row in rows:
+        of_draws = [[result[column] for result in row["results"]] for column in COLUMNS]
+        spread = [f" ± {np.std(values):.3f}" if len(values) > 1 else "" for values in of_draws]
+        numbers = [f"{np.mean(values):.3f}{sd}" for values, sd in zip(of_draws, spread, strict=True)]
+        cells.append([row["objective"], row["option"], f"{row['value']}", *numbers])
+    return markdown_table(["objective", "option", "value", *(name.replace("_", " ") for name in COLUMNS)], cells)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=("reference", "classifier"))
@@ -190,15 +203,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--start takes the place of the reference checkpoint")
     train, sets, head = cifar10_sets(root, given.start) if given.data == "reference" else classifier_sets(root)
     own = {} if given.data == "reference" else {"learning_rate": 0.3, "max_steps": 1000, "refresh_steps": 50}
-    rows = []
+    rows: list[dict[str, Any]] = []
 
     def row(objective: str, option: str, value: float | str, results: list[dict[str, float]]) -> None:
-        cells = [f"{np.mean([r[c] for r in results]):.4f} ± {np.std([r[c] for r in results]):.4f}" for c in COLUMNS]
-        print(f"| {objective} | {option} | {value} | {' | '.join(cells)} |", flush=True)
         rows.append({"objective": objective, "option": option, "value": value, "results": results})
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
 
-    titles = ("objective", "option", "value", *(name.replace("_", " ") for name in COLUMNS))
-    print(f"| {' | '.join(titles)} |\n|{' --- |' * 3}{' --: |' * len(COLUMNS)}")
     row("start", "", "", [report(head, held_out) for _, held_out in sets])
     for objective in given.objectives:
         for option, value in (pair for of_one in given.sweeps for pair in of_one):
@@ -208,8 +218,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for seed, (steers, held_out) in enumerate(sets)
             ]
             row(objective, option, value, results)
+    print(f"\n{table(rows)}")
     if given.json:
-        given.json.write_text(json.dumps(rows, indent=1))
+        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

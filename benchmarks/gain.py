@@ -21,10 +21,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from selmix_hf.comparison import markdown_table
 from selmix_hf.gain import gain_matrix
 
 SECONDS_A_SIZE = 10
@@ -85,6 +87,21 @@ def hardware() -> dict[str, str | int]:
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         cpu = names[0].partition(":")[2].strip() if names else cpu
     return {"cpu": cpu, "cores": os.cpu_count() or 0, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Markdown: best of the repeats."""
+    cells = [
+        [
+            str(row["classes"]),
+            f"{row['gain_best']:.3g}",
+            f"{row['products_best']:.3g}",
+            f"{row['ratio']:.2f}",
+            f"{row['extra_megabytes']:.0f}",
+        ]
+        for row in rows
+    ]
+    return markdown_table(["K", "gain, s", "its bare products, s", "ratio", "extra memory, MB"], cells)
 
 
 def main() -> None:

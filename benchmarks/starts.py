@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,19 @@ def standard_error(counts: torch.Tensor) -> float:
     return float((recall * (1 - recall) / size).sum().sqrt() / len(recall))
 
 
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a row a start, before and after, on the test images."""
+    rows = []
+    for of_start in results:
+        start, before, after = of_start["start"], of_start["before"], of_start["after"]
+        mean, worst = (mean_and_sd([report[name] for report in after]) for name in ("mean_recall", "min_recall"))
+        numbers = [
+            f"{value:.3f}" for value in (before["mean_recall"], of_start["standard_error"], before["min_recall"])
+        ]
+        rows.append([f"{start['data']}, {start['network']}, {start['loss']}", numbers[0], mean, *numbers[1:], worst])
+    return markdown_table(["start", "mean recall", "after", "its standard error", "worst-class recall", "after"], rows)
+
+
 def main(argv: list[str] | None = None) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -153,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     root = Path(os.environ["SELMIX_REFERENCE_DATA"])
     sets: dict[str, Callable[[Path], DatasetDict]] = {"CIFAR-10-LT": cifar10_lt, "digits": digits}
-    rows, results = [], []
+    results = []
     for start in STARTS:
         splits = sets[start.data](root)
         names = splits["test"].features["label"].names
@@ -185,14 +198,10 @@ def main(argv: list[str] | None = None) -> None:
                 before, error = classification_metrics(counts, class_names=names), standard_error(counts)
             trainer.train()
             after.append(classification_metrics(test_counts(trainer, splits, len(names)), class_names=names))
-        mean, worst = (mean_and_sd([report[name] for report in after]) for name in ("mean_recall", "min_recall"))
-        row = [f"{before['mean_recall']:.3f}", mean, f"{error:.3f}", f"{before['min_recall']:.3f}", worst]
-        rows.append([f"{start.data}, {start.network}, {start.loss}", *row])
         results.append({"start": vars(start), "before": before, "standard_error": error, "after": after})
         (given.output_dir / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(rows[-1], flush=True)
-    header = ["start", "mean recall", "after", "standard error", "worst-class recall", "after"]
-    print(markdown_table(header, rows))
+        print(table(results[-1:]).splitlines()[-1], flush=True)
+    print(table(results))
 
 
 if __name__ == "__main__":

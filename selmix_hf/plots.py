@@ -7,12 +7,13 @@ global state is touched. Shape suffix: K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from selmix_hf.confusion import confusion_matrix
@@ -68,15 +69,15 @@ def plot_matrix(
     return figure
 
 
-def plot_recalls(before: Tensor, after: Tensor, class_names: Sequence[str], set_name: str) -> Figure:
+def plot_recalls(before: ArrayLike, after: ArrayLike, class_names: Sequence[str], set_name: str) -> Figure:
     """Recall of each class before and after.
 
     Args:
-        before, after: counts, K x K.
+        before, after: recalls, shape K.
         class_names: K names.
-        set_name: the set that the counts come from, for the title.
+        set_name: the set that they come from, for the title.
     """
-    before_K, after_K = (recalls(confusion_matrix(counts)).numpy() for counts in (before, after))
+    before_K, after_K = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     num_classes = len(before_K)
     figure = _figure(float(np.clip(0.5 * num_classes + 2, 5.5, 14)), 4.2)
     axes = figure.add_subplot()
@@ -166,15 +167,63 @@ def save_plots(
         raise ValueError("there is nothing to plot before trainer.train().")
     if before is None or after is None:
         before, after, set_name = trainer.start_counts, trainer.gain_counts, "the gain set, which steered the training"
-    names, psi = trainer.class_names, trainer.objective.name
     kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
-    probability = torch.as_tensor(trainer.pair_state.probability)
-    figures = {
-        "gain_matrix": plot_matrix(trainer.gain, names, f"Gain of {psi} by mixing, last period", "gain", signed=True),
-        "pair_distribution": plot_matrix(probability, names, "Share of the pairs drawn, last period", "probability"),
-        "recall_per_class": plot_recalls(before, after, names, set_name or "the given set"),
-        "objective": plot_objective(trainer.state.log_history, psi, kept),
-    }
+    return _save(
+        folder,
+        trainer.class_names,
+        trainer.objective.name,
+        (trainer.gain, torch.as_tensor(trainer.pair_state.probability)),
+        [recalls(confusion_matrix(counts)).numpy() for counts in (before, after)],
+        set_name or "the given set",
+        trainer.state.log_history,
+        kept,
+    )
+
+
+def save_record_plots(record: Mapping[str, Any], folder: str | os.PathLike, run: int = 0) -> list[Path]:
+    """The plots of `save_plots`, from the results.json of a recipe.
+
+    Args:
+        record: its content; matrices are drawn where they are recorded.
+        folder: made if need be.
+        run: which of its seeds.
+
+    Returns:
+        the paths.
+    """
+    of_run, names = record["runs"][run], record["class_names"]
+    matrices = [torch.tensor(of_run[key]) for key in ("gain", "pair_probability") if of_run.get(key) is not None]
+    return _save(
+        folder,
+        names,
+        record["objective"],
+        matrices,
+        [[of_run[part][f"recall/{name}"] for name in names] for part in ("test_before", "test_after")],
+        "the test set",
+        of_run["history"],
+        of_run["kept_step"],
+    )
+
+
+def _save(
+    folder: str | os.PathLike,
+    names: Sequence[str],
+    psi: str,
+    matrices: Sequence[Tensor],
+    recalls_2K: Sequence[ArrayLike],
+    set_name: str,
+    history: Sequence[dict[str, Any]],
+    kept_step: int | None,
+) -> list[Path]:
+    figures = {}
+    if matrices:
+        gain_KK, probability_KK = matrices
+        title = f"Gain of {psi} by mixing, last period"
+        figures["gain_matrix"] = plot_matrix(gain_KK, names, title, "gain", signed=True)
+        title = "Share of the pairs drawn, last period"
+        figures["pair_distribution"] = plot_matrix(probability_KK, names, title, "probability")
+    figures["recall_per_class"] = plot_recalls(recalls_2K[0], recalls_2K[1], names, set_name)
+    figures["objective"] = plot_objective(history, psi, kept_step)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

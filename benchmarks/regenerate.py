@@ -1,0 +1,125 @@
+"""Every table, plot and card that comes from a recorded run, made again from its record.
+
+    python -m benchmarks.regenerate             # writes
+    python -m benchmarks.regenerate --check     # says what would change, and fails if anything would
+
+Records: model_cards/<name>/results.json, as the recipes write it, for cards, their plots and the README's results;
+benchmarks/recorded/*.json, as the benchmarks write it (--json, or starts' results.json), for the other tables. To
+change a default, run the recipes and benchmarks again, put their JSON there and call this. A table stands in Markdown
+between <!-- table: NAME --> and <!-- end -->.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import defaults, gain, starts
+from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd, seeds_table
+from selmix_hf.model_card import render
+from selmix_hf.plots import save_record_plots
+
+ROOT = Path(__file__).parents[1]
+CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
+PAGES = ("README.md", "docs/defaults.md", "docs/method.md", "recipes/README.md")
+CIFAR10_LT = {  # row -> card
+    "min recall, defaults": "cifar10-lt-min-recall-defaults",
+    "min recall, `cifar10_lt_min_recall.yaml`": "cifar10-lt-min-recall",
+    "mean recall, `cifar10_lt_mean_recall.yaml`": "cifar10-lt-mean-recall",
+    "H-mean, `cifar10_lt_h_mean.yaml`": "cifar10-lt-h-mean",
+    "mean recall s.t. coverage ≥ .95/K, `cifar10_lt_coverage.yaml`": "cifar10-lt-coverage",
+    "min recall, all weights, `cifar10_lt_whole_network.yaml`": "cifar10-lt-min-recall-whole-network",
+}
+COLUMNS = ("mean_recall", "min_recall", "h_mean", "smallest_coverage")
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def short(text: str) -> str:
+    """0.660 -> .660"""
+    return re.sub(r"\b0\.", ".", text)
+
+
+def cifar10_lt_table() -> str:
+    rows: list[list[str]] = []
+    for title, name in CIFAR10_LT.items():
+        record = read(CARDS / name / "results.json")
+        if not rows:
+            rows.append(["the start", *[short(f"{record['runs'][0]['test_before'][c]:.3f}") for c in COLUMNS]])
+        cells = []
+        for column in COLUMNS:
+            low, high = (f"{end:+.3f}".replace("-", "−") for end in record["change_and_interval"][column][1:])
+            value = mean_and_sd([run["test_after"][column] for run in record["runs"]])
+            cells.append(short(f"{value} ({low} to {high})"))
+        rows.append([title, *cells])
+    return markdown_table(["objective", *[KEY_METRICS[column] for column in COLUMNS]], rows)
+
+
+def digits_table() -> str:
+    return short(seeds_table(read(CARDS / "digits-quickstart" / "results.json")["test"]))
+
+
+def tables() -> dict[str, Callable[[], str]]:
+    """Every table by its name."""
+    of_defaults = {
+        path.stem: (lambda path=path: defaults.table(read(path))) for path in RECORDED.glob("defaults_*.json")
+    }
+    return {
+        "cifar10_lt": cifar10_lt_table,
+        "digits": digits_table,
+        "starts": lambda: short(starts.table(read(RECORDED / "starts.json"))),
+        "gain": lambda: gain.table(read(RECORDED / "gain.json")["rows"]),
+        **of_defaults,
+    }
+
+
+def with_tables(text: str, known: dict[str, Callable[[], str]]) -> str:
+    """The page with each of its tables made again."""
+
+    def again(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n\n{known[match[1]]()}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\S+) -->.*?<!-- end -->", again, text, flags=re.DOTALL)
+
+
+def regenerate() -> dict[Path, str]:
+    """Path -> text of every page and card."""
+    known = tables()
+    texts = {ROOT / page: with_tables((ROOT / page).read_text(encoding="utf-8"), known) for page in PAGES}
+    for path in sorted(CARDS.glob("*/results.json")):
+        texts[path.parent / "README.md"] = str(render(read(path)))
+    return texts
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where something would change")
+    check = parser.parse_args(argv).check
+    texts = regenerate()
+    stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    if check:
+        if stale:
+            raise SystemExit(f"not as their records say: {', '.join(str(p.relative_to(ROOT)) for p in stale)}")
+        return
+    for path in CARDS.glob("*/results.json"):
+        save_record_plots(read(path), path.parent / "plots", run=best_run(read(path)))
+    for path in stale:
+        path.write_text(texts[path], encoding="utf-8")
+        print(path.relative_to(ROOT))
+
+
+def best_run(record: dict[str, Any]) -> int:
+    """The seed whose model would be released: the best on validation, never chosen on test."""
+    return int(np.argmax([run["validation_after"]["eval_selection_score"] for run in record["runs"]]))
+
+
+if __name__ == "__main__":
+    main()
