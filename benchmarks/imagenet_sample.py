@@ -1,4 +1,4 @@
-"""One ImageNet image a class, augmented into the layout of ImageNet-LT: real features at K = 1000 without the download.
+"""One ImageNet image a class, augmented into the layout of ImageNet-LT: real features at K = 1000.
 
     SELMIX_REFERENCE_DATA=... python -m benchmarks.imagenet_sample imagenet_sample
     accelerate launch recipes/imagenet1k_lt.py --image_root imagenet_sample --lists imagenet_sample \\
@@ -6,8 +6,8 @@
         --image_size 160 --freeze_backbone --output_dir imagenet_sample_run
 
 Every image becomes n_k training images (20 down to 1, exponential), 4 validation and 2 test images by random crops,
-flips and colours. All of them come from one photograph a class, so this checks the plumbing and the time at ImageNet's K
-on real features; its figures say nothing about ImageNet.
+flips and colours. All of them come from one photograph a class, so this checks the plumbing and the time at
+ImageNet's K on real features; its figures say nothing about ImageNet.
 """
 
 from __future__ import annotations
