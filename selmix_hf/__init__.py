@@ -33,7 +33,7 @@ _HOME = {
     "DeferredReweighting": "callbacks",
     "Stage1Trainer": "stage1",
     "find_head": "heads",
-    "SelMixHead": "hub",
+    "SelMixHead": "saved_head",
     "make_long_tailed": "long_tail",
     "LongTailedSplit": "long_tail",
     "load_list_file": "list_files",
