@@ -35,6 +35,7 @@ _HOME = {
     "find_head": "heads",
     "SelMixHead": "saved_head",
     "make_long_tailed": "long_tail",
+    "hold_out": "held_out",
     "LongTailedSplit": "long_tail",
     "load_list_file": "list_files",
     "load_list_files": "list_files",

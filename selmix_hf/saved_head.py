@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from selmix_hf.fingerprint import backbone_fingerprint
 from selmix_hf.head_card import render_head
 from selmix_hf.heads import ClassifierHead
+from selmix_hf.labels import set_class_names
 from selmix_hf.pushing import (
     call_again,
     create_repository,
@@ -194,8 +195,7 @@ class SelMixHead:
             parameters[name].data.copy_(tensor)
         config: Any = getattr(model, "config", None)
         if config is not None:
-            config.id2label = dict(enumerate(self.class_names))
-            config.label2id = {name: k for k, name in enumerate(self.class_names)}
+            set_class_names(config, self.class_names)
         return model
 
     def load_base(self, **kwargs: Any) -> Any:

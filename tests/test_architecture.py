@@ -19,6 +19,7 @@ FLOORS = {
     "mixing": 1,
     "heads": 1,
     "labels": 1,
+    "held_out": 2,
     "list_files": 2,
     "long_tail": 2,
     "losses": 1,
