@@ -34,6 +34,7 @@ _HOME = {
     "Stage1Trainer": "stage1",
     "find_head": "heads",
     "SelMixHead": "saved_head",
+    "PushError": "pushing",
     "make_long_tailed": "long_tail",
     "hold_out": "held_out",
     "LongTailedSplit": "long_tail",

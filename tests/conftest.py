@@ -66,7 +66,7 @@ def warnings(monkeypatch):
     from transformers.utils import logging
 
     found = []
-    for room in ("hub", "pushing"):
+    for room in ("pushing_trainer", "pushing"):
         logger = logging.get_logger(f"selmix_hf.{room}")
         monkeypatch.setattr(logger, "warning", lambda text, *_: found.append(text))
     return found

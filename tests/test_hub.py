@@ -9,9 +9,10 @@ import pytest
 import tiny
 import torch
 from fake_hub import TOKEN, interrupt
-from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
+from huggingface_hub import ModelCard
+from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback, TrainingArguments
 
-from selmix_hf import SelMixHead, save_plots
+from selmix_hf import SelMixHead, Stage1Trainer, save_plots
 from selmix_hf.pushing import PushError
 
 MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
@@ -231,3 +232,38 @@ def test_the_head_alone_uses_the_tokens_and_answers_of_its_own(hub, trained, tmp
     whole = tiny.trainer(tmp_path / "whole", tiny.model("vit"), freeze_backbone=False, max_steps=1)
     with pytest.raises(ValueError, match=r"the backbone was trained too.* push_to_hub\(\)"):
         whole.push_head_to_hub("me/head")
+
+
+def test_stage_1_pushes_no_optimizer_either(hub, tmp_path):
+    trainer = Stage1Trainer(
+        tiny.model("vit"),
+        TrainingArguments(
+            str(tmp_path / "stage1"),
+            push_to_hub=True,
+            hub_strategy="all_checkpoints",
+            hub_always_push=True,
+            max_steps=2,
+            save_steps=1,
+            per_device_train_batch_size=8,
+            report_to="none",
+            use_cpu=True,
+        ),
+        train_dataset=tiny.images(),
+        processing_class=tiny.processor(),
+    )
+    trainer.train()
+    checkpoints = {f"checkpoint-{step}/{name}" for step in (1, 2) for name in MODEL}
+    assert set(hub.files("me/stage1")) == {*MODEL, *checkpoints}
+    trainer.push_to_hub()
+    assert set(hub.files("me/stage1")) == {*WHOLE, *checkpoints}
+    ModelCard(hub.files("me/stage1")["README.md"].decode()).validate()
+
+
+def test_no_path_of_this_machine_is_uploaded(hub, tmp_path):
+    tiny.model("vit").save_pretrained(tmp_path / "base")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "base")
+    trainer = tiny.trainer(tmp_path / "out", model, max_steps=1, **tiny.BARE)
+    trainer.push_to_hub()
+    assert set(hub.files("me/out")) == WHOLE
+    for name in WHOLE - {"model.safetensors"}:
+        assert str(tmp_path) not in hub.files("me/out")[name].decode(), name
