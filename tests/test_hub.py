@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 
 import huggingface_hub
 import pytest
@@ -46,7 +47,15 @@ def test_what_lies_in_output_dir_and_stays_there(hub, tmp_path):
     save_plots(trainer, out / "plots")
     plots = {f"plots/{path.name}" for path in (out / "plots").iterdir()}
     stray = ["tmp0x1/model.safetensors", "stage1/model.safetensors", "stage1/checkpoint-3/optimizer.pt", "runs/events"]
-    stray += ["optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "selmix_state.safetensors", "plots/a.csv"]
+    stray += [
+        "optimizer.pt",
+        "scheduler.pt",
+        "scaler.pt",
+        "rng_state.pth",
+        "selmix_state.safetensors",
+        "plots/a.csv",
+        "plots/x.model",
+    ]
     stray += ["trainer_state.json", "head/config.json", "wandb/run.json", ".env", "secrets.json", "train.py", "x.log"]
     for name in [*stray, "split.json", "results.json", "LICENSE"]:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -200,10 +209,12 @@ def test_ctrl_c_during_training(hub, tmp_path):
             if state.global_step == 3:
                 raise KeyboardInterrupt
 
+    hub.failures.append(lambda: time.sleep(1))  # the push of step 2 is still under way
     trainer = pushing(tmp_path / "out", callbacks=[Stop()], freeze_backbone=True)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     trainer.push_to_hub()
+    assert hub.commits == ["Training in progress, step 2", "End of training"]
     assert set(hub.files("me/out")) == WHOLE
     assert torch.equal(
         tiny.logits(AutoModelForImageClassification.from_pretrained("me/out")), tiny.logits(trainer.model)

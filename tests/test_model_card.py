@@ -142,3 +142,11 @@ def test_a_base_model_from_a_folder_is_not_in_the_metadata(run, hub, tmp_path):
     card = card_of(run, finetuned_from=str(tmp_path / "gone" / "base"))
     card.validate()
     assert card.data.base_model is None and "`base`, fine-tuned" in card.text and str(tmp_path) not in card.text
+
+
+@pytest.mark.hub
+def test_the_hub_itself_accepts_the_card(run):
+    run.evaluate()
+    card_of(run, license="apache-2.0", dataset_tags="uoft-cs/cifar10").validate()
+    with pytest.raises(ValueError, match="license"):
+        card_of(run, license="Apache License 2.0").validate()
