@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from transformers.models.auto import modeling_auto
 
 PAPER = "[SelMix](https://arxiv.org/abs/2403.18301)"
 
@@ -33,3 +35,19 @@ def assemble(data: ModelCardData, parts: Sequence[str], license: str | None) -> 
         f"```bibtex\n{CITATION}\n```",
     ]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join([*parts, *closing]) + "\n")
+
+
+_TASKS: dict[str, Any] = {
+    "image-classification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    "audio-classification": modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,  # before text: Wav2Vec2's
+    "text-classification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+}
+
+
+def task_of(architecture: str) -> str | None:
+    """The pipeline of a model class of transformers, None for a class that it does not know."""
+    for task, classes in _TASKS.items():
+        names = [[name] if isinstance(name, str) else name for name in classes.values()]
+        if any(architecture in of_type for of_type in names):
+            return task
+    return None

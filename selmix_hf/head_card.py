@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from selmix_hf.card_parts import PAPER, assemble
+from selmix_hf.card_parts import PAPER, assemble, task_of
 
 _MOST_NAMES = 100  # beyond, config.json has them
-_TASKS = {"image": "image-classification", "sequence": "text-classification", "audio": "audio-classification"}
 
 
 def render_head(
@@ -28,11 +27,10 @@ def render_head(
         architecture, base_model, base_revision, class_names (K): see `saved_head.SelMixHead`.
         license: an identifier of the Hub.
     """
-    kind = architecture.partition("For")[2].lower()
     data = ModelCardData(
         license=license,
         library_name="selmix_hf",
-        pipeline_tag=next((task for start, task in _TASKS.items() if kind.startswith(start)), None),
+        pipeline_tag=task_of(architecture),
         tags=["selmix", "long-tailed"],
         base_model=base_model,
     )

@@ -14,7 +14,7 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from selmix_hf.card_parts import PAPER, assemble
+from selmix_hf.card_parts import PAPER, assemble, task_of
 from selmix_hf.comparison import KEY_METRICS, markdown_table
 from selmix_hf.config import SelMixConfig
 from selmix_hf.long_tail import LongTailedSplit
@@ -67,7 +67,7 @@ def render(
     language: str | None = None,
     tags: str | list[str] | None = None,
     finetuned_from: str | None = None,
-    tasks: str | list[str] | None = "image-classification",
+    tasks: str | list[str] | None = None,
     dataset_tags: str | list[str] | None = None,
     dataset: str | list[str] | None = None,
     command: str | None = None,
@@ -79,17 +79,17 @@ def render(
         model, args, objective, class_names, train_counts (K): of the trainer.
         evaluations, kept_step: see `reports_in`; all numbers come from there.
         license, language, tags, finetuned_from, tasks, dataset_tags, dataset: as for Trainer's `create_model_card`;
-            `dataset_tags` are Hub ids, `dataset` is a name for people.
+            `dataset_tags` are Hub ids, `dataset` is a name for people; the default of `tasks` follows from the model.
         command: that made the model; default is this process's own, without the values of token options.
     """
     prefix, before, after = reports_in(evaluations, kept_step)
     base = finetuned_from or getattr(model.config, "_name_or_path", "") or None
-    task = tasks if isinstance(tasks, str) or tasks is None else tasks[0]
+    task = next(iter(_listed(tasks)), None) or task_of(type(model).__name__) or "image-classification"
     ids, names = (_listed(value) for value in (dataset_tags, dataset))
     set_name = {"test": "test", "eval": "validation"}[prefix]
     results = [
         EvalResult(
-            task_type=task or "image-classification",
+            task_type=task,
             dataset_type=ids[0] if ids else "unknown",
             dataset_name=names[0] if names else (ids[0] if ids else "unknown"),
             dataset_split=set_name,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,8 @@ def create_repository(repo_id: str, help: str, private: bool | None = None, toke
     Raises:
         PushError: no token, offline, no permission, a server error, no connection, a bad name.
     """
-    try:
+    with _explained(f"opening the repository {repo_id!r}", help):
         return str(huggingface_hub.HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id)
-    except Exception as error:
-        raise PushError(f"the repository {repo_id!r} could not be opened: {reason_of(error)} {help}") from error
 
 
 def push_folder(
@@ -113,16 +112,9 @@ def push_folder(
         PushError: as `create_repository`, and a card that the Hub does not accept.
     """
     help = help_after_failure(folder, again)
-    try:
-        repo_id = create_repository(repo_id, help, private, token)
+    repo_id = create_repository(repo_id, help, private, token)
+    with _explained(f"the push to {repo_id!r}", help):
         return upload(folder, repo_id, revision, token, commit_message, more_files)
-    except PushError:
-        raise
-    except KeyboardInterrupt:
-        logger.warning(f"the push to {repo_id!r} was interrupted. {help}")
-        raise
-    except Exception as error:  # whatever it is, the user has to know where the files are
-        raise PushError(f"the push to {repo_id!r} failed: {reason_of(error)} {help}") from error
 
 
 def upload(
@@ -147,6 +139,18 @@ def upload(
         allow_patterns=[glob.escape(name) for name in model_files(folder, more_files)],
     )
     return str(commit.commit_url)
+
+
+@contextmanager
+def _explained(what: str, help: str) -> Iterator[None]:
+    """Whatever ends a request to the Hub, the user has to know where the files are and how to repeat it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        logger.warning(f"{what} was interrupted. {help}")
+        raise
+    except Exception as error:  # of huggingface_hub, of its HTTP client, of the file system
+        raise PushError(f"{what} failed: {reason_of(error)} {help}") from error
 
 
 def help_after_failure(folder: str | os.PathLike, again: str) -> str:

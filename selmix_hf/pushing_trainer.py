@@ -139,4 +139,5 @@ class PushingTrainer(Trainer):
         return self.args.hub_model_id or self.hub_model_id or Path(str(self.args.output_dir)).absolute().name
 
     def _tokenizer_files(self) -> list[str]:
-        return list(getattr(self.processing_class, "vocab_files_names", {}).values())
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        return list(getattr(tokenizer, "vocab_files_names", {}).values())

@@ -148,9 +148,11 @@ def test_a_failed_push_does_not_stop_the_run(hub, tmp_path, failures, sentence, 
 def test_the_token_is_missed_before_the_run_not_after_it(hub, tmp_path, monkeypatch):
     with monkeypatch.context() as without:
         without.delenv("HF_TOKEN")
-        with pytest.raises(PushError, match=r"'out' could not be opened: no valid token.*Nothing was trained yet"):
+        with pytest.raises(
+            PushError, match=r"opening the repository 'out' failed: no valid token.*Nothing was trained yet"
+        ):
             pushing(tmp_path / "out")
-    with pytest.raises(PushError, match="'strangers/x' could not be opened: the token may not write there"):
+    with pytest.raises(PushError, match="opening the repository 'strangers/x' failed: the token may not write there"):
         pushing(tmp_path / "out", hub_model_id="strangers/x")
     with monkeypatch.context() as nobody:
         nobody.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
