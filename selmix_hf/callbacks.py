@@ -78,8 +78,8 @@ class ProgressLines(TrainerCallback):
         trainer.add_callback(cls(every))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        self.num_seen += 1
         known = {name: (metrics or {}).get(f"eval_{name}") for name in self.metrics}
-        if state.is_world_process_zero and (self.num_seen - 1) % self.every == 0:
-            numbers = [f"{self.metrics[name]} {value:.3f}" for name, value in known.items() if value is not None]
+        numbers = [f"{self.metrics[name]} {value:.3f}" for name, value in known.items() if value is not None]
+        self.num_seen += bool(numbers)  # of a test set there are none
+        if numbers and state.is_world_process_zero and (self.num_seen - 1) % self.every == 0:
             print(f"  step {state.global_step:>5}   validation: {', '.join(numbers)}", flush=True)

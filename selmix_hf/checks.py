@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import require_all_classes
-from selmix_hf.labels import class_labels, infer_label_column
+from selmix_hf.labels import class_labels, infer_label_column, set_class_names
 
 
 def check_model_and_args(model: Any, args: Any) -> None:
@@ -101,14 +101,15 @@ def resolve_class_names(model: Any, dataset: Any, label_column: str, num_classes
     config = getattr(model, "config", None)
     id2label = getattr(config, "id2label", None) or {}
     of_model = [str(id2label.get(k, f"LABEL_{k}")) for k in range(num_classes)]
+    if getattr(config, "label_names", None) not in (None, of_model):  # of the checkpoint that this model began with
+        set_class_names(config, of_model)
     feature = getattr(dataset, "features", {}).get(label_column) if hasattr(dataset, "features") else None
     of_data = [str(name) for name in getattr(feature, "names", None) or []]
     if len(of_data) != num_classes:
         return of_model
     if all(name == f"LABEL_{k}" for k, name in enumerate(of_model)):
         if config is not None:
-            config.id2label = dict(enumerate(of_data))
-            config.label2id = {name: k for k, name in enumerate(of_data)}
+            set_class_names(config, of_data)
         return of_data
     lower_model, lower_data = ([name.lower() for name in names] for names in (of_model, of_data))
     if lower_model != lower_data and sorted(lower_model) == sorted(lower_data):

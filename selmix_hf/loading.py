@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict, Image, load_dataset
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+from selmix_hf.labels import set_class_names
 
 
 def load_images(name: str) -> DatasetDict:
@@ -62,11 +64,7 @@ def load_classifier(name: str, class_names: Sequence[str], image_size: int | Non
         model, info = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True)
         processor = AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"no image classifier with its image processor could be loaded from {name!r}, as a "
-            f"folder in {Path.cwd()} or from the Hub ({str(error).splitlines()[0]}). Give a folder that "
-            "save_pretrained wrote, or a Hub id with the network on."
-        ) from error
+        raise _not_found(name, error) from error
     if model.config.num_labels != len(class_names):
         raise ValueError(
             f"the checkpoint {name!r} tells {model.config.num_labels} classes apart, the data have "
@@ -79,6 +77,49 @@ def load_classifier(name: str, class_names: Sequence[str], image_size: int | Non
             f"({', '.join(sorted(info['missing_keys'])[:3])}). Was it trained as a classifier?"
         )
     return model, processor if image_size is None else _resized(model, processor, image_size)
+
+
+def knows_classes(name: str, class_names: Sequence[str]) -> bool:
+    """Whether a checkpoint is a classifier of the given classes, in whatever order.
+
+    Raises:
+        FileNotFoundError: nothing that can be loaded.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _not_found(name, error) from error
+    return sorted(map(str, (config.id2label or {}).values())) == sorted(class_names)
+
+
+def load_for_classes(name: str, class_names: Sequence[str]) -> tuple[Any, Any]:
+    """A pretrained model with a head for other classes, to be trained first, and its image processor. The head's
+    weights are random, unless the checkpoint's head has the same number of classes.
+
+    Args:
+        name: a Hub id or a folder.
+        class_names: K names.
+
+    Raises:
+        FileNotFoundError: nothing that can be loaded.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, num_labels=len(class_names))
+        set_class_names(config, class_names)
+        if getattr(config, "model_args", None):  # a timm model saved with its number of classes
+            config.model_args = {k: v for k, v in config.model_args.items() if k != "num_classes"}
+        model = AutoModelForImageClassification.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
+        return model, AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _not_found(name, error) from error
+
+
+def _not_found(name: str, error: Exception) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"no image classifier with its image processor could be loaded from {name!r}, as a "
+        f"folder in {Path.cwd()} or from the Hub ({str(error).splitlines()[0]}). Give a folder that "
+        "save_pretrained wrote, or a Hub id with the network on."
+    )
 
 
 def _resized(model: Any, processor: Any, side: int) -> Any:

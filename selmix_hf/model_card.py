@@ -14,18 +14,11 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from selmix_hf.card_parts import PAPER, assemble, task_of
 from selmix_hf.comparison import KEY_METRICS, markdown_table
 from selmix_hf.config import SelMixConfig
 from selmix_hf.long_tail import LongTailedSplit
-
-CITATION = """@inproceedings{ramasubramanian2024selmix,
-  title = {Selective Mixup Fine-Tuning for Optimizing Non-Decomposable Objectives},
-  author = {Ramasubramanian, Shrinivas and Rangwani, Harsh and Takemori, Sho and Samanta, Kunal and Umeda, Yuhei and
-            Radhakrishnan, Venkatesh Babu},
-  booktitle = {International Conference on Learning Representations},
-  year = {2024},
-  url = {https://arxiv.org/abs/2403.18301}
-}"""
+from selmix_hf.pushing import hub_id
 
 _SETS = {
     "test": "test images, which took no part in training or selection",
@@ -74,7 +67,7 @@ def render(
     language: str | None = None,
     tags: str | list[str] | None = None,
     finetuned_from: str | None = None,
-    tasks: str | list[str] | None = "image-classification",
+    tasks: str | list[str] | None = None,
     dataset_tags: str | list[str] | None = None,
     dataset: str | list[str] | None = None,
     command: str | None = None,
@@ -86,17 +79,17 @@ def render(
         model, args, objective, class_names, train_counts (K): of the trainer.
         evaluations, kept_step: see `reports_in`; all numbers come from there.
         license, language, tags, finetuned_from, tasks, dataset_tags, dataset: as for Trainer's `create_model_card`;
-            `dataset_tags` are Hub ids, `dataset` is a name for people.
+            `dataset_tags` are Hub ids, `dataset` is a name for people; the default of `tasks` follows from the model.
         command: that made the model; default is this process's own, without the values of token options.
     """
     prefix, before, after = reports_in(evaluations, kept_step)
     base = finetuned_from or getattr(model.config, "_name_or_path", "") or None
-    task = tasks if isinstance(tasks, str) or tasks is None else tasks[0]
+    task = next(iter(_listed(tasks)), None) or task_of(type(model).__name__) or "image-classification"
     ids, names = (_listed(value) for value in (dataset_tags, dataset))
     set_name = {"test": "test", "eval": "validation"}[prefix]
     results = [
         EvalResult(
-            task_type=task or "image-classification",
+            task_type=task,
             dataset_type=ids[0] if ids else "unknown",
             dataset_name=names[0] if names else (ids[0] if ids else "unknown"),
             dataset_split=set_name,
@@ -114,7 +107,7 @@ def render(
         pipeline_tag=task,
         tags=["selmix", "long-tailed", *_listed(tags)],
         datasets=ids or None,
-        base_model=base if base and not Path(base).exists() else None,
+        base_model=hub_id(base),
         model_name=name,
         eval_results=results or None,
     )
@@ -127,9 +120,7 @@ def render(
     ]
     parts += ["## Training", _training(args, objective, class_names, train_counts, command)]
     parts += ["## Limits", _LIMITS]
-    parts += ["## Licence", f"{license or 'That of the base model and of the training images; none was given.'}"]
-    parts += ["## Citation", f"```bibtex\n{CITATION}\n```"]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+    return assemble(data, parts, license)
 
 
 _HOUSEKEEPING = {"objective", "feature_cache_dir", "eval_strategy", "save_strategy", "save_total_limit"}
@@ -148,12 +139,12 @@ def _listed(value: str | list[str] | None) -> list[str]:
 
 
 def _summary(base: str | None, objective: str, args: SelMixConfig) -> str:
-    start = f"`{Path(base).name if Path(base).exists() else base}`" if base else "A classifier"
+    start = f"`{hub_id(base) or Path(base).name}`" if base else "A classifier"
     constraints = f" under the constraints {args.constraints}" if args.constraints else ""
     which = "its head alone, on a frozen backbone" if args.freeze_backbone else "all of its weights"
     return (
         f"{start}, fine-tuned ({which}) for `{objective}`{constraints} on long-tailed data by "
-        "[SelMix](https://arxiv.org/abs/2403.18301), as implemented in `selmix_hf`."
+        f"{PAPER}, as implemented in `selmix_hf`."
     )
 
 

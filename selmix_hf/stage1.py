@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from selmix_hf.callbacks import DeferredReweighting
 from selmix_hf.checks import label_column_of, read_labels, resolve_class_names
 from selmix_hf.collator import Collator, default_collator
 from selmix_hf.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
 from selmix_hf.metrics import make_compute_metrics
+from selmix_hf.pushing_trainer import PushingTrainer
 
 LOSSES: dict[str, Callable[[Any], LongTailLoss]] = {
     "cross_entropy": lambda class_counts: LogitAdjustedLoss(class_counts, tau=0.0),
@@ -31,7 +32,7 @@ LOSSES: dict[str, Callable[[Any], LongTailLoss]] = {
 }
 
 
-class Stage1Trainer(Trainer):
+class Stage1Trainer(PushingTrainer):
     """`transformers.Trainer` with a long-tail loss, a transform each for training and evaluation, and mixup.
 
     Every loss works in plain Trainer too, as its `compute_loss_func`.
@@ -79,6 +80,8 @@ class Stage1Trainer(Trainer):
         if train_dataset is None:
             raise ValueError("Stage1Trainer needs train_dataset: its class counts make the loss.")
         args.remove_unused_columns = False
+        if args.device.type == "cpu":
+            args.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
         column = label_column_of(train_dataset, label_column)
         num_classes = int(model.config.num_labels or 0)
         names = resolve_class_names(model, train_dataset, column, num_classes)

@@ -1,4 +1,4 @@
-"""`SelMixTrainer`: the only module that knows Trainer's private hooks."""
+"""`SelMixTrainer`: the only module, beside `pushing_trainer`, that knows Trainer's private hooks."""
 
 from __future__ import annotations
 

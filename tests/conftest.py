@@ -48,3 +48,39 @@ def reference_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"SELMIX_REFERENCE_DATA is {folder!r}, which is not a folder")
     return path
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The Hub of this test, and a good token for it."""
+    from fake_hub import FakeHub, use
+
+    with FakeHub().running() as fake:
+        use(fake, monkeypatch, tmp_path / "cache")
+        yield fake
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """The warnings of transformers' logger, which this package's go to."""
+    from transformers.utils import logging
+
+    found = []
+    for room in ("pushing_trainer", "pushing"):
+        logger = logging.get_logger(f"selmix_hf.{room}")
+        monkeypatch.setattr(logger, "warning", lambda text, *_: found.append(text))
+    return found
+
+
+@pytest.fixture
+def trained(hub, tmp_path):
+    """A trainer whose frozen ViT came from the Hub."""
+    import tiny
+    from transformers import AutoModelForImageClassification
+
+    tiny.model("vit").save_pretrained(tmp_path / "base")
+    hub.put("me/base", tmp_path / "base")
+    model = AutoModelForImageClassification.from_pretrained("me/base")
+    trainer = tiny.trainer(tmp_path / "out", model, freeze_backbone=True, max_steps=4, **tiny.BARE)
+    trainer.train()
+    return trainer

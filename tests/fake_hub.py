@@ -1,12 +1,18 @@
-"""As much of the Hub as create, upload and download need, on localhost."""
+"""As much of the Hub as create, upload, validate and download need, on localhost."""
 
 import base64
 import hashlib
 import json
+import os
+import signal
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+import huggingface_hub
+from card_rules import problems
 
 TOKEN = "hf_good"
 
@@ -15,13 +21,16 @@ class FakeHub:
     """Repositories in memory.
 
     Attributes:
-        repos: name -> {"private": bool or None, "branches": {branch: {path: bytes}}}.
-        failures: statuses that the next commits are answered with.
+        repos: name -> {"visibility": None or a word, "branches": {branch: {path: bytes}}}.
+        failures: what the next commits meet: a status, "drop" (the connection is closed), or a function that
+            gives one of them or None.
+        commits: the message of every commit, in order.
     """
 
     def __init__(self):
-        self.repos, self.failures, self.num_commits = {}, [], 0
+        self.repos, self.failures, self.commits = {}, [], []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server.handle_error = lambda *_: None  # a client that went away in the middle
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     @contextmanager
@@ -37,6 +46,30 @@ class FakeHub:
 
     def files(self, repo, branch="main"):
         return self.repos[repo]["branches"][branch]
+
+    def put(self, repo, folder):
+        """A repository with the files of a folder, as if somebody had uploaded it; its commit."""
+        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        self.repos[repo] = {"visibility": None, "branches": {"main": files}}
+        return _sha(files)
+
+
+def use(hub, monkeypatch, cache):
+    """Let this process talk to a fake Hub, with a good token."""
+    constants = huggingface_hub.constants
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+
+def interrupt():
+    """For `failures`: Ctrl-C in the main thread, in the middle of a commit that then fails."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return 500
 
 
 def _sha(files):
@@ -62,10 +95,23 @@ def _handler(hub):
         def body(self):
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
+        def drop(self):
+            """Close the connection before the upload has come through."""
+            self.rfile.read(100)
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+
         def do_POST(self):
-            parts, body = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")], self.body()
+            parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+            failure = hub.failures.pop(0) if "commit" in parts and hub.failures else None
+            if failure == "drop":
+                return self.drop()
+            body = self.body()
             if parts == ["api", "validate-yaml"]:
-                return self.answer(200, {"errors": [], "warnings": []})
+                errors, warnings = (
+                    [{"message": text} for text in texts] for texts in problems(json.loads(body)["content"])
+                )
+                return self.answer(400 if errors else 200, {"errors": errors, "warnings": warnings})
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 return self.answer(401, {"error": "Invalid credentials"})
             if parts[:3] == ["api", "repos", "create"]:
@@ -88,13 +134,15 @@ def _handler(hub):
                 files = json.loads(body)["files"]
                 modes = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]
                 return self.answer(200, {"files": modes})
-            if hub.failures:
-                return self.answer(hub.failures.pop(0), {"error": "made to fail"})
+            failure = failure() if callable(failure) else failure
+            if failure is not None:
+                return self.answer(failure, {"error": "made to fail"})
             for line in map(json.loads, body.splitlines()):
+                if line["key"] == "header":
+                    hub.commits.append(line["value"]["summary"])
                 if line["key"] == "file":
                     content = base64.b64decode(line["value"]["content"])
                     hub.repos[repo]["branches"][branch][line["value"]["path"]] = content
-            hub.num_commits += 1
             sha = _sha(hub.files(repo, branch))
             return self.answer(200, {"commitUrl": f"{hub.url}/{repo}/commit/{sha}", "commitOid": sha})
 

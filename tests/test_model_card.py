@@ -1,11 +1,14 @@
 """The model card: measured numbers only, honest about their set, and valid metadata."""
 
+from pathlib import Path
+
 import pytest
 import tiny
 from huggingface_hub import ModelCard
 
 from selmix_hf import save_plots
 from selmix_hf.model_card import _own_command, reports_in
+from selmix_hf.pushing import PushError, push_folder
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,57 @@ def test_no_token_in_the_command():
     words = ["/home/me/run.py", "--hub_token", "hf_secret", "--push_to_hub_token=hf_secret", "--seed", "1"]
     assert _own_command(words) == "run.py --hub_token ... --push_to_hub_token=... --seed 1"
     assert _own_command(["/usr/bin/ipykernel"]) is None
+
+
+def test_the_hubs_validation_of_a_good_card(run, hub):
+    run.evaluate(tiny.images((6, 6, 6, 6), seed=2), metric_key_prefix="test")
+    card_of(run).validate()
+    card = card_of(run, license="apache-2.0", language="en", dataset_tags=["me/tiny"], finetuned_from="me/base")
+    card.validate()
+    assert card.data.base_model == "me/base" and len(card.data.eval_results) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"license": "Apache License 2.0"}, '"license" must be one of'),
+        ({"dataset_tags": "my own images"}, 'datasets.* with value "my own images" is not valid'),
+        ({"language": "English"}, '"language" with value "English" is not valid'),
+    ],
+)
+def test_the_hubs_validation_of_a_bad_card(run, hub, options, sentence):
+    with pytest.raises(ValueError, match=sentence.replace('"', r"\\?\"")):
+        card_of(run, **options).validate()
+
+
+def test_the_fake_hub_is_no_rubber_stamp(run, hub):
+    """What this package does not write on purpose, it would notice."""
+    run.evaluate()
+    good = str(card_of(run, finetuned_from="me/base"))
+    for part, other, sentence in (
+        ("base_model: me/base", "base_model: /home/me/base", "base_model"),
+        ("  - task:\n", "  - tusk:\n", "model-index"),
+        ("      value:", "      worth:", "model-index"),
+        ("- name: my-model\n", "- name: ''\n", "model-index"),
+        ("\ntags:\n", "\ntags: [\n", "not valid YAML"),
+    ):
+        assert part in good, part
+        with pytest.raises(PushError, match=sentence):
+            (folder := Path(run.args.output_dir) / "bad").mkdir(exist_ok=True)
+            (folder / "README.md").write_text(good.replace(part, other))
+            push_folder(folder, "me/bad", "again()")
+    assert hub.commits == []
+
+
+def test_a_base_model_from_a_folder_is_not_in_the_metadata(run, hub, tmp_path):
+    card = card_of(run, finetuned_from=str(tmp_path / "gone" / "base"))
+    card.validate()
+    assert card.data.base_model is None and "`base`, fine-tuned" in card.text and str(tmp_path) not in card.text
+
+
+@pytest.mark.hub
+def test_the_hub_itself_accepts_the_card(run):
+    run.evaluate()
+    card_of(run, license="apache-2.0", dataset_tags="uoft-cs/cifar10").validate()
+    with pytest.raises(ValueError, match="license"):
+        card_of(run, license="Apache License 2.0").validate()

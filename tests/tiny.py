@@ -152,6 +152,13 @@ def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.T
     return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
 
 
+def logits(model: Any) -> torch.Tensor:
+    """Of three random images."""
+    model.eval()
+    with torch.no_grad():
+        return model(pixel_values=torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))).logits
+
+
 # every train() collects garbage: what was imported so far need not be walked each time
 gc.collect()
 gc.freeze()

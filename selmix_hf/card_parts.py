@@ -1,0 +1,53 @@
+"""What every card on the Hub shares: its frame, the licence and the citation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from transformers.models.auto import modeling_auto
+
+PAPER = "[SelMix](https://arxiv.org/abs/2403.18301)"
+
+CITATION = """@inproceedings{ramasubramanian2024selmix,
+  title = {Selective Mixup Fine-Tuning for Optimizing Non-Decomposable Objectives},
+  author = {Ramasubramanian, Shrinivas and Rangwani, Harsh and Takemori, Sho and Samanta, Kunal and Umeda, Yuhei and
+            Radhakrishnan, Venkatesh Babu},
+  booktitle = {International Conference on Learning Representations},
+  year = {2024},
+  url = {https://arxiv.org/abs/2403.18301}
+}"""
+
+
+def assemble(data: ModelCardData, parts: Sequence[str], license: str | None) -> ModelCard:
+    """The card: metadata, the parts, and how to use and cite what it describes.
+
+    Args:
+        data: the metadata.
+        parts: Markdown blocks, the title first.
+        license: an identifier of the Hub, or None.
+    """
+    closing = [
+        "## Licence",
+        license or "That of the base model and of the training images; none was given.",
+        "## Citation",
+        f"```bibtex\n{CITATION}\n```",
+    ]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join([*parts, *closing]) + "\n")
+
+
+_TASKS: dict[str, Any] = {
+    "image-classification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    "audio-classification": modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,  # before text: Wav2Vec2's
+    "text-classification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+}
+
+
+def task_of(architecture: str) -> str | None:
+    """The pipeline of a model class of transformers, None for a class that it does not know."""
+    for task, classes in _TASKS.items():
+        names = [[name] if isinstance(name, str) else name for name in classes.values()]
+        if any(architecture in of_type for of_type in names):
+            return task
+    return None

@@ -1,0 +1,54 @@
+"""A validation and a test set for data that are long-tailed by nature."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from selmix_hf.labels import class_labels, infer_label_column, require_dataset
+
+LEAST = 3  # one image each for training, validation and test
+
+
+def hold_out(
+    dataset: Dataset, validation: float = 0.2, test: float = 0.2, seed: int = 0, label_column: str | None = None
+) -> DatasetDict:
+    """Splits "train", "validation" and "test", with images of every class in each.
+
+    From a class of n images, n x share go to validation and to test, rounded down, but at least one; the others train.
+    Images are drawn by the rank of sha256("{seed}|{row}") within their class.
+
+    Args:
+        validation, test: shares of each class.
+        label_column: default: see `labels.infer_label_column`.
+
+    Raises:
+        ValueError: shares that leave nothing to train on, a class with fewer than three images, unusable labels.
+    """
+    require_dataset(dataset)
+    if not (0 < validation and 0 < test and validation + test < 1):
+        raise ValueError(
+            "validation and test are shares of each class, above 0 and together below 1; found "
+            f"{validation} and {test}."
+        )
+    label_column = label_column or infer_label_column(dataset)
+    labels_N = np.asarray(class_labels(dataset, label_column))
+    names = getattr(dataset.features[label_column], "names", None)
+    counts_K = np.bincount(labels_N, minlength=len(names or ()))
+    small = [f"{names[k] if names else k} ({counts_K[k]})" for k in np.flatnonzero(counts_K < LEAST)]
+    if small:
+        raise ValueError(
+            f"every class needs {LEAST} images or more, one each for training, validation and test; too few have "
+            f"{', '.join(small[:5])}. Add images, or leave those classes out."
+        )
+    rank_N = np.array([hashlib.sha256(f"{seed}|{row}".encode()).hexdigest() for row in range(len(labels_N))])
+    rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for k, count in enumerate(counts_K):
+        of_class = np.flatnonzero(labels_N == k)
+        drawn = of_class[np.argsort(rank_N[of_class], kind="stable")].tolist()
+        ends = np.cumsum([max(1, int(count * validation + 1e-9)), max(1, int(count * test + 1e-9))])
+        for part, own in zip(("validation", "test", "train"), np.split(np.array(drawn), ends), strict=True):
+            rows[part] += own.tolist()
+    return DatasetDict({part: dataset.select(sorted(own)) for part, own in rows.items()})

@@ -1,0 +1,143 @@
+"""A Trainer whose pushes upload a model and nothing else, say what to do when they fail, and never stop a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
+
+from selmix_hf.pushing import PushError, call_again, create_repository, help_after_failure, push_folder
+from selmix_hf.training_pushes import TrainingPushes
+
+logger = logging.get_logger(__name__)
+
+_MESSAGE = "End of training"
+
+
+class PushingTrainer(Trainer):
+    """`transformers.Trainer` with other ways to the Hub, after a run and during it."""
+
+    hub_model_id: str | None  # type: ignore[assignment]
+    _training_pushes: TrainingPushes | None = None
+
+    # --- after a run ---------------------------------------------------------------------------------------------
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        commit_message: str | None = _MESSAGE,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> str | None:
+        """Save the model to output_dir and upload it with its card, plots, split.json and results.json; whatever else
+        lies in output_dir stays behind, see `pushing.MODEL_FILES`.
+
+        Args:
+            commit_message, token, revision, private: as for Trainer.
+            blocking: must stay True, so that a failure is seen.
+            kwargs: of `create_model_card`.
+
+        Returns:
+            address of the commit; None on all processes but the first.
+
+        Raises:
+            PushError: as `pushing.push_folder`; the saved model stays in output_dir.
+        """
+        if not blocking:
+            raise ValueError("blocking=False would hide a failed push: leave it True.")
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self._finish_current_push()
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)  # first without the Hub: a card may be wanted all the same
+        message = None if commit_message == _MESSAGE else commit_message
+        given = {"commit_message": message, "revision": revision, "private": private, **kwargs}
+        again = call_again("trainer.push_to_hub", **given)
+        private = self.args.hub_private_repo if private is None else private
+        token = token or self.args.hub_token
+        folder = str(self.args.output_dir)
+        repo_id = create_repository(self._repository(), help_after_failure(folder, again), private, token)
+        self.create_model_card(**{"model_name": repo_id, **kwargs})  # now the owner is known
+        revision = revision or self.args.hub_revision
+        return push_folder(
+            folder, repo_id, again, private, revision, token, commit_message or _MESSAGE, self._tokenizer_files()
+        )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's, which also pushes where `push_to_hub` is set: if that fails, the model is saved all the same
+        and a warning says how to repeat the push."""
+        super().save_model(output_dir, _internal_call=True)
+        if self.args.push_to_hub and not _internal_call:
+            try:
+                self.push_to_hub(commit_message="Model save")
+            except PushError as error:
+                logger.warning(str(error))
+
+    # --- during a run --------------------------------------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Called by `Trainer.__init__` where `push_to_hub` is set: what would stop every push is said before the run.
+
+        Raises:
+            PushError: as `pushing.create_repository`.
+        """
+        if not self.is_world_process_zero():
+            return
+        self.hub_model_id = create_repository(
+            self._repository(),
+            "Nothing was trained yet: mend that, or set push_to_hub=False and call push_to_hub() after the run.",
+            self.args.hub_private_repo if private is None else private,
+            token or self.args.hub_token,
+        )
+        self._training_pushes = TrainingPushes(str(self.args.output_dir), logger.warning)
+        strategy = HubStrategy(self.args.hub_strategy)
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            logger.warning(
+                f"hub_strategy={strategy.value!r} uploads the model of a checkpoint without "
+                "optimizer, schedule and random states: a run can be resumed from output_dir only."
+            )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        strategy, pushes = self.args.hub_strategy, self._training_pushes
+        if pushes is None or strategy == HubStrategy.END or (pushes.busy() and not self.args.hub_always_push):
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        of_checkpoint = {
+            HubStrategy.CHECKPOINT: ["last-checkpoint"],
+            HubStrategy.ALL_CHECKPOINTS: [Path(checkpoint_folder).name],
+        }
+        pushes.push(
+            checkpoint_folder,
+            [None, *of_checkpoint.get(HubStrategy(strategy), [])],
+            self._tokenizer_files(),
+            repo_id=self.hub_model_id,
+            revision=self.args.hub_revision,
+            token=self.args.hub_token,
+            commit_message=f"Training in progress, step {self.state.global_step}",
+        )
+
+    def _finish_current_push(self) -> None:
+        if self._training_pushes is None:
+            return
+        try:
+            self._training_pushes.wait()
+        except KeyboardInterrupt:
+            self.is_in_train = False  # all that is left of a run is to wait here
+            logger.warning(
+                "the wait for the push of a checkpoint was interrupted. Nothing is lost: the checkpoints are in "
+                f"{self.args.output_dir}, and trainer.push_to_hub() uploads the model."
+            )
+            raise
+
+    def _repository(self) -> str:
+        return self.args.hub_model_id or self.hub_model_id or Path(str(self.args.output_dir)).absolute().name
+
+    def _tokenizer_files(self) -> list[str]:
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        return list(getattr(tokenizer, "vocab_files_names", {}).values())

@@ -1,0 +1,60 @@
+"""A checkpoint of other classes gets a new head, and keeps the names of its new classes when it is saved."""
+
+import pytest
+import timm
+import tiny
+import torch
+from test_recipes import save_checkpoint
+from transformers import AutoModelForImageClassification
+
+from selmix_hf.loading import knows_classes, load_for_classes
+
+
+def native(folder):
+    model = tiny.model("vit", num_classes=2)
+    model.save_pretrained(folder)
+    tiny.processor().save_pretrained(folder)
+    return model.vit.layernorm.weight
+
+
+def wrapped(folder):
+    save_checkpoint(folder, ["a", "b"])
+    return AutoModelForImageClassification.from_pretrained(folder).timm_model.stem.conv.weight
+
+
+def pure_timm(folder):
+    """As timm saves it; with the number of classes among its model_args, which transformers stumbles over."""
+    model = timm.create_model("test_byobnet", num_classes=7)
+    timm.models.save_for_hf(model, folder, safe_serialization=True)
+    return model.stem.conv.weight
+
+
+@pytest.mark.parametrize("make", [native, wrapped, pure_timm])
+def test_a_head_for_other_classes(make, tmp_path):
+    of_backbone = make(tmp_path / "old")
+    model, processor = load_for_classes(str(tmp_path / "old"), tiny.NAMES)
+    assert processor is not None
+    model.save_pretrained(tmp_path / "new")
+    again = AutoModelForImageClassification.from_pretrained(tmp_path / "new")
+    assert again.config.id2label == dict(enumerate(tiny.NAMES))
+    side = tiny.SIDE if make is native else 64
+    assert again.eval()(torch.zeros(1, 3, side, side)).logits.shape == (1, 4)
+    assert any(torch.equal(weight, of_backbone) for weight in again.parameters())
+    assert knows_classes(str(tmp_path / "new"), tiny.NAMES[::-1]) and not knows_classes(str(tmp_path / "new"), "abcd")
+
+
+def test_nothing_there():
+    for call in (knows_classes, load_for_classes):
+        with pytest.raises(FileNotFoundError, match="no image classifier .* could be loaded from 'nobody/model'"):
+            call("nobody/model", tiny.NAMES)
+
+
+def test_a_trained_model_keeps_no_class_names_of_its_checkpoint(tmp_path):
+    """Loaded the customary way, a timm model keeps the label_names of the checkpoint and would save those."""
+    save_checkpoint(tmp_path / "old", ["a", "b"])
+    names = {"id2label": dict(enumerate(tiny.NAMES)), "label2id": {name: k for k, name in enumerate(tiny.NAMES)}}
+    model = AutoModelForImageClassification.from_pretrained(
+        tmp_path / "old", num_labels=4, ignore_mismatched_sizes=True, **names
+    )
+    tiny.trainer(tmp_path / "out", model, max_steps=1).save_model()
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.id2label == names["id2label"]

@@ -1,0 +1,148 @@
+"""Heads without their backbone: pushed, pulled, and put back onto the same backbone only."""
+
+import re
+
+import huggingface_hub
+import pytest
+import tiny
+import torch
+from fake_hub import interrupt
+from huggingface_hub import ModelCard
+from transformers import AutoModelForImageClassification
+
+from selmix_hf import SelMixHead
+from selmix_hf.pushing import PushError
+
+HEAD = {"config.json", "selmix_head.safetensors", "README.md"}
+
+
+def test_the_pulled_head_gives_bitwise_equal_logits(hub, trained):
+    url = trained.push_head_to_hub("me/head", private=True)
+    assert url.startswith(f"{hub.url}/me/head/commit/")
+    assert hub.repos["me/head"]["visibility"] == "private"
+    assert set(hub.files("me/head")) == HEAD
+    pulled = SelMixHead.from_pretrained("me/head")
+    expected = tiny.logits(trained.model)
+    assert torch.equal(tiny.logits(pulled.load_base()), expected)
+    again = AutoModelForImageClassification.from_pretrained("me/base")
+    assert not torch.equal(tiny.logits(again), expected)
+    assert torch.equal(tiny.logits(pulled.attach(again)), expected)
+    assert again.config.id2label == dict(enumerate(tiny.NAMES))
+    here = SelMixHead.from_pretrained(trained.args.output_dir + "/head")
+    assert torch.equal(tiny.logits(here.load_base()), expected)
+
+
+def test_a_revision(hub, trained):
+    trained.push_head_to_hub("me/head", revision="v2")
+    assert hub.files("me/head") == {} and set(hub.files("me/head", "v2")) == HEAD
+    SelMixHead.from_pretrained("me/head", revision="v2")
+    with pytest.raises(FileNotFoundError, match="no head could be read from 'me/head'"):
+        SelMixHead.from_pretrained("me/head")
+
+
+def test_a_failed_push_loses_nothing_and_is_repeated(hub, trained, monkeypatch):
+    with monkeypatch.context() as without:
+        without.delenv("HF_TOKEN")
+        with pytest.raises(PushError, match="no valid token; run `hf auth login`.*Nothing is lost") as failure:
+            trained.push_head_to_hub("me/head", private=True, license="mit")
+    with pytest.raises(PushError, match="the token may not write there"):
+        trained.push_head_to_hub("strangers/head")
+    hub.failures.append(500)
+    with pytest.raises(PushError, match="the Hub answered 500; try again later"):
+        trained.push_head_to_hub("me/other")
+    with monkeypatch.context() as offline:
+        offline.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(PushError, match="HF_HUB_OFFLINE is set"):
+            trained.push_head_to_hub("me/head")
+    with monkeypatch.context() as nobody:
+        nobody.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+        with pytest.raises(PushError, match="ConnectError"):
+            trained.push_head_to_hub("me/head")
+    assert hub.commits == []
+    eval(re.search(r"To repeat the push: (.*)", str(failure.value))[1], {"SelMixHead": SelMixHead})
+    assert set(hub.files("me/head")) == HEAD and hub.repos["me/head"]["visibility"] == "private"
+    assert "license: mit" in hub.files("me/head")["README.md"].decode()
+    trained.push_head_to_hub("me/head")  # again: no error
+
+
+@pytest.mark.parametrize("failure", ["drop", interrupt])
+def test_an_interrupted_push_is_repeated(hub, trained, warnings, failure):
+    hub.failures.append(failure)
+    with pytest.raises((PushError, KeyboardInterrupt)) as stop:
+        trained.push_head_to_hub("me/head")
+    said = str(stop.value) if stop.type is PushError else warnings[-1]
+    assert "it broke off" in said if failure == "drop" else "was interrupted. Nothing is lost" in said
+    eval(re.search(r"To repeat the push: (.*)", said)[1], {"SelMixHead": SelMixHead})
+    assert torch.equal(tiny.logits(SelMixHead.from_pretrained("me/head").load_base()), tiny.logits(trained.model))
+
+
+def test_the_card(hub, trained):
+    trained.push_head_to_hub("me/head", revision="v2", license="apache-2.0")
+    content = hub.files("me/head", "v2")["README.md"].decode()
+    card = ModelCard(content)
+    card.validate()
+    assert card.data.base_model == "me/base" and card.data.license == "apache-2.0"
+    assert card.data.pipeline_tag == "image-classification"
+    revision = huggingface_hub.HfApi().model_info("me/base").sha
+    for words in (
+        "# me/head",
+        f"revision: `{revision}`",
+        "4: red, green, blue, grey.",
+        "## Licence",
+        "@inproceedings",
+    ):
+        assert words in content, words
+    code = re.search(r"```python\n(.*?)```", content, re.DOTALL)[1]
+    names = {}
+    exec(code, names)
+    assert torch.equal(tiny.logits(names["model"]), tiny.logits(trained.model))
+
+
+def test_a_base_model_in_a_folder_stays_on_this_machine(hub, trained, tmp_path):
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "base")
+    trainer = tiny.trainer(tmp_path / "local", model, freeze_backbone=True, max_steps=2, **tiny.BARE)
+    trainer.train()
+    with pytest.raises(ValueError, match=r"is '.*/base', a path of this machine.*Give base_model, the Hub id"):
+        trainer.push_head_to_hub("me/head")
+    assert "me/head" not in hub.repos
+    with pytest.raises(ValueError, match="'me/nothing' .* is not on the Hub"):
+        trainer.push_head_to_hub("me/head", base_model="me/nothing")
+    with pytest.raises(ValueError, match="'me/base' .revision v9. is not on the Hub"):
+        trainer.push_head_to_hub("me/head", base_model="me/base", base_revision="v9")
+    assert "me/head" not in hub.repos
+
+    head = SelMixHead.from_model(trainer.model, trainer.head, trainer.class_names)
+    head.save_pretrained(tmp_path / "saved")  # here the path is of use
+    saved = SelMixHead.from_pretrained(tmp_path / "saved")
+    assert saved.base_model == str(tmp_path / "base")
+    assert torch.equal(tiny.logits(saved.load_base()), tiny.logits(trainer.model))
+
+    trainer.push_head_to_hub("me/head", base_model="me/base")
+    assert str(tmp_path) not in "".join(file.decode("latin1") for file in hub.files("me/head").values())
+    pulled = SelMixHead.from_pretrained("me/head")
+    assert re.fullmatch("[0-9a-f]{40}", pulled.base_revision)
+    assert torch.equal(tiny.logits(pulled.load_base()), tiny.logits(trainer.model))
+
+
+def test_attach_says_what_differs(trained):
+    head = SelMixHead.from_model(trained.model, trained.head, trained.class_names)
+    five = AutoModelForImageClassification.from_pretrained("me/base", num_labels=5, ignore_mismatched_sizes=True)
+    with pytest.raises(ValueError, match=r"the head, \(5, 16\) in the model: load the model with num_labels=4"):
+        head.attach(five)
+    with pytest.raises(ValueError, match="a parameter 'classifier.weight'.* has none"):
+        head.attach(torch.nn.Linear(2, 2))
+    other = AutoModelForImageClassification.from_pretrained("me/base")
+    with torch.no_grad():
+        next(other.parameters()).add_(1e-3)
+    before = other.classifier.weight.clone()
+    with pytest.raises(ValueError, match="backbone is not the one .* expected fingerprint [0-9a-f]{12} .* found"):
+        head.attach(other)
+    assert torch.equal(other.classifier.weight, before)
+
+
+def test_what_cannot_be_a_head(hub, tmp_path):
+    bare = tiny.trainer(tmp_path / "out", tiny.model("vit"), freeze_backbone=True, max_steps=1)
+    with pytest.raises(ValueError, match="was not loaded by from_pretrained"):
+        bare.push_head_to_hub("me/head")
+    with pytest.raises(FileNotFoundError, match="nor on the Hub"):
+        SelMixHead.from_pretrained("me/nothing")
