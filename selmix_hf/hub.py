@@ -24,7 +24,8 @@ from selmix_hf.model_card import render
 from selmix_hf.objectives import Objective
 
 WEIGHTS, CONFIG = "selmix_head.safetensors", "config.json"
-NOT_UPLOADED = ["_*", "checkpoint-*", "head/*", "training_args.bin", "*.pt", "*.pth"]  # random states, optimizers
+# checkpoints with optimizers and random states, and other models than the one that is pushed
+NOT_UPLOADED = ["_*", "checkpoint-*", "head/*", "stage1/*", "seed_*/*", "training_args.bin", "*.pt", "*.pth"]
 
 
 class PushError(RuntimeError):
