@@ -5,10 +5,10 @@
         --image_root <folder that holds train_val2018/> --lists <folder of the list files>
 
 Data: the archive train_val2018, unpacked, and iNaturalist18_train.txt and iNaturalist18_val.txt (three a class).
-**No labelled test set is published**, so the validation list is divided: `--steering_per_class` of its images (1) steer
-and select, the others (2 a class) are the test set, drawn by `--division_seed`. The output says so too. Numbers are
-therefore not those of papers that report on the whole validation list, and with one steering image a class the gains
-are noisy: prefer mean recall to minima. The checkpoint must not have been chosen on the test part.
+**No labelled test set is published**, so the validation list is divided: `--steering_per_class` of its images (1)
+steer and select, the others (2 a class) are the test set, drawn by `--division_seed`. The output says so too. Numbers
+are therefore not those of papers that report on the whole validation list, and with one steering image a class the
+gains are noisy: prefer mean recall to minima. The checkpoint must not have been chosen on the test part.
 
 Published by the SelMix paper: nothing. Result and time are not measured here. Memory at K = 8142: one K x K matrix is
 265 MB in float32, and the gain holds several of them.

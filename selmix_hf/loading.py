@@ -79,6 +79,8 @@ def load_classifier(name: str, class_names: Sequence[str], image_size: int | Non
             f"the checkpoint {name!r} lacks {len(info['missing_keys'])} weights, which would be random "
             f"({', '.join(sorted(info['missing_keys'])[:3])}). Was it trained as a classifier?"
         )
+    if all(str(model.config.id2label.get(k, label)) == label for k, label in enumerate(_unnamed(model))):
+        _name_classes(model, class_names)
     return model, processor if image_size is None else _resized(model, processor, image_size)
 
 
@@ -94,8 +96,8 @@ def load_for_stage1(name: str, class_names: Sequence[str], image_size: int | Non
         FileNotFoundError: nothing that can be loaded.
         ValueError: weights of the backbone are missing.
     """
-    names = {"id2label": dict(enumerate(class_names)), "label2id": {n: k for k, n in enumerate(class_names)}}
-    model, info, processor = _load(name, num_labels=len(class_names), ignore_mismatched_sizes=True, **names)
+    model, info, processor = _load(name, num_labels=len(class_names), ignore_mismatched_sizes=True)
+    _name_classes(model, class_names)
     blank = np.zeros((64, 64, 3), np.uint8)
     head = find_head(model, dict(processor(blank, return_tensors="pt")))
     missing = [key for key in sorted(info["missing_keys"]) if not key.startswith(tuple(head.names))]
@@ -119,6 +121,17 @@ def _load(name: str, **options: Any) -> tuple[Any, dict[str, Any], Any]:
             "save_pretrained wrote, or a Hub id with the network on."
         ) from error
     return model, info, processor
+
+
+def _unnamed(model: Any) -> list[str]:
+    return [f"LABEL_{k}" for k in range(model.config.num_labels)]
+
+
+def _name_classes(model: Any, class_names: Sequence[str]) -> None:
+    model.config.id2label = dict(enumerate(class_names))
+    model.config.label2id = {name: k for k, name in enumerate(class_names)}
+    if hasattr(model.config, "label_names"):  # timm's, which would outlive the others when the model is saved
+        model.config.label_names = list(class_names)
 
 
 def _resized(model: Any, processor: Any, side: int) -> Any:
