@@ -9,11 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-
-from selmix_hf.confusion import confusion_counts
-from selmix_hf.metrics import classification_metrics
 
 KEY_METRICS = {
     "mean_recall": "mean recall",
@@ -22,6 +18,13 @@ KEY_METRICS = {
     "h_mean": "H-mean",
     "smallest_coverage": "smallest coverage",
 }
+GROUP_METRICS = {  # shown where a report has them: the training frequencies were given
+    "min_head_tail_recall": "smaller of head and tail recall",
+    "many_recall": "recall, many (over 100 images)",
+    "medium_recall": "recall, medium (20 to 100)",
+    "few_recall": "recall, few (under 20)",
+}
+_MOST_CLASSES, _WORST_SHOWN = 20, 10  # beyond so many classes a table shows the worst alone
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -45,11 +48,13 @@ def before_after_table(
     Args:
         before, after: reports of `classification_metrics`, one a seed.
         intervals: of `paired_bootstrap`, for a last column.
-        per_class: whether to add the recall of every class.
+        per_class: whether to add the recall of every class; of more than 20 classes, the ten worst before and the
+            ten worst after.
     """
-    titles = dict(KEY_METRICS)
+    titles = dict(KEY_METRICS) | {name: title for name, title in GROUP_METRICS.items() if name in before[0]}
+    num_summaries = len(titles)
     if per_class:
-        titles |= {n: f"recall of {n.removeprefix('recall/')}" for n in before[0] if n.startswith("recall/")}
+        titles |= {n: f"recall of {n.removeprefix('recall/')}" for n in _classes_shown(before, after)}
     rows = []
     for name, title in titles.items():
         values_before, values_after = ([float(report[name]) for report in side] for side in (before, after))
@@ -60,8 +65,18 @@ def before_after_table(
         rows.append(row)
     worst = [", ".join(dict.fromkeys(str(report["worst_class"]) for report in side)) for side in (before, after)]
     header = ["", "before", "after", "change"] + (["95% interval"] if intervals is not None else [])
-    rows.insert(len(KEY_METRICS), ["worst class", *worst] + [""] * (len(header) - 3))
+    rows.insert(num_summaries, ["worst class", *worst] + [""] * (len(header) - 3))
     return markdown_table(header, rows)
+
+
+def _classes_shown(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = [name for name in before[0] if name.startswith("recall/")]
+    if len(names) <= _MOST_CLASSES:
+        return names
+    worst: list[str] = []
+    for side in (before, after):
+        worst += sorted(names, key=lambda name: np.mean([report[name] for report in side]))[:_WORST_SHOWN]
+    return list(dict.fromkeys(worst))
 
 
 def mean_and_sd(values: Sequence[float]) -> str:
@@ -100,29 +115,35 @@ def paired_bootstrap(
         for each of `KEY_METRICS`: the change averaged over seeds, and the ends of its 95% percentile interval.
     """
     labels_N = np.asarray(labels)
-    sides = [np.atleast_2d(np.asarray(side)) for side in (before, after)]
-    rows_of_class = [np.flatnonzero(labels_N == k) for k in range(num_classes)]
+    order_N = np.argsort(labels_N, kind="stable")
+    counts_K = np.bincount(labels_N, minlength=num_classes)
+    sides = [np.atleast_2d(np.asarray(side))[:, order_N] for side in (before, after)]
+    labels_N = labels_N[order_N]
+    first_N = np.repeat(np.cumsum(counts_K) - counts_K, counts_K)  # where the sample's class begins
     random = np.random.default_rng(seed)
 
-    def changes(rows_N: np.ndarray) -> list[float]:
+    def changes(rows_N: np.ndarray) -> np.ndarray:
         means = [
-            np.mean([_metrics(labels_N[rows_N], predicted_N[rows_N], num_classes) for predicted_N in side_SN], axis=0)
+            np.mean([_metrics(labels_N, predicted_N[rows_N], counts_K) for predicted_N in side_SN], axis=0)
             for side_SN in sides
         ]
-        return list(means[1] - means[0])
+        return means[1] - means[0]
 
     observed = changes(np.arange(len(labels_N)))
-    resampled = np.array(
-        [
-            changes(np.concatenate([random.choice(rows, len(rows)) for rows in rows_of_class]))
-            for _ in range(num_resamples)
-        ]
-    )
+    resampled = np.array([changes(first_N + random.integers(0, counts_K[labels_N])) for _ in range(num_resamples)])
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
     return {name: (float(observed[i]), float(low[i]), float(high[i])) for i, name in enumerate(KEY_METRICS)}
 
 
-def _metrics(labels_N: np.ndarray, predicted_N: np.ndarray, num_classes: int) -> list[float]:
-    counts_KK = confusion_counts(torch.as_tensor(labels_N), torch.as_tensor(predicted_N), num_classes)
-    report = classification_metrics(counts_KK, per_class=False)
-    return [report[name] for name in KEY_METRICS]
+def _metrics(labels_N: np.ndarray, predicted_N: np.ndarray, counts_K: np.ndarray) -> list[float]:
+    """`KEY_METRICS` as `classification_metrics` defines them, from hits and predictions a class: no K x K matrix."""
+    recall_K = np.bincount(labels_N[predicted_N == labels_N], minlength=len(counts_K)) / counts_K
+    relative_coverage_K = np.bincount(predicted_N, 1 / counts_K[labels_N], len(counts_K))
+    none_is_zero = bool((recall_K > 0).all())
+    return [
+        float(recall_K.mean()),
+        float(recall_K.min()),
+        float(np.exp(np.log(recall_K).mean())) if none_is_zero else 0.0,
+        float(1 / (1 / recall_K).mean()) if none_is_zero else 0.0,
+        float(relative_coverage_K.min()),
+    ]

@@ -6,26 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import DatasetDict, Image, load_dataset
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-from selmix_hf.labels import set_class_names
+from selmix_hf.heads import find_head
+from selmix_hf.labels import excerpt, set_class_names
 
 
-def load_images(name: str) -> DatasetDict:
+def load_images(name: str, test: str = "test") -> DatasetDict:
     """Splits "train" and "test", with one image column, of a Hub id or a folder with train.parquet and test.parquet.
+
+    Args:
+        name: a Hub id or a folder.
+        test: the split that becomes "test": "validation" where the test labels are withheld, as in ImageNet-1k. In a
+            folder, the name of its file.
 
     Raises:
         FileNotFoundError: nothing that can be loaded.
         ValueError: a split is missing, or there is not one image column.
     """
     folder = Path(name)
-    files = {part: folder / f"{part}.parquet" for part in ("train", "test")}
+    files = {part: folder / f"{part}.parquet" for part in ("train", test)}
     if folder.is_dir():
         missing = [file.name for file in files.values() if not file.is_file()]
         if missing:
             raise FileNotFoundError(
-                f"the folder {name!r} must hold train.parquet and test.parquet, but lacks {' and '.join(missing)}."
+                f"the folder {name!r} must hold train.parquet and {test}.parquet, but lacks {' and '.join(missing)}."
             )
         dataset = load_dataset("parquet", data_files={part: str(file) for part, file in files.items()})
     else:
@@ -34,18 +41,18 @@ def load_images(name: str) -> DatasetDict:
         except Exception as error:
             raise FileNotFoundError(
                 f"{name!r} is no folder here ({Path.cwd()}) and could not be loaded from the Hub "
-                f"({type(error).__name__}). Give a folder with train.parquet and test.parquet, or a Hub id such as "
+                f"({type(error).__name__}). Give a folder with train.parquet and {test}.parquet, or a Hub id such as "
                 "uoft-cs/cifar10 with the network on."
             ) from error
-    if not {"train", "test"} <= set(dataset):
-        raise ValueError(f"the dataset {name!r} must have splits train and test, found {', '.join(dataset)}.")
+    if not {"train", test} <= set(dataset):
+        raise ValueError(f"the dataset {name!r} must have splits train and {test}, found {', '.join(dataset)}.")
     columns = [column for column, kind in dataset["train"].features.items() if isinstance(kind, Image)]
     if len(columns) != 1:
         raise ValueError(
             f"the dataset {name!r} must have one image column, found {columns or 'none'} among "
             f"{', '.join(dataset['train'].column_names)}."
         )
-    return dataset
+    return DatasetDict(train=dataset["train"], test=dataset[test])
 
 
 def load_classifier(name: str, class_names: Sequence[str], image_size: int | None = None) -> tuple[Any, Any]:
@@ -60,23 +67,32 @@ def load_classifier(name: str, class_names: Sequence[str], image_size: int | Non
         FileNotFoundError: nothing that can be loaded.
         ValueError: another number of classes, or weights that are missing.
     """
-    try:
-        model, info = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True)
-        processor = AutoImageProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise _not_found(name, error) from error
+    model, info, processor = _load(name)
     if model.config.num_labels != len(class_names):
         raise ValueError(
             f"the checkpoint {name!r} tells {model.config.num_labels} classes apart, the data have "
-            f"{len(class_names)} ({', '.join(class_names)}). SelMix starts where training on these classes ended: "
-            "train the checkpoint on them first, for instance with selmix_hf.LogitAdjustedLoss."
+            f"{excerpt(class_names)}. SelMix starts where training on these classes ended: "
+            "train the checkpoint on them first, with selmix_hf.Stage1Trainer (--stage1_steps in the recipes)."
         )
     if info["missing_keys"]:
         raise ValueError(
             f"the checkpoint {name!r} lacks {len(info['missing_keys'])} weights, which would be random "
             f"({', '.join(sorted(info['missing_keys'])[:3])}). Was it trained as a classifier?"
         )
+    unnamed = [f"LABEL_{k}" for k in range(model.config.num_labels)]
+    if all(str(model.config.id2label.get(k, label)) == label for k, label in enumerate(unnamed)):
+        set_class_names(model.config, class_names)
     return model, processor if image_size is None else _resized(model, processor, image_size)
+
+
+def _load(name: str, **options: Any) -> tuple[Any, dict[str, Any], Any]:
+    """Model, what was missing in its checkpoint, image processor."""
+    try:
+        model, info = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True, **options)
+        processor = AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _not_found(name, error) from error
+    return model, info, processor
 
 
 def knows_classes(name: str, class_names: Sequence[str]) -> bool:
@@ -92,26 +108,35 @@ def knows_classes(name: str, class_names: Sequence[str]) -> bool:
     return sorted(map(str, (config.id2label or {}).values())) == sorted(class_names)
 
 
-def load_for_classes(name: str, class_names: Sequence[str]) -> tuple[Any, Any]:
-    """A pretrained model with a head for other classes, to be trained first, and its image processor. The head's
-    weights are random, unless the checkpoint's head has the same number of classes.
+def load_for_classes(name: str, class_names: Sequence[str], image_size: int | None = None) -> tuple[Any, Any]:
+    """A pretrained model with a head for the given classes, to be trained first, and its image processor.
+
+    A head of another size, or none, gives way to one with random weights; a head of the right size stays.
 
     Args:
-        name: a Hub id or a folder.
-        class_names: K names.
+        name, class_names, image_size: as for `load_classifier`.
 
     Raises:
         FileNotFoundError: nothing that can be loaded.
+        ValueError: weights of the backbone are missing.
     """
     try:
         config = AutoConfig.from_pretrained(name, num_labels=len(class_names))
-        set_class_names(config, class_names)
-        if getattr(config, "model_args", None):  # a timm model saved with its number of classes
-            config.model_args = {k: v for k, v in config.model_args.items() if k != "num_classes"}
-        model = AutoModelForImageClassification.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
-        return model, AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise _not_found(name, error) from error
+    set_class_names(config, class_names)
+    if getattr(config, "model_args", None):  # a timm model saved with its number of classes
+        config.model_args = {k: v for k, v in config.model_args.items() if k != "num_classes"}
+    model, info, processor = _load(name, config=config, ignore_mismatched_sizes=True)
+    blank = np.zeros((64, 64, 3), np.uint8)
+    head = find_head(model, dict(processor(blank, return_tensors="pt")))
+    missing = [key for key in sorted(info["missing_keys"]) if not key.startswith(tuple(head.names))]
+    if missing:
+        raise ValueError(
+            f"the checkpoint {name!r} lacks {len(missing)} weights of the backbone, which would be random "
+            f"({', '.join(missing[:3])}): give the id of a pretrained model."
+        )
+    return model, processor if image_size is None else _resized(model, processor, image_size)
 
 
 def _not_found(name: str, error: Exception) -> FileNotFoundError:

@@ -51,6 +51,12 @@ FLOORS = {
     "callbacks": 4,
     "stage1": 6,
     "trainer": 8,
+    "timing": 1,
+    "augment": 1,
+    "benchmark_data": 5,
+    "benchmark_start": 7,
+    "benchmark_results": 7,
+    "benchmark": 9,
 }
 
 # Somebody with their own training loop can use these: they know torch and nothing of transformers.

@@ -20,7 +20,7 @@ from selmix_hf import LongTailedSplit, SelMixConfig
 from selmix_hf.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("cifar10_lt_*.yaml"))
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 PLOTS = ("gain_matrix", "objective", "pair_distribution", "recall_per_class")
 
@@ -75,8 +75,9 @@ def test_every_yaml_binds(path, tmp_path):
     options = ["--config", str(path), "--model_name_or_path", "m", "--dataset", "d", "--output_dir", str(tmp_path)]
     arguments, config = parse_arguments((cifar10_lt.Arguments, SelMixConfig), options)
     assert arguments.model_name_or_path == "m"
-    assert config.freeze_backbone is ("whole_network" not in path.stem)
-    assert path.stem.endswith("whole_network") or config.objective in path.stem or config.constraints
+    whole = path.stem.endswith(("whole_network", "paper"))
+    assert config.freeze_backbone is not whole
+    assert whole or config.objective in path.stem or config.constraints
 
 
 def test_there_are_yamls():

@@ -1,0 +1,258 @@
+"""A benchmark from its splits to its results: the part that all recipes share.
+
+Shape suffix: N test samples.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from selmix_hf.arguments import parse_arguments
+from selmix_hf.benchmark_data import BenchmarkData
+from selmix_hf.benchmark_results import (
+    command_of,
+    hardware,
+    rounded,
+    run_report,
+    settings_of,
+    versions,
+    without_folders,
+)
+from selmix_hf.benchmark_start import BenchmarkArguments, Stage1, augmentation, load_start
+from selmix_hf.callbacks import ProgressLines
+from selmix_hf.comparison import before_after_table, paired_bootstrap
+from selmix_hf.config import SelMixConfig
+from selmix_hf.confusion import confusion_counts
+from selmix_hf.pushing import PushError, SelMixHead
+from selmix_hf.labels import class_labels
+from selmix_hf.metrics import classification_metrics
+from selmix_hf.plots import save_plots
+from selmix_hf.timing import Timer, timing_line
+from selmix_hf.trainer import SelMixTrainer
+
+# what is timed beside the rest of trainer.train(), which is the training steps
+_PARTS = {
+    "_gain_set_statistics": "statistics passes",
+    "refresh": "gain and P",
+    "_store_features": "features",
+    "evaluate": "evaluation",
+    "predict": "evaluation",
+    "_save_checkpoint": "saving",
+}
+
+
+def run_recipe(
+    script: str,
+    arguments_type: type[BenchmarkArguments],
+    load: Callable[[Any, Path], BenchmarkData],
+    argv: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Everything from the command line to results.json.
+
+    Into output_dir go the model, plots, results.json, the card and, with a frozen backbone, head/ (a `SelMixHead`).
+
+    Args:
+        script: its file name, for messages and the card.
+        arguments_type: the recipe's options.
+        load: from the options and output_dir to the data.
+        argv: the options; default those of the process.
+
+    Returns:
+        what results.json holds.
+
+    Raises:
+        SystemExit: with a sentence, when an option or the data are wrong, or when the push at the end failed.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    timer = Timer()
+    with timer.part("loading"), _leaving_with_a_sentence(script):  # what can be wrong is found before expensive work
+        arguments, config = parse_arguments((arguments_type, SelMixConfig), argv)
+        data = load(arguments, Path(config.output_dir))
+        stage1 = Stage1(arguments, config, data)
+    if config.process_index == 0 and stage1.trainer is not None:
+        print(f"Stage 1, {arguments.stage1_loss}: {arguments.stage1_steps} steps", flush=True)
+    if arguments.stage1_steps > 0:
+        with timer.part("stage 1"):
+            stage1.run()
+    command = command_of(script, sys.argv[1:] if argv is None else argv)
+    return _Benchmark(script, arguments, config, data, timer, command).run(stage1.checkpoint)
+
+
+@contextmanager
+def _leaving_with_a_sentence(script: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, TypeError, ValueError) as error:
+        raise SystemExit(f"{script}: {error}") from error
+
+
+class _Benchmark:
+    """One start, one run of SelMix for each seed, and the comparison on test."""
+
+    def __init__(
+        self,
+        script: str,
+        arguments: BenchmarkArguments,
+        config: SelMixConfig,
+        data: BenchmarkData,
+        timer: Timer,
+        command: str,
+    ) -> None:
+        self.script, self.arguments, self.data, self.timer, self.command = script, arguments, data, timer, command
+        # Trainer would push while it trains, and a push that fails would take the run with it
+        self.push, config.push_to_hub = config.push_to_hub, False
+        self.config, self.folder = config, Path(str(config.output_dir))
+        self.names, self.labels = data.class_names, class_labels(data.splits["test"], data.label_column)
+        seeds = arguments.seeds or [config.seed]
+        self.configs = [copy.copy(config) for _ in seeds]
+        for own, seed in zip(self.configs, seeds, strict=True):
+            own.seed = seed
+            own.output_dir = str(self.folder / f"seed_{seed}" if len(seeds) > 1 else self.folder)
+
+    def run(self, checkpoint: str) -> dict[str, Any]:
+        with self.timer.part("loading"), _leaving_with_a_sentence(self.script):
+            trainer = self._trainer(self.configs[0], checkpoint)
+        is_main = trainer.is_world_process_zero()
+        if is_main:
+            sizes = ", ".join(f"{len(part):,} {name}" for name, part in self.data.splits.items())
+            print(f"{sizes} images, split {self.data.digest[:12]}.{' ' * bool(self.data.remark)}{self.data.remark}")
+            print("Looking at the test images for the start ...", flush=True)
+        start_N = self._predict(trainer)
+        before, to_push = self._report(start_N), None
+        runs: list[dict[str, Any]] = []
+        predictions: list[np.ndarray] = []
+        for config in self.configs:
+            if config is not self.configs[0]:
+                with self.timer.part("loading"):
+                    trainer = self._trainer(config, checkpoint)
+            trainer.log({f"test_{name}": value for name, value in before.items()})  # for the card
+            if is_main:
+                first = "features of the training and validation images once, then " if config.freeze_backbone else ""
+                print(f"Seed {config.seed}, {config.objective}: {first}{config.max_steps} steps", flush=True)
+            began = time.perf_counter()
+            with self.timer.part("training steps"):
+                trainer.train()
+            seconds = round(time.perf_counter() - began, 1)
+            with self.timer.part("saving"):
+                trainer.save_model()
+            predictions.append(self._predict(trainer))
+            after = self._report(predictions[-1])
+            trainer.log({f"test_{name}": value for name, value in after.items()})
+            runs.append({"seed": config.seed, "seconds": seconds, **run_report(trainer)})
+            runs[-1] |= {"test_before": before, "test_after": after}
+            if is_main:
+                with self.timer.part("saving"):
+                    self._save(trainer, start_N, predictions[-1])
+            if self.push and to_push is None:
+                to_push = trainer
+        with self.timer.part("evaluation"):
+            intervals = paired_bootstrap(self.labels, [start_N] * len(runs), predictions, len(self.names))
+        results = self._results(runs, intervals)
+        if is_main:
+            (self.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            seeds = ", ".join(str(run["seed"]) for run in runs)
+            print(f"\nOn the {len(self.labels):,} test images, seeds {seeds}:\n")
+            reports = [run["test_after"] for run in runs]
+            print(before_after_table([before] * len(runs), reports, intervals, per_class=True))
+            print(f"\nTime: {timing_line(results['timing'])}")
+            print(f"Model, plots and numbers are in {self.folder}/.", flush=True)
+        if to_push is not None:
+            self._push(to_push)
+        return results
+
+    def _trainer(self, config: SelMixConfig, checkpoint: str) -> SelMixTrainer:
+        model, processor = load_start(self.arguments, self.data, checkpoint)
+        trainer = SelMixTrainer(
+            model=model,
+            args=config,
+            train_dataset=self.data.splits["train"],
+            gain_dataset=self.data.splits["validation"],
+            eval_dataset=self.data.splits["validation"],  # chooses the checkpoint
+            train_transform=augmentation(self.arguments, self.data, processor),
+            processing_class=processor,
+            label_column=self.data.label_column,
+            preprocess_logits_for_metrics=_classes,
+        )
+        ProgressLines.replace_logs_of(trainer, every=max(1, config.max_steps // config.refresh_steps // 20))
+        for method, part in _PARTS.items():
+            self.timer.watch(trainer, method, part)
+        return trainer
+
+    def _predict(self, trainer: SelMixTrainer) -> np.ndarray:
+        """Predicted classes of the test images, shape N."""
+        return np.asarray(trainer.predict(self.data.splits["test"]).predictions)
+
+    def _counts(self, predicted_N: np.ndarray) -> torch.Tensor:
+        return confusion_counts(torch.as_tensor(self.labels), torch.as_tensor(predicted_N), len(self.names))
+
+    def _report(self, predicted_N: np.ndarray) -> dict[str, Any]:
+        return classification_metrics(
+            self._counts(predicted_N),
+            train_counts=self.data.train_counts,
+            class_names=self.names,
+            tail_share=self.config.tail_share,
+        )
+
+    def _save(self, trainer: SelMixTrainer, before_N: np.ndarray, after_N: np.ndarray) -> None:
+        folder = Path(str(trainer.args.output_dir))
+        counts = self._counts(before_N), self._counts(after_N)
+        save_plots(trainer, folder / "plots", *counts, set_name="the test set")
+        if trainer.args.freeze_backbone:
+            SelMixHead.from_model(trainer.model, trainer.head, trainer.class_names).save_pretrained(folder / "head")
+        trainer.create_model_card(**self._card())
+
+    def _card(self) -> dict[str, Any]:
+        return {
+            "finetuned_from": self.arguments.model_name_or_path,
+            "dataset": self.data.name,
+            "dataset_tags": self.data.dataset_id,
+            "command": self.command,
+        }
+
+    def _results(self, runs: list[dict[str, Any]], intervals: dict[str, Any]) -> dict[str, Any]:
+        results = {
+            "name": (self.config.hub_model_id or self.folder.name).rpartition("/")[2],
+            "objective": self.config.objective,
+            "constraints": self.config.constraints,
+            "settings": settings_of(self.config, self.arguments),
+            "versions": versions(),
+            "hardware": hardware(self.config.world_size, self.config.device.type == "cpu"),
+            "command": self.command,
+            "base_model": without_folders(self.arguments.model_name_or_path),
+            "dataset": self.data.name,
+            "dataset_id": self.data.dataset_id,
+            "split_digest": self.data.digest,
+            "remark": self.data.remark,
+            "class_names": self.names,
+            "train_counts": self.data.train_counts.tolist(),
+            "runs": runs,
+            "change_and_interval": intervals,
+            "timing": self.timer.report(),
+        }
+        return dict(rounded(results))
+
+    def _push(self, trainer: SelMixTrainer) -> None:
+        """The run of the first seed. A failure is told at the very end, when all is saved."""
+        try:
+            address = trainer.push_to_hub(**self._card())
+        except PushError as error:
+            raise SystemExit(f"{self.script}: the run is complete and saved, but {error}") from error
+        if address is not None:
+            print(f"Pushed: {address}", flush=True)
+
+
+def _classes(logits: Any, labels: Any) -> torch.Tensor:
+    """Predicted classes: N integers are kept of a test set, not N x K logits."""
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)

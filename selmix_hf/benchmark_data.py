@@ -1,0 +1,163 @@
+"""The images of a benchmark: splits that are drawn, or published list files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import DatasetDict, Image
+
+from selmix_hf.confusion import require_all_classes
+from selmix_hf.labels import class_labels, infer_label_column
+from selmix_hf.list_files import load_list_files
+from selmix_hf.long_tail import LongTailedSplit, make_long_tailed
+
+
+@dataclass
+class BenchmarkData:
+    """What a benchmark is run on.
+
+    Attributes:
+        splits: "train" (long-tailed), "validation" (steers and selects) and "test".
+        digest: sha256 that fixes which images are in "train" and "validation".
+        name: of the dataset, for people.
+        dataset_id: on the Hub, or None.
+        photos: images of many sizes, which augmentation crops and scales; else all have one size.
+        remark: a sentence that the output must carry, or "".
+    """
+
+    splits: DatasetDict
+    digest: str
+    name: str
+    dataset_id: str | None = None
+    photos: bool = False
+    remark: str = ""
+
+    def __post_init__(self) -> None:
+        num_classes = len(self.class_names)
+        for part, dataset in self.splits.items():
+            counts_K = np.bincount(class_labels(dataset, self.label_column), minlength=num_classes)
+            require_all_classes(torch.as_tensor(counts_K), self.class_names, f"the split {part}")
+
+    @property
+    def label_column(self) -> str:
+        return infer_label_column(self.splits["train"])
+
+    @property
+    def image_column(self) -> str:
+        return next(name for name, kind in self.splits["train"].features.items() if isinstance(kind, Image))
+
+    @property
+    def class_names(self) -> list[str]:
+        """K names."""
+        names = getattr(self.splits["train"].features[self.label_column], "names", None)
+        return list(names or map(str, range(class_labels(self.splits["train"], self.label_column).max() + 1)))
+
+    @property
+    def train_counts(self) -> np.ndarray:
+        """Training images of each class, shape K."""
+        return np.bincount(class_labels(self.splits["train"], self.label_column), minlength=len(self.class_names))
+
+
+@dataclass(kw_only=True)
+class LongTailedArguments:
+    """Options of a recipe whose data are made long-tailed here."""
+
+    split: str | None = field(default=None, metadata={"help": "JSON of a split; default: draw one."})
+    imbalance_factor: float = field(default=100, metadata={"help": "n_max / n_min of a drawn split."})
+    max_per_class: int | None = field(default=None, metadata={"help": "n_max of a drawn split; default: most."})
+    validation_per_class: int = field(default=500, metadata={"help": "Set aside in a drawn split."})
+    split_seed: int = field(default=0, metadata={"help": "Of a drawn split."})
+
+
+def split_images(
+    arguments: LongTailedArguments, dataset: DatasetDict, save_to: Path, **options: Any
+) -> tuple[DatasetDict, str]:
+    """Splits "train" (long-tailed), "validation" and "test", and the digest of the first two.
+
+    Args:
+        arguments: say how to draw, or which split to read.
+        dataset: "train" and "test".
+        save_to: the split is written there.
+        options: of `make_long_tailed`, such as `profile`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such split, or one that does not fit.
+    """
+    if arguments.split is None:
+        splits = make_long_tailed(
+            dataset["train"],
+            imbalance_factor=arguments.imbalance_factor,
+            max_per_class=arguments.max_per_class,
+            validation_per_class=arguments.validation_per_class,
+            seed=arguments.split_seed,
+            save_to=save_to,
+            **options,
+        )
+        return DatasetDict(**splits, test=dataset["test"]), LongTailedSplit.load(save_to).digest
+    if not Path(arguments.split).is_file():
+        raise FileNotFoundError(f"--split: there is no file {arguments.split!r} (looked in {Path.cwd()}).")
+    split = LongTailedSplit.load(arguments.split)
+    splits = split.apply(dataset["train"])
+    if "validation" not in splits:
+        raise ValueError(f"--split: {arguments.split} has no validation images, which SelMix is steered by.")
+    split.save(save_to)
+    return DatasetDict(**splits, test=dataset["test"]), split.digest
+
+
+@dataclass(kw_only=True)
+class ListArguments:
+    """Options of a recipe whose splits are published list files."""
+
+    lists: str | None = field(default=None, metadata={"help": "Folder of the list files; default: image_root."})
+    image_root: str | None = field(default=None, metadata={"help": "Folder that the lists' paths start from."})
+    class_names: str | None = field(default=None, metadata={"help": "File with one class name a line, in order."})
+    check_images: bool = field(default=True, metadata={"help": "Look for every image before anything else."})
+
+
+def load_published(arguments: ListArguments, files: Mapping[str, str], source: str) -> tuple[DatasetDict, str]:
+    """The splits of published list files, and the digest of the lists.
+
+    Args:
+        arguments: where the lists and the images lie.
+        files: name of the list file of each split.
+        source: a sentence: where list files and images are to be had.
+
+    Raises:
+        FileNotFoundError: a folder, a list file or images are missing.
+        ValueError: bad lines, or names that do not fit.
+    """
+    if arguments.image_root is None:
+        raise ValueError(
+            f"--image_root is missing: the folder that the paths in {files['train']} start from. {source}"
+        )
+    folder, root = Path(arguments.lists or arguments.image_root), Path(arguments.image_root)
+    for option, path in (("--image_root", root), ("--lists", folder)):
+        if not path.is_dir():
+            raise FileNotFoundError(f"{option}: there is no folder {str(path)!r} (looked in {Path.cwd()}). {source}")
+    paths = {part: folder / name for part, name in files.items()}
+    missing = [path.name for path in paths.values() if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"--lists: {str(folder)!r} must hold {', '.join(missing)}, but does not. {source}")
+    names = None
+    if arguments.class_names is not None:
+        if not Path(arguments.class_names).is_file():
+            raise FileNotFoundError(f"--class_names: there is no file {arguments.class_names!r}.")
+        lines = Path(arguments.class_names).read_text(encoding="utf-8").splitlines()
+        names = [line.strip() for line in lines if line.strip()]
+        twice = sorted({name for name in names if names.count(name) > 1})[:3] if len(set(names)) < len(names) else []
+        if twice:
+            raise ValueError(f"--class_names: {', '.join(twice)} occurs twice in {arguments.class_names}.")
+    try:
+        splits = load_list_files(paths, root, names, arguments.check_images)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}. {source}") from error
+    digest = hashlib.sha256()
+    for part, path in paths.items():
+        digest.update(part.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return splits, digest.hexdigest()

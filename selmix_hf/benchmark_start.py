@@ -1,0 +1,138 @@
+"""What a benchmark starts from: a checkpoint, or stage 1 run here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments, set_seed
+
+from selmix_hf.augment import CropAndFlip, ResizedCropAndFlip, side_of
+from selmix_hf.benchmark_data import BenchmarkData
+from selmix_hf.config import SelMixConfig
+from selmix_hf.loading import load_classifier, load_for_classes
+from selmix_hf.stage1 import Stage1Trainer
+
+_DONE = "stage1.json"  # written last: the folder is complete
+
+
+@dataclass(kw_only=True)
+class BenchmarkArguments:
+    """Options that all image benchmarks share, beside those of SelMixConfig."""
+
+    model_name_or_path: str = field(metadata={"help": "Start: a Hub id, or a folder with config.json and weights."})
+    image_size: int | None = field(default=None, metadata={"help": "Side in pixels; default: the checkpoint's."})
+    augment: bool = field(default=False, metadata={"help": "Random crop and flip; when frozen, see feature_views."})
+    channels_last: bool = field(default=False, metadata={"help": "Memory format; faster for many CNNs, even on CPU."})
+    seeds: list[int] = field(default_factory=list, metadata={"help": "Repeat with these; default: --seed."})
+    stage1_steps: int = field(default=0, metadata={"help": "Train for so many steps first; 0: start as it is."})
+    stage1_loss: str = field(default="logit_adjusted", metadata={"help": "See Stage1Trainer."})
+    stage1_learning_rate: float = field(default=1e-4, metadata={"help": "Peak; a warm-up, then a cosine to 0."})
+    stage1_optim: str = field(default="adamw_torch", metadata={"help": "Optimizer of stage 1."})
+    stage1_weight_decay: float = field(default=0.0, metadata={"help": "Of stage 1."})
+    stage1_batch_size: int = field(default=64, metadata={"help": "Images a step and device."})
+    stage1_mixup_alpha: float = field(default=0.0, metadata={"help": "Of mixup in stage 1; 0: none."})
+
+
+def augmentation(arguments: BenchmarkArguments, data: BenchmarkData, processor: Any) -> CropAndFlip | None:
+    """The random view that the options and the kind of images ask for."""
+    if not arguments.augment:
+        return None
+    if data.photos:
+        return ResizedCropAndFlip(processor, side_of(processor))
+    return CropAndFlip(processor, min(data.splits["train"][0][data.image_column].size))
+
+
+class Stage1:
+    """Stage 1 of a benchmark; the model goes to output_dir/stage1 and is used again where it is complete.
+
+    Args:
+        arguments: `stage1_steps` and its kin; 0 steps: the start is the checkpoint as it is.
+        config: of the SelMix run: its folder, seed, device, precision and workers hold here too.
+        data: the benchmark's.
+
+    Attributes:
+        checkpoint: what SelMix starts from.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing to start from, or a model of other settings in output_dir/stage1.
+    """
+
+    def __init__(self, arguments: BenchmarkArguments, config: SelMixConfig, data: BenchmarkData) -> None:
+        self.trainer: Stage1Trainer | None = None
+        self.checkpoint = arguments.model_name_or_path
+        if arguments.stage1_steps <= 0:
+            return
+        self.folder = Path(str(config.output_dir)) / "stage1"
+        self.checkpoint = str(self.folder)
+        self.settings: dict[str, Any] = {
+            name: value for name, value in vars(arguments).items() if name.startswith("stage1_")
+        }
+        self.settings |= {name: getattr(arguments, name) for name in ("model_name_or_path", "image_size", "augment")}
+        self.settings |= {"seed": config.seed, "split_digest": data.digest}
+        if (self.folder / _DONE).is_file():
+            found = json.loads((self.folder / _DONE).read_text(encoding="utf-8"))
+            others = [name for name in self.settings if found.get(name) != self.settings[name]]
+            if others:
+                raise ValueError(
+                    f"{self.folder} holds a model of other settings ({others[0]}: {found.get(others[0])!r} there, "
+                    f"{self.settings[others[0]]!r} here). Delete it, choose another --output_dir, or start from it by "
+                    f"--model_name_or_path {self.folder}."
+                )
+            return
+        set_seed(config.seed)  # of the new head
+        model, processor = load_for_classes(arguments.model_name_or_path, data.class_names, arguments.image_size)
+        if arguments.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        options = TrainingArguments(
+            str(self.folder),
+            max_steps=arguments.stage1_steps,
+            learning_rate=arguments.stage1_learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=arguments.stage1_steps // 20,
+            optim=arguments.stage1_optim,
+            weight_decay=arguments.stage1_weight_decay,
+            per_device_train_batch_size=arguments.stage1_batch_size,
+            save_strategy="no",
+            logging_steps=max(1, arguments.stage1_steps // 20),
+            report_to="none",
+            disable_tqdm=True,
+            seed=config.seed,
+            use_cpu=config.use_cpu,
+            bf16=config.bf16,
+            fp16=config.fp16,
+            dataloader_num_workers=config.dataloader_num_workers,
+            dataloader_pin_memory=config.dataloader_pin_memory,
+        )
+        self.trainer = Stage1Trainer(
+            model,
+            options,
+            train_dataset=data.splits["train"],
+            processing_class=processor,
+            loss=arguments.stage1_loss,
+            mixup_alpha=arguments.stage1_mixup_alpha,
+            train_transform=augmentation(arguments, data, processor),
+            label_column=data.label_column,
+        )
+
+    def run(self) -> None:
+        """Train and save, if that is still to be done."""
+        if self.trainer is None:
+            return
+        self.trainer.train()
+        self.trainer.save_model()
+        if self.trainer.is_world_process_zero():
+            (self.folder / _DONE).write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
+        self.trainer.accelerator.wait_for_everyone()  # the others read what the first one wrote
+        self.trainer = None
+
+
+def load_start(arguments: BenchmarkArguments, data: BenchmarkData, checkpoint: str) -> tuple[Any, Any]:
+    """Model and image processor that SelMix starts from."""
+    model, processor = load_classifier(checkpoint, data.class_names, arguments.image_size)
+    if arguments.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model, processor

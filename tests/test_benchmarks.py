@@ -1,0 +1,239 @@
+"""The recipes for published benchmarks, on miniatures with the same folders and list files."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.commands.config import load_config_from_file
+from accelerate.commands.config.config_args import ClusterConfig
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
+from transformers import AutoModelForImageClassification, pipeline
+
+from benchmarks.miniature_imagenet import write_checkpoint, write_images
+from recipes import cifar10_lt, cifar100_lt, imagenet1k_lt, inaturalist2018, places_lt
+from selmix_hf import SelMixConfig
+from selmix_hf.arguments import parse_arguments
+from selmix_hf.hub import SelMixHead
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+ALL = {
+    "cifar10_lt": cifar10_lt,
+    "cifar100_lt": cifar100_lt,
+    "imagenet1k_lt": imagenet1k_lt,
+    "places_lt": places_lt,
+    "inaturalist2018": inaturalist2018,
+}
+CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
+NUM_CLASSES = 5
+NAMES = ["tench", "goldfish", "white shark", "tiger shark", "hammerhead"]
+
+
+def recipe_of(path):
+    return next(recipe for name, recipe in ALL.items() if path.stem.startswith(f"{name}_"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """ImageNet-LT in miniature, the same lists under the other benchmarks' names, and two files of parquet."""
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder, NUM_CLASSES, max_per_class=12, held_out_per_class=3, side=32)
+    for ours, theirs in (("train", "train"), ("val", "val"), ("test", "test")):
+        text = (folder / f"ImageNet_LT_{ours}.txt").read_text()
+        (folder / f"Places_LT_{theirs}.txt").write_text(text)
+        (folder / f"iNaturalist18_{theirs}.txt").write_text(text)
+    (folder / "names.txt").write_text("\n".join(NAMES) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_checkpoint(folder, images, side=32)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def cifar100(tmp_path_factory):
+    """train.parquet (10 a class) and test.parquet (2 a class) with the columns of uoft-cs/cifar100."""
+    folder, random = tmp_path_factory.mktemp("cifar100"), np.random.default_rng(0)
+    columns = {"img": Image(), "fine_label": ClassLabel(names=NAMES), "coarse_label": ClassLabel(names=["a", "b"])}
+    for part, per_class in (("train", 10), ("test", 2)):
+        labels = np.repeat(np.arange(NUM_CLASSES), per_class)
+        pixels = random.integers(0, 60, (len(labels), 32, 32, 3)) + labels[:, None, None, None] * 30
+        rows = {"img": [PILImage.fromarray(p.astype(np.uint8)) for p in pixels]}
+        rows |= {"fine_label": labels, "coarse_label": labels % 2}
+        Dataset.from_dict(rows, features=Features(columns)).to_parquet(folder / f"{part}.parquet")
+    return folder
+
+
+def options(checkpoint, out, *more):
+    few = ["--use_cpu", "--per_device_train_batch_size", "4", "--max_steps", "4", "--refresh_steps", "2"]
+    return ["--model_name_or_path", checkpoint, "--output_dir", str(out), *few, *map(str, more)]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_yaml_binds_and_names_its_folder(path, tmp_path):
+    command = ["--config", str(path), "--model_name_or_path", "m"]
+    if path.stem.startswith("cifar10_"):
+        command += ["--dataset", "d"]
+    recipe, config = parse_arguments((recipe_of(path).Arguments, SelMixConfig), command)
+    assert recipe.model_name_or_path == "m"
+    assert config.output_dir == path.stem
+    if path.stem.endswith("_paper"):
+        assert (config.learning_rate, config.backbone_learning_rate, config.max_steps) == (3e-4, 3e-5, 10_000)
+        assert (config.refresh_steps, config.weight_decay, config.beta_min) == (50, 5e-4, 0.6)
+        assert (config.min_rate, config.min_memory, config.freeze_backbone) == (50, 0, False)
+
+
+@pytest.mark.parametrize("recipe", ALL.values(), ids=ALL)
+def test_options_of_recipe_and_trainer_differ(recipe):
+    assert not {f.name for f in fields(recipe.Arguments)} & {f.name for f in fields(SelMixConfig)}
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "machines"), [("one_gpu", 1, 1), ("several_gpus", 2, 1), ("several_nodes", 16, 2)]
+)
+def test_accelerate_reads_its_files(name, processes, machines):
+    config = load_config_from_file(str(RECIPES / "accelerate" / f"{name}.yaml"))
+    assert isinstance(config, ClusterConfig)
+    assert (config.num_processes, config.num_machines, config.mixed_precision) == (processes, machines, "bf16")
+
+
+def test_imagenet_frozen(images, checkpoint, tmp_path, capsys):
+    """From list files to a model, a head, a card and numbers."""
+    more = ["--freeze_backbone", "--image_root", images, "--class_names", images / "names.txt", "--seed", "3"]
+    imagenet1k_lt.main(options(checkpoint, tmp_path / "out", *more, "--objective", "min_head_tail_recall"))
+    printed = capsys.readouterr().out
+    assert "recall of white shark" in printed and "gain and P" in printed and "peak memory" in printed
+    text = (tmp_path / "out" / "results.json").read_text()
+    assert str(tmp_path) not in text and str(images) not in text and checkpoint not in text
+    saved = json.loads(text)
+    assert saved["class_names"] == NAMES
+    assert saved["train_counts"] == [12, 6, 4, 2, 2]
+    assert saved["name"] == "out" and saved["base_model"] == Path(checkpoint).name
+    assert saved["command"].startswith("imagenet1k_lt.py --model_name_or_path ")
+    assert saved["dataset_id"] == "ILSVRC/imagenet-1k" and len(saved["split_digest"]) == 64
+    (run,) = saved["runs"]
+    assert run["seed"] == 3
+    assert [entry["step"] for entry in run["history"]] == [0, 2]
+    assert np.shape(run["gain"]) == np.shape(run["pair_probability"]) == (NUM_CLASSES, NUM_CLASSES)
+    assert np.sum(run["pair_probability"]) == pytest.approx(1, abs=1e-3)
+    assert 0 <= run["test_after"]["recall/white shark"] <= 1
+    seconds = saved["timing"]["seconds"]
+    assert {"loading", "features", "statistics passes", "gain and P", "training steps", "evaluation"} <= seconds.keys()
+    assert sum(seconds.values()) <= saved["timing"]["total"] and saved["timing"]["peak_memory_gb"] > 0
+    whole = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
+    joined = SelMixHead.from_pretrained(tmp_path / "out" / "head").load_base().eval()
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    logits = [model(pixel_values=pixels).logits for model in (whole, joined)]
+    assert (logits[0] - logits[1]).abs().max() == 0
+    (answer,) = pipeline("image-classification", str(tmp_path / "out"), device="cpu")(
+        PILImage.new("RGB", (32, 32)), top_k=1
+    )
+    assert answer["label"] in NAMES
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "On test images, which took no part" in card and "imagenet1k_lt.py --model_name_or_path" in card
+
+
+def test_two_processes_give_the_results_of_one(images, checkpoint, tmp_path):
+    """Started by torchrun, at the same pairs a step. CPU processes may abort at exit: the files count."""
+    more = ["--image_root", images, "--learning_rate", "0.01"]
+    two = options(checkpoint, tmp_path / "two", *more, "--per_device_train_batch_size", "2")
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    launcher += ["--rdzv_endpoint", "localhost:0", str(RECIPES / "places_lt.py"), *two]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(RECIPES.parent)}
+    done = subprocess.run([sys.executable, *launcher], env=environment, capture_output=True, text=True, timeout=300)
+    assert (tmp_path / "two" / "results.json").is_file(), done.stderr[-3000:]
+    assert done.stdout.count("Looking at the test images") == 1
+    one = places_lt.main(options(checkpoint, tmp_path / "one", *more))
+    saved = json.loads((tmp_path / "two" / "results.json").read_text())
+    (run,), (alone,) = saved["runs"], one["runs"]
+    assert saved["hardware"].startswith("2 processes x ")
+    assert run["kept_step"] == alone["kept_step"]
+    assert run["test_before"] == alone["test_before"]
+    for name, value in alone["test_after"].items():
+        assert run["test_after"][name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-5))
+    assert np.allclose(run["gain"], alone["gain"], rtol=2e-3, atol=1e-4 * np.abs(alone["gain"]).max())
+    assert [e["gain_set_psi"] for e in run["history"]] == pytest.approx(
+        [e["gain_set_psi"] for e in alone["history"]], abs=1e-5
+    )
+
+
+def test_inaturalist_divides_its_validation_list(images, checkpoint, tmp_path, capsys):
+    results = inaturalist2018.main(
+        options(checkpoint, tmp_path, "--image_root", images, "--freeze_backbone", "--objective", "mean_recall")
+    )
+    assert "26 train, 5 validation, 10 test images" in capsys.readouterr().out
+    assert "No labelled test set is published: 1 of the 3 validation images" in results["remark"]
+    with pytest.raises(SystemExit, match="--steering_per_class must leave a test image .* 1 to 2"):
+        inaturalist2018.main(options(checkpoint, tmp_path, "--image_root", images, "--steering_per_class", "3"))
+
+
+def test_cifar100_runs_stage_1_once_and_keeps_a_run_that_cannot_be_pushed(
+    cifar100, checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    stage1 = ["--stage1_steps", "3", "--stage1_learning_rate", "0.001", "--stage1_mixup_alpha", "0.2"]
+    stage1 += ["--stage1_loss", "balanced_softmax", "--stage1_batch_size", "8"]
+    more = ["--dataset", cifar100, "--imbalance_factor", "4", "--validation_per_class", "2", "--augment", *stage1]
+    command = options(checkpoint, tmp_path / "out", *more)
+    with pytest.raises(
+        SystemExit, match="cifar100_lt.py: the run is complete and saved, but the push .* failed"
+    ) as stop:
+        cifar100_lt.main([*command, "--push_to_hub"])
+    assert stop.value.code not in (0, None)
+    assert "Stage 1, balanced_softmax: 3 steps" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert saved["train_counts"] == [8, 5, 4, 2, 2] and saved["class_names"] == NAMES
+    for folder in ("out", "out/stage1"):
+        model = AutoModelForImageClassification.from_pretrained(tmp_path / folder)
+        assert model.config.id2label == dict(enumerate(NAMES))
+    again = cifar100_lt.main(command)  # stage 1 is complete: it is read
+    assert "Stage 1" not in capsys.readouterr().out
+    assert again["runs"][0]["test_before"] == saved["runs"][0]["test_before"]
+    with pytest.raises(SystemExit, match="holds a model of other settings .stage1_steps: 3 there, 4 here"):
+        cifar100_lt.main([*command, "--stage1_steps", "4"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "sentence"),
+    [
+        (imagenet1k_lt, {}, "imagenet1k_lt.py: --image_root is missing: .*ImageNet_LT_train.txt.*OLTR"),
+        (imagenet1k_lt, {"--image_root": "nowhere"}, "--image_root: there is no folder 'nowhere'"),
+        (
+            places_lt,
+            {"--image_root": "HERE", "--lists": "EMPTY"},
+            "must hold Places_LT_train.txt, .*but does not.*places2",
+        ),
+        (
+            inaturalist2018,
+            {"--image_root": "EMPTY", "--lists": "HERE"},
+            "26 of 26 images of .* are not under.*inat_comp",
+        ),
+        (places_lt, {"--image_root": "HERE", "--class_names": "no.txt"}, "--class_names: there is no file 'no.txt'"),
+        (imagenet1k_lt, {"--image_root": "HERE", "--dataset": "x"}, "give one of them"),
+        (cifar100_lt, {}, "'uoft-cs/cifar100' is no folder here"),
+        (places_lt, {"--image_root": "HERE", "--stage1_steps": "1", "--stage1_loss": "ldma"}, "unknown loss 'ldma'"),
+    ],
+)
+def test_a_wrong_download_gets_a_sentence(recipe, changes, sentence, images, checkpoint, tmp_path):
+    (tmp_path / "empty").mkdir()
+    places = {"HERE": images, "EMPTY": tmp_path / "empty"}
+    words = [str(places.get(word, word)) for pair in changes.items() for word in pair]
+    with pytest.raises(SystemExit, match=sentence):
+        recipe.main(options(checkpoint, tmp_path / "out", *words))
+
+
+def test_the_readme_lists_every_recipe_and_file():
+    readme = (RECIPES / "README.md").read_text(encoding="utf-8")
+    for path in [*RECIPES.glob("*.py"), *(RECIPES / "accelerate").glob("*.yaml")]:
+        assert path.name in readme
+    assert all(isinstance(yaml.safe_load(path.read_text()), dict) for path in CONFIGS)
