@@ -34,10 +34,11 @@ from selmix_hf.callbacks import ProgressLines
 from selmix_hf.comparison import before_after_table, paired_bootstrap
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts
-from selmix_hf.pushing import PushError, SelMixHead
 from selmix_hf.labels import class_labels
 from selmix_hf.metrics import classification_metrics
 from selmix_hf.plots import save_plots
+from selmix_hf.pushing import PushError
+from selmix_hf.saved_head import SelMixHead
 from selmix_hf.timing import Timer, timing_line
 from selmix_hf.trainer import SelMixTrainer
 
