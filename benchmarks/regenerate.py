@@ -18,12 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import defaults, gain, starts
 from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd, seeds_table
-from selmix_hf.model_card import render
 from selmix_hf.plots import save_record_plots
+from selmix_hf.record_card import released_run, render_record
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
@@ -64,7 +62,7 @@ def cifar10_lt_table() -> str:
 
 
 def digits_table() -> str:
-    return short(seeds_table(read(CARDS / "digits-quickstart" / "results.json")["test"]))
+    return short(seeds_table(read(CARDS / "digits-min-recall" / "results.json")["test"]))
 
 
 def tables() -> dict[str, Callable[[], str]]:
@@ -95,7 +93,8 @@ def regenerate() -> dict[Path, str]:
     known = tables()
     texts = {ROOT / page: with_tables((ROOT / page).read_text(encoding="utf-8"), known) for page in PAGES}
     for path in sorted(CARDS.glob("*/results.json")):
-        texts[path.parent / "README.md"] = str(render(read(path)))
+        plots = sorted(plot.name for plot in (path.parent / "plots").glob("*.png"))
+        texts[path.parent / "README.md"] = str(render_record(read(path), plots))
     return texts
 
 
@@ -103,22 +102,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where something would change")
     check = parser.parse_args(argv).check
+    if not check:
+        for path in CARDS.glob("*/results.json"):
+            save_record_plots(read(path), path.parent / "plots", released_run(read(path)))
     texts = regenerate()
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if check:
         if stale:
             raise SystemExit(f"not as their records say: {', '.join(str(p.relative_to(ROOT)) for p in stale)}")
         return
-    for path in CARDS.glob("*/results.json"):
-        save_record_plots(read(path), path.parent / "plots", run=best_run(read(path)))
     for path in stale:
         path.write_text(texts[path], encoding="utf-8")
         print(path.relative_to(ROOT))
-
-
-def best_run(record: dict[str, Any]) -> int:
-    """The seed whose model would be released: the best on validation, never chosen on test."""
-    return int(np.argmax([run["validation_after"]["eval_selection_score"] for run in record["runs"]]))
 
 
 if __name__ == "__main__":

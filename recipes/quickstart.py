@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperFo
 
 from selmix_hf import LogitAdjustedLoss, SelMixConfig, SelMixTrainer, make_long_tailed, save_plots
 from selmix_hf.arguments import parse_arguments
+from selmix_hf.benchmark_results import command_of, hardware, rounded, run_report, settings_of, versions
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.collator import ImageCollator
 from selmix_hf.comparison import before_after_table, seeds_table
@@ -138,8 +140,9 @@ def selmix_trainer(model: Any, splits: DatasetDict, **options: Any) -> SelMixTra
     return trainer
 
 
-def run(arguments: Arguments, seed: int, folder: Path, with_rivals: bool) -> dict[str, torch.Tensor]:
-    """Train with one seed; the confusion counts of the test images for each method, the start first."""
+def run(arguments: Arguments, seed: int, folder: Path, with_rivals: bool) -> tuple[dict[str, torch.Tensor], dict]:
+    """Train with one seed; the confusion counts of the test images for each method, the start first, and the record of
+    SelMix's run."""
     splits = long_tailed_digits(seed)
     sizes = np.bincount(splits["train"]["label"])
     print(f'seed {seed}: {sum(sizes)} training images, {sizes[0]} of "0" down to {sizes[-1]} of "9"')
@@ -163,7 +166,9 @@ def run(arguments: Arguments, seed: int, folder: Path, with_rivals: bool) -> dic
     print(f"SelMix from there, for {arguments.objective}")
     objective = {"objective": arguments.objective}
     selmix = selmix_trainer(model, splits, **objective, **options("selmix"))
+    began = time.perf_counter()
     selmix.train()
+    seconds = round(time.perf_counter() - began, 1)
     selmix.save_model(str(folder))
     after = test_counts(selmix)
     save_plots(selmix, folder / "plots", counts["end of stage 1"], after, f"{len(splits['test'])} test images")
@@ -180,7 +185,14 @@ def run(arguments: Arguments, seed: int, folder: Path, with_rivals: bool) -> dic
         uniform = selmix_trainer(start, splits, pair_sampling="uniform", **objective, **options("uniform"))
         uniform.train()
         counts["as many steps of uniform mixup"] = test_counts(uniform)
-    return {**counts, "SelMix": after}
+    record = {
+        "seed": seed,
+        "seconds": seconds,
+        **run_report(selmix),
+        "settings": settings_of(selmix.args, arguments),
+        "train_counts": sizes.tolist(),
+    }
+    return {**counts, "SelMix": after}, record
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -192,14 +204,35 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         SelMixConfig(arguments.output_dir, objective=arguments.objective)
     except (OSError, ValueError) as error:
         raise SystemExit(f"quickstart.py: {error}") from error
-    folder, reports = Path(arguments.output_dir), {}
+    folder, reports, runs = Path(arguments.output_dir), {}, []
     for seed in arguments.seeds or [arguments.seed]:
         own = folder / f"seed_{seed}" if arguments.seeds else folder
-        for method, counts in run(arguments, seed, own, with_rivals=bool(arguments.seeds)).items():
+        of_methods, record = run(arguments, seed, own, with_rivals=bool(arguments.seeds))
+        for method, counts in of_methods.items():
             reports.setdefault(method, []).append(classification_metrics(counts, class_names=CLASSES))
+        runs.append({**record, "test_before": reports["end of stage 1"][-1], "test_after": reports["SelMix"][-1]})
         worst = [f"{method} {of_seeds[-1]['min_recall']:.3f}" for method, of_seeds in reports.items()]
         print(f"worst-class recall on test: {', '.join(worst)}\n" if arguments.seeds else "")
-    results = {"settings": vars(arguments), "test": reports}
+    results = rounded(
+        {
+            "name": f"digits-{arguments.objective.replace('_', '-')}",
+            "objective": arguments.objective,
+            "settings": runs[0]["settings"],
+            "versions": versions(),
+            "hardware": hardware(1, not torch.cuda.is_available()),
+            "command": command_of("quickstart.py", sys.argv[1:] if argv is None else argv),
+            "base_model": None,
+            "dataset": "the handwritten digits of scikit-learn, long-tailed",
+            "dataset_id": None,
+            "split_digest": None,
+            "remark": "Every seed draws its own splits.",
+            "class_names": CLASSES,
+            "train_counts": runs[0]["train_counts"],
+            "runs": [{n: v for n, v in run.items() if n not in ("settings", "train_counts")} for run in runs],
+            "change_and_interval": {},
+            "test": reports,
+        }
+    )
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
     before, after = reports["end of stage 1"], reports["SelMix"]

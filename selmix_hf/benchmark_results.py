@@ -18,7 +18,7 @@ from torch import Tensor
 
 from selmix_hf import __version__
 from selmix_hf.config import SelMixConfig
-from selmix_hf.model_card import _own_command
+from selmix_hf.model_card import own_command
 
 MATRIX_CLASSES = 40  # beyond, matrices would make the file large
 _HISTORY = ("step", "gain_set_psi", "gain_set_mean_recall", "gain_set_worst_recall", "effective_pairs")
@@ -53,7 +53,7 @@ def command_of(script: str, options: Sequence[str]) -> str:
     for word in options:
         name, equals, value = word.partition("=")
         words.append(f"{name}={without_folders(value)}" if equals and name[:2] == "--" else str(without_folders(word)))
-    return str(_own_command([script, *words]))
+    return str(own_command([script, *words]))
 
 
 def versions() -> dict[str, str]:

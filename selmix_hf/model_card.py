@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -83,43 +83,100 @@ def render(
         command: that made the model; default is this process's own, without the values of token options.
     """
     prefix, before, after = reports_in(evaluations, kept_step)
-    base = finetuned_from or getattr(model.config, "_name_or_path", "") or None
-    task = next(iter(_listed(tasks)), None) or task_of(type(model).__name__) or "image-classification"
-    ids, names = (_listed(value) for value in (dataset_tags, dataset))
-    set_name = {"test": "test", "eval": "validation"}[prefix]
+    folder = Path(str(args.output_dir))
+    split = folder / "split.json"
+    facts = CardFacts(
+        name=name,
+        base=finetuned_from or getattr(model.config, "_name_or_path", "") or None,
+        task=next(iter(_listed(tasks)), None) or task_of(type(model).__name__) or "image-classification",
+        objective=objective,
+        settings=args.to_dict(),
+        class_names=class_names,
+        train_counts=train_counts.tolist(),
+        set_name={"test": "test", "eval": "validation"}[prefix],
+        measured=after,
+        results=_results(prefix, before, after),
+        plots=[path.name for path in sorted((folder / "plots").glob("*.png"))],
+        digest=LongTailedSplit.load(split).digest if split.is_file() else None,
+        command=command or own_command(sys.argv),
+        versions={"transformers": transformers.__version__, "torch": torch.__version__},
+        dataset_ids=_listed(dataset_tags),
+        dataset_names=_listed(dataset),
+    )
+    return card_of(facts, license, language, _listed(tags))
+
+
+@dataclass(kw_only=True)
+class CardFacts:
+    """What a card tells, from a trainer or from a recorded run.
+
+    Attributes:
+        name, base, task: of the model, of what it was fine-tuned from, and its pipeline.
+        objective: its name.
+        settings: options by name; those that are SelMix's and not at their default are shown.
+        class_names, train_counts: K each.
+        set_name: "test" or "validation", where `measured` comes from.
+        measured: report of `classification_metrics` for the model-index; None for none.
+        results: Markdown.
+        plots: files in plots/.
+        digest: of the split.
+        command, versions, hardware: of the run.
+        dataset_ids, dataset_names: on the Hub, and for people.
+    """
+
+    name: str
+    base: str | None
+    task: str
+    objective: str
+    settings: Mapping[str, Any]
+    class_names: Sequence[str]
+    train_counts: Sequence[int]
+    set_name: str
+    measured: Mapping[str, Any] | None
+    results: str
+    plots: Sequence[str]
+    digest: str | None
+    command: str | None
+    versions: Mapping[str, str]
+    hardware: str | None = None
+    dataset_ids: Sequence[str] = ()
+    dataset_names: Sequence[str] = ()
+
+
+def card_of(
+    facts: CardFacts, license: str | None = None, language: str | None = None, tags: Sequence[str] = ()
+) -> ModelCard:
+    """The card, with model-index metadata."""
+    ids, names = list(facts.dataset_ids), facts.dataset_names
     results = [
         EvalResult(
-            task_type=task,
+            task_type=facts.task,
             dataset_type=ids[0] if ids else "unknown",
             dataset_name=names[0] if names else (ids[0] if ids else "unknown"),
-            dataset_split=set_name,
+            dataset_split=facts.set_name,
             metric_type=metric,
             metric_name=title,
-            metric_value=round(float(after[metric]), 4),
+            metric_value=round(float(facts.measured[metric]), 4),
         )
         for metric, title in KEY_METRICS.items()
-        if after is not None
+        if facts.measured is not None
     ]
     data = ModelCardData(
         language=language,
         license=license,
         library_name="transformers",
-        pipeline_tag=task,
-        tags=["selmix", "long-tailed", *_listed(tags)],
+        pipeline_tag=facts.task,
+        tags=["selmix", "long-tailed", *tags],
         datasets=ids or None,
-        base_model=hub_id(base),
-        model_name=name,
+        base_model=hub_id(facts.base),
+        model_name=facts.name,
         eval_results=results or None,
     )
-    parts = [f"# {name}", _summary(base, objective, args)]
-    parts += ["## Results", _results(prefix, before, after)]
-    parts += [f"![{path.stem.replace('_', ' ')}](plots/{path.name})" for path in _plots(args.output_dir)]
-    parts += [
-        "## Use",
-        f'```python\nfrom transformers import pipeline\n\nclassify = pipeline("{task}", "{name}")\n```',
-    ]
-    parts += ["## Training", _training(args, objective, class_names, train_counts, command)]
-    parts += ["## Limits", _LIMITS]
+    parts = [f"# {facts.name}", _summary(facts), "## Results", facts.results]
+    parts += [f"![{Path(plot).stem.replace('_', ' ')}](plots/{plot})" for plot in facts.plots]
+    call = f'classify = pipeline("{facts.task}", "{facts.name}")'
+    parts += ["## Use", f"```python\nfrom transformers import pipeline\n\n{call}\n```"]
+    parts += ["## Training", _training(facts), "## Limits", _LIMITS]
     return assemble(data, parts, license)
 
 
@@ -138,12 +195,12 @@ def _listed(value: str | list[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
-def _summary(base: str | None, objective: str, args: SelMixConfig) -> str:
-    start = f"`{hub_id(base) or Path(base).name}`" if base else "A classifier"
-    constraints = f" under the constraints {args.constraints}" if args.constraints else ""
-    which = "its head alone, on a frozen backbone" if args.freeze_backbone else "all of its weights"
+def _summary(facts: CardFacts) -> str:
+    start = f"`{hub_id(facts.base) or Path(facts.base).name}`" if facts.base else "A classifier"
+    constraints = f" under the constraints {facts.settings['constraints']}" if facts.settings["constraints"] else ""
+    which = "its head alone, on a frozen backbone" if facts.settings["freeze_backbone"] else "all of its weights"
     return (
-        f"{start}, fine-tuned ({which}) for `{objective}`{constraints} on long-tailed data by "
+        f"{start}, fine-tuned ({which}) for `{facts.objective}`{constraints} on long-tailed data by "
         f"{PAPER}, as implemented in `selmix_hf`."
     )
 
@@ -166,33 +223,24 @@ def _results(prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, 
     return f"On {_SETS[prefix]}.\n\n{markdown_table(header, rows)}"
 
 
-def _plots(folder: str | None) -> list[Path]:
-    return sorted((Path(folder or ".") / "plots").glob("*.png"))
-
-
-def _training(
-    args: SelMixConfig, objective: str, class_names: list[str], train_counts: np.ndarray, command: str | None
-) -> str:
+def _training(facts: CardFacts) -> str:
     default = {option.name: option.default for option in fields(SelMixConfig)}  # a new config would reset accelerate
-    values = args.to_dict()
-    own = {name: values[name] for name in _SETTINGS if values[name] not in (None, default[name])}
-    ends = [f"{train_counts[k]:,} of {class_names[k]}" for k in (train_counts.argmax(), train_counts.argmin())]
+    own = {name: facts.settings[name] for name in _SETTINGS if facts.settings.get(name) not in (None, default[name])}
+    counts, names = facts.train_counts, facts.class_names
+    ends = [f"{counts[k]:,} of {names[k]}" for k in (int(np.argmax(counts)), int(np.argmin(counts)))]
     lines = [
-        f"- objective: `{objective}`",
-        f"- training images: {train_counts.sum():,} of {len(class_names)} classes, from {ends[0]} down to {ends[1]}",
+        f"- objective: `{facts.objective}`",
+        f"- training images: {sum(counts):,} of {len(names)} classes, from {ends[0]} down to {ends[1]}",
         f"- settings, where they are not the defaults: `{own}`",
     ]
-    split = Path(str(args.output_dir)) / "split.json"
-    if split.is_file():
-        lines.append(f"- split: `split.json`, digest `{LongTailedSplit.load(split).digest}`")
-    command = command or _own_command(sys.argv)
-    if command:
-        lines.append(f"- command: `{command}`")
-    lines.append(f"- versions: transformers {transformers.__version__}, torch {torch.__version__}")
+    lines += [f"- split: digest `{facts.digest}`"] if facts.digest else []
+    lines += [f"- command: `{facts.command}`"] if facts.command else []
+    lines += [f"- hardware: {facts.hardware}"] if facts.hardware else []
+    lines.append(f"- versions: {', '.join(f'{name} {version}' for name, version in facts.versions.items())}")
     return "\n".join(lines)
 
 
-def _own_command(argv: Sequence[str]) -> str | None:
+def own_command(argv: Sequence[str]) -> str | None:
     """The script and its options, fit to be published; None in a notebook."""
     if not argv[0].endswith(".py"):
         return None

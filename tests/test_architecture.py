@@ -31,6 +31,7 @@ FLOORS = {
     "head_card": 2,
     "saved_head": 3,
     "model_card": 6,
+    "record_card": 7,
     "training_pushes": 2,
     "pushing_trainer": 3,
     "hub": 7,

@@ -76,6 +76,7 @@ def cifar100(tmp_path_factory):
 
 def options(checkpoint, out, *more):
     few = ["--use_cpu", "--per_device_train_batch_size", "4", "--max_steps", "4", "--refresh_steps", "2"]
+    few += ["--learning_rate", "1e-4"]  # the logits of the tiny network are steep
     return ["--model_name_or_path", checkpoint, "--output_dir", str(out), *few, *map(str, more)]
 
 
@@ -145,7 +146,7 @@ def test_imagenet_frozen(images, checkpoint, tmp_path, capsys):
 
 def test_two_processes_give_the_results_of_one(images, checkpoint, tmp_path):
     """Started by torchrun, at the same pairs a step. CPU processes may abort at exit: the files count."""
-    more = ["--image_root", images, "--learning_rate", "0.01"]
+    more = ["--image_root", images]
     two = options(checkpoint, tmp_path / "two", *more, "--per_device_train_batch_size", "2")
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
     launcher += ["--rdzv_endpoint", "localhost:0", str(RECIPES / "places_lt.py"), *two]

@@ -7,7 +7,7 @@ import tiny
 from huggingface_hub import ModelCard
 
 from selmix_hf import save_plots
-from selmix_hf.model_card import _own_command, reports_in
+from selmix_hf.model_card import own_command, reports_in
 from selmix_hf.pushing import PushError, push_folder
 
 
@@ -94,8 +94,8 @@ def test_the_best_checkpoints_numbers_not_the_last_steps(tmp_path):
 
 def test_no_token_in_the_command():
     words = ["/home/me/run.py", "--hub_token", "hf_secret", "--push_to_hub_token=hf_secret", "--seed", "1"]
-    assert _own_command(words) == "run.py --hub_token ... --push_to_hub_token=... --seed 1"
-    assert _own_command(["/usr/bin/ipykernel"]) is None
+    assert own_command(words) == "run.py --hub_token ... --push_to_hub_token=... --seed 1"
+    assert own_command(["/usr/bin/ipykernel"]) is None
 
 
 def test_the_hubs_validation_of_a_good_card(run, hub):

@@ -1,0 +1,65 @@
+"""The card of a run that a recipe recorded in its results.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from huggingface_hub import ModelCard
+
+from selmix_hf.comparison import KEY_METRICS, before_after_table
+from selmix_hf.model_card import CardFacts, card_of
+
+
+def released_run(record: Mapping[str, Any]) -> int:
+    """The seed whose weights are the model: the best on validation, since choosing on test would flatter it."""
+    return int(np.argmax([run["validation_after"]["eval_selection_score"] for run in record["runs"]]))
+
+
+def render_record(record: Mapping[str, Any], plots: list[str], license: str | None = None) -> ModelCard:
+    """The card, with model-index metadata of the released seed and a table over all seeds.
+
+    Args:
+        record: content of results.json.
+        plots: files in plots/, beside the card.
+        license: an identifier of the Hub.
+    """
+    runs, released = record["runs"], record["runs"][released_run(record)]
+    seeds = ", ".join(str(run["seed"]) for run in runs)
+    table = before_after_table(
+        [run["test_before"] for run in runs],
+        [run["test_after"] for run in runs],
+        record["change_and_interval"] or None,
+        per_class=True,
+    )
+    numbers = ", ".join(f"{title} {released['test_after'][name]:.3f}" for name, title in KEY_METRICS.items())
+    interval = "; the interval is a paired bootstrap's, over the choice of test images"
+    interval = interval if record["change_and_interval"] else ""
+    several = (
+        f" Mean ± standard deviation over seeds {seeds}{interval}. The model is that of seed {released['seed']}, the "
+        f"best on validation: {numbers}."
+        if len(runs) > 1
+        else ""
+    )
+    remark = f" {record['remark']}" if record.get("remark") else ""
+    facts = CardFacts(
+        name=record["name"],
+        base=record["base_model"],
+        task="image-classification",
+        objective=record["objective"],
+        settings=record["settings"],
+        class_names=record["class_names"],
+        train_counts=record["train_counts"],
+        set_name="test",
+        measured=released["test_after"],
+        results=f"On test images, which took no part in training or selection.{several}{remark}\n\n{table}",
+        plots=plots,
+        digest=record["split_digest"],
+        command=record["command"],
+        versions=record["versions"],
+        hardware=record["hardware"],
+        dataset_ids=[record["dataset_id"]] if record["dataset_id"] else [],
+        dataset_names=[record["dataset"]],
+    )
+    return card_of(facts, license)
