@@ -31,8 +31,8 @@ class SelMixConfig(TrainingArguments):
     - `max_grad_norm` 0 (off) instead of 1: clipping moved min recall by up to three points in either direction.
     - `logging_nan_inf_filter` False: a loss that is not finite stops the run before the update, not hidden.
     - `eval_strategy` "epoch", `save_strategy` "best", `save_total_limit` 2, `load_best_model_at_end` True,
-      `metric_for_best_model` "selection_score", `greater_is_better` True: the best checkpoint by the objective,
-      feasible ones first, the start included.
+      `metric_for_best_model` "selection_score": the best checkpoint by the objective, feasible ones first, the start
+      included. Unless set, greater_is_better is False for a name that ends in "loss" and True for any other.
     - `remove_unused_columns` False: the collator needs the raw columns.
     - `report_to` stays "none" unless set.
 
@@ -97,7 +97,7 @@ class SelMixConfig(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Return the best checkpoint."})
     metric_for_best_model: str | None = field(default="selection_score", metadata={"help": "Chooses the checkpoint."})
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Of metric_for_best_model."})
+    greater_is_better: bool | None = field(default=None, metadata={"help": "Default: not for a loss."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
 
     def __post_init__(self) -> None:
@@ -109,6 +109,8 @@ class SelMixConfig(TrainingArguments):
             self.backbone_learning_rate = self.learning_rate / 30
         if not self.refresh_steps:
             self.refresh_steps = 10 if self.freeze_backbone else 50
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         self._check()
         super().__post_init__()
         if cast(Any, self.accelerator_config).split_batches:  # by now no longer a dictionary or the name of a file

@@ -44,6 +44,23 @@ def test_the_best_checkpoint_is_the_highest_score():
     assert (config.metric_for_best_model, config.greater_is_better) == ("selection_score", True)
 
 
+@pytest.mark.parametrize(
+    ("metric", "given", "resolved"),
+    [
+        ("loss", None, False),
+        ("eval_loss", None, False),
+        ("eval_test_loss", None, False),
+        ("min_recall", None, True),
+        ("loss", True, True),
+        ("min_recall", False, False),
+        (None, None, False),
+    ],
+)
+def test_the_best_loss_is_the_smallest(metric, given, resolved):
+    config = SelMixConfig(metric_for_best_model=metric, greater_is_better=given, **QUIET)
+    assert config.greater_is_better is resolved
+
+
 def test_nothing_is_reported_to_trackers_unless_asked():
     assert SelMixConfig(**QUIET).report_to in ([], ["none"], "none")
 
