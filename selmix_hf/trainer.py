@@ -388,8 +388,8 @@ class SelMixTrainer(HubTrainer):
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def _labels_of(self, dataset: Any, name: str) -> np.ndarray:
-        column = self.label_column if self.label_column in getattr(dataset, "column_names", ()) else None
-        return read_labels(dataset, name, column, self.head.num_classes, self.class_names)
+        known = self.head.num_classes, self.class_names
+        return read_labels(dataset, name, self.label_column, *known, like=self.train_dataset)
 
     def _probe_inputs(self) -> dict[str, Any]:
         with isolated_random_state(0):

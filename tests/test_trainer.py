@@ -602,3 +602,10 @@ def test_the_log_says_which_set_selects(tmp_path, caplog):
 
 def test_logs_are_json(finished):
     assert json.loads(json.dumps(finished.state.log_history)) == finished.state.log_history
+
+
+@pytest.mark.parametrize("which", ["gain_dataset", "eval_dataset"])
+def test_class_names_of_every_set_stand_in_one_order(which, tmp_path):
+    other = tiny.images((5, 5, 5, 5), names=("green", "red", "blue", "grey"))
+    with pytest.raises(ValueError, match="the model and .* have the same classes in another order: class 0 is 'red'"):
+        tiny.trainer(tmp_path, **{which: other}).evaluate()
