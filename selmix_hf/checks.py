@@ -5,7 +5,7 @@ Shape suffixes: N samples, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import require_all_classes
+from selmix_hf.gain import metric_gradient
 from selmix_hf.labels import class_labels, infer_label_column, set_class_names
+from selmix_hf.objectives import Objective
 
 
 def check_model_and_args(model: Any, args: Any) -> None:
@@ -51,13 +53,65 @@ def check_datasets(train_dataset: Any, gain_dataset: Any, eval_dataset: Any) -> 
             f"Set some training data aside (make_long_tailed does); never give the test set.{given}"
         )
     for name, dataset in (("train_dataset", train_dataset), ("gain_dataset", gain_dataset)):
-        if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
-            raise TypeError(
-                f"{name} is a {type(dataset).__name__}: a streaming dataset has no random access, which sampling by "
-                "class needs. Load it without streaming=True, or materialise it by Dataset.from_list(list(dataset))."
-            )
+        require_random_access(dataset, name)
         if len(dataset) == 0:
             raise ValueError(f"{name} is empty.")
+
+
+def check_objective(objective: Objective, num_classes: int) -> None:
+    """Try psi and its derivative on a perfect (smoothed) confusion matrix of K classes.
+
+    Raises:
+        ValueError: not one number by differentiable torch operations, or a class_prior of another length.
+    """
+    try:
+        metric_gradient(objective, 10 * torch.eye(num_classes, dtype=torch.long))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"objective {objective.name!r} must map the {num_classes} x {num_classes} confusion matrix to one number "
+            f"by differentiable torch operations; it raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def check_eval_sets(eval_dataset: Any, args: SelMixConfig, read: Callable[[Any, str], object]) -> None:
+    """Refuse, before the run, what evaluation would stop at.
+
+    Args:
+        eval_dataset: one dataset, or several by name.
+        args: of the run.
+        read: reads and checks the labels of a dataset, called by a name.
+
+    Raises:
+        ValueError: bad labels, or a metric_for_best_model that is of none of several sets.
+        TypeError: a set without random access.
+    """
+    several = isinstance(eval_dataset, Mapping)
+    for name, dataset in eval_dataset.items() if several else [(None, eval_dataset)]:
+        title = "eval_dataset" if name is None else f"eval_dataset[{name!r}]"
+        require_random_access(dataset, title)
+        read(dataset, title)
+    metric = (args.metric_for_best_model or "").removeprefix("eval_")
+    needed = args.eval_strategy != "no" and bool(metric)
+    if several and needed and not any(metric.startswith(f"{name}_") for name in eval_dataset):
+        choices = ", ".join(f"'eval_{name}_selection_score'" for name in eval_dataset)
+        raise ValueError(
+            f"eval_dataset holds several sets, and metric_for_best_model={args.metric_for_best_model!r} names none of "
+            f"them: set it to one of {choices}."
+        )
+
+
+def check_optimizer(cls: Any, options: Mapping[str, Any], name: str) -> None:
+    """Refuse an optimizer that takes no parameter groups from outside."""
+    if not isinstance(cls, type) or {"params", "model", "optimizer_dict"} & options.keys():
+        raise ValueError(f"optim={name!r} makes its own parameter groups: use 'sgd' or 'adamw_torch'.")
+
+
+def require_random_access(dataset: Any, name: str) -> None:
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
+        raise TypeError(
+            f"{name} is a {type(dataset).__name__}: a streaming dataset has no random access, which sampling by "
+            "class needs. Load it without streaming=True, or materialise it by Dataset.from_list(list(dataset))."
+        )
 
 
 def read_labels(

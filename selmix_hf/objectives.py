@@ -23,6 +23,7 @@ from selmix_hf.confusion import confusion_matrix, resolve_class_prior, smooth_co
 
 Multipliers = dict[str, Tensor]
 
+INFEASIBLE = -1e6  # no score of a matrix that violates a constraint is above it
 _ROUNDING = 1e-9  # K * (1 / K) may fall short of 1 by a rounding error
 
 
@@ -215,7 +216,7 @@ class Objective:
         """
         raw_KK = confusion_matrix(counts, self.class_prior)
         violation = self.violation(raw_KK)
-        return float(self.value(raw_KK)) if violation <= self.tolerance + _ROUNDING else -1e6 * (1 + violation)
+        return float(self.value(raw_KK)) if violation <= self.tolerance + _ROUNDING else INFEASIBLE * (1 + violation)
 
 
 # --- head and tail -----------------------------------------------------------------------------------------------
