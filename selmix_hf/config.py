@@ -12,6 +12,7 @@ from selmix_hf.objectives import Objective, get_objective
 from selmix_hf.pair_distribution import check_policy
 
 _UNTOUCHED_EPOCHS = 3.0
+_NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
 
 
 @dataclass
@@ -152,6 +153,20 @@ class SelMixConfig(TrainingArguments):
         )
 
     def _check(self) -> None:
+        if not isinstance(self.objective, str):
+            raise ValueError(
+                f"objective must be a name in the options, found {self.objective!r}: give it to "
+                "SelMixTrainer(objective=...)."
+            )
+        if self.constraints is not None and not isinstance(self.constraints, dict):
+            raise ValueError(f"constraints must map names to levels, found {self.constraints!r}.")
+        if self.inverse_temperature is None:
+            raise ValueError("inverse_temperature must be 'auto' or a number >= 0, found None.")
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}.")
+        if not 0 < self.tail_share < 1:
+            raise ValueError(f"tail_share must lie between 0 and 1, found {self.tail_share}.")
         self.make_objective(class_counts=[1, 1])
         check_policy(self.pair_sampling, self.temperature, self.target_share)
         if not 0 <= self.beta_min <= 1:
@@ -164,6 +179,11 @@ class SelMixConfig(TrainingArguments):
         if self.feature_views > 1 and not self.freeze_backbone:
             raise ValueError(
                 "feature_views stores views for freeze_backbone=True; without it every step draws new ones."
+            )
+        if self.feature_cache_dir is not None and not self.freeze_backbone:
+            raise ValueError(
+                "feature_cache_dir keeps the features of freeze_backbone=True; without it none are stored. Set "
+                "freeze_backbone=True, or leave feature_cache_dir out."
             )
         if self.num_train_epochs != _UNTOUCHED_EPOCHS:
             raise ValueError(
