@@ -11,22 +11,26 @@ from selmix_hf.pair_distribution import PairState
 from selmix_hf.sampling import isolated_random_state
 
 
-def load_pair_state(folder: str | os.PathLike, geometry: dict[str, int]) -> PairState:
+def load_pair_state(folder: str | os.PathLike, geometry: dict[str, Any]) -> PairState:
     """The state in a checkpoint of a run with the same periods.
 
     Args:
         folder: of the checkpoint.
-        geometry: what fixes the periods of the run that resumes.
+        geometry: what fixes the periods of the run that resumes; what an older checkpoint does not have is not
+            compared.
 
     Raises:
         FileNotFoundError: the checkpoint has no such state.
-        ValueError: its periods are others.
+        ValueError: its periods or its objective are others.
     """
     state = PairState.load(folder)
-    if state.geometry != geometry:
+    changed = [name for name, value in geometry.items() if state.geometry.get(name, value) != value]
+    if changed:
+        before, now = ({name: given[name] for name in changed} for given in (state.geometry, geometry))
         raise ValueError(
-            f"{folder} was made with {state.geometry}, this run has {geometry}: a resumed run must keep them, or its "
-            "periods would begin elsewhere. Set them as they were, or start anew from the checkpoint's weights."
+            f"{folder} was made with {before}, this run has {now}: a resumed run must keep them, or its periods would "
+            "begin elsewhere or mean something else. Set them as they were, or start anew from the checkpoint's "
+            "weights."
         )
     return state
 

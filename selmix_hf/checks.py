@@ -5,6 +5,7 @@ Shape suffixes: N samples, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import require_all_classes
+from selmix_hf.gain import metric_gradient
 from selmix_hf.labels import class_labels, infer_label_column, set_class_names
+from selmix_hf.objectives import Objective
 
 
 def check_model_and_args(model: Any, args: Any) -> None:
@@ -50,37 +53,138 @@ def check_datasets(train_dataset: Any, gain_dataset: Any, eval_dataset: Any) -> 
             f"Set some training data aside (make_long_tailed does); never give the test set.{given}"
         )
     for name, dataset in (("train_dataset", train_dataset), ("gain_dataset", gain_dataset)):
-        if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
-            raise TypeError(
-                f"{name} is a {type(dataset).__name__}: a streaming dataset has no random access, which sampling by "
-                "class needs. Load it without streaming=True, or materialise it by Dataset.from_list(list(dataset))."
-            )
+        require_random_access(dataset, name)
         if len(dataset) == 0:
             raise ValueError(f"{name} is empty.")
 
 
+def check_objective(objective: Objective, num_classes: int) -> None:
+    """Try psi and its derivative on a perfect (smoothed) confusion matrix of K classes.
+
+    Raises:
+        ValueError: not one number by differentiable torch operations, or a class_prior of another length.
+    """
+    try:
+        metric_gradient(objective, 10 * torch.eye(num_classes, dtype=torch.long))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"objective {objective.name!r} must map the {num_classes} x {num_classes} confusion matrix to one number "
+            f"by differentiable torch operations; it raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def check_eval_sets(eval_dataset: Any, args: SelMixConfig, read: Callable[[Any, str], object]) -> None:
+    """Refuse, before the run, what evaluation would stop at.
+
+    Args:
+        eval_dataset: one dataset, or several by name.
+        args: of the run.
+        read: reads and checks the labels of a dataset, called by a name.
+
+    Raises:
+        ValueError: bad labels, or a metric_for_best_model that is of none of several sets.
+        TypeError: a set without random access.
+    """
+    several = isinstance(eval_dataset, Mapping)
+    for name, dataset in eval_dataset.items() if several else [(None, eval_dataset)]:
+        title = "eval_dataset" if name is None else f"eval_dataset[{name!r}]"
+        require_random_access(dataset, title)
+        read(dataset, title)
+    metric = (args.metric_for_best_model or "").removeprefix("eval_")
+    needed = args.eval_strategy != "no" and bool(metric)
+    if several and needed and not any(metric.startswith(f"{name}_") for name in eval_dataset):
+        choices = ", ".join(f"'eval_{name}_selection_score'" for name in eval_dataset)
+        raise ValueError(
+            f"eval_dataset holds several sets, and metric_for_best_model={args.metric_for_best_model!r} names none of "
+            f"them: set it to one of {choices}."
+        )
+
+
+def check_optimizer(cls: Any, options: Mapping[str, Any], name: str) -> None:
+    """Refuse an optimizer that takes no parameter groups from outside."""
+    if not isinstance(cls, type) or {"params", "model", "optimizer_dict"} & options.keys():
+        raise ValueError(f"optim={name!r} makes its own parameter groups: use 'sgd' or 'adamw_torch'.")
+
+
+def require_random_access(dataset: Any, name: str) -> None:
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
+        raise TypeError(
+            f"{name} is a {type(dataset).__name__}: a streaming dataset has no random access, which sampling by "
+            "class needs. Load it without streaming=True, or materialise it by Dataset.from_list(list(dataset))."
+        )
+
+
 def read_labels(
-    dataset: Any, name: str, label_column: str | None, num_classes: int, names: list[str], all_classes: bool = True
+    dataset: Any,
+    name: str,
+    label_column: str | None,
+    num_classes: int,
+    names: list[str],
+    all_classes: bool = True,
+    like: Any = None,
 ) -> NDArray[np.int64]:
     """The labels of a dataset, shape N, checked against the model's classes.
 
+    Args:
+        dataset: labelled.
+        name: what it is called in an error.
+        label_column: found from the features where the dataset has no such column.
+        num_classes: K.
+        names: of the model's classes.
+        all_classes: whether every class must be in it.
+        like: a dataset whose classes must stand in the same order.
+
     Raises:
-        ValueError: not integers, outside 0..K-1, or (with `all_classes`) a class without a sample.
+        ValueError: not integers, outside 0..K-1, the same class names in another order, or (with `all_classes`) a
+            class without a sample.
     """
+    column = label_column if label_column in (getattr(dataset, "column_names", None) or ()) else None
     try:
-        labels_N = class_labels(dataset, label_column)
+        labels_N = class_labels(dataset, column)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
     if len(labels_N) == 0:
         raise ValueError(f"{name} is empty.")
+    own_names = names_of_data(dataset, column)
     if labels_N.max() >= num_classes:
         raise ValueError(
             f"{name}: the model has {num_classes} classes, but there is a label {labels_N.max()}. Load the model with "
-            f"num_labels={labels_N.max() + 1}, or map the labels to 0..{num_classes - 1}."
+            f"num_labels={max(labels_N.max() + 1, len(own_names))}, ignore_mismatched_sizes=True, or map the labels "
+            f"to 0..{num_classes - 1}."
         )
+    counts_K = np.bincount(labels_N, minlength=num_classes)
+    if own_names and len(own_names) != num_classes and all_classes and not counts_K.all():
+        raise ValueError(
+            f"{name}: the model has {num_classes} outputs, but the dataset names {len(own_names)} classes. Load the "
+            f"model with num_labels={len(own_names)}, ignore_mismatched_sizes=True."
+        )
+    for whose, others in (("the model", names), ("train_dataset", names_of_data(like, label_column))):
+        k = first_misplaced(others, own_names)
+        if k is not None:
+            raise ValueError(
+                f"{whose} and {name} have the same classes in another order: class {k} is {others[k]!r} in {whose} "
+                f"and {own_names[k]!r} in {name}. Call align_labels_with_mapping on {name} first, with the names and "
+                f"numbers of {whose}."
+            )
     if all_classes:
-        require_all_classes(torch.as_tensor(np.bincount(labels_N, minlength=num_classes)), names, name)
+        require_all_classes(torch.as_tensor(counts_K), names, name)
     return labels_N
+
+
+def names_of_data(dataset: Any, label_column: str | None) -> list[str]:
+    """The names in the dataset's ClassLabel column, none where there is no such column."""
+    if not isinstance(features := getattr(dataset, "features", None), Mapping):
+        return []
+    column = infer_label_column(dataset) if label_column is None else label_column
+    return [str(name) for name in getattr(features.get(column), "names", None) or []]
+
+
+def first_misplaced(names: list[str], others: list[str]) -> int | None:
+    """The first place where the same names (upper or lower case) stand in another order."""
+    lower, lower_others = ([name.lower() for name in given] for given in (names, others))
+    if lower == lower_others or sorted(lower) != sorted(lower_others):
+        return None
+    return next(k for k, name in enumerate(lower) if name != lower_others[k])
 
 
 def label_column_of(dataset: Any, label_column: str | None) -> str:
@@ -103,17 +207,15 @@ def resolve_class_names(model: Any, dataset: Any, label_column: str, num_classes
     of_model = [str(id2label.get(k, f"LABEL_{k}")) for k in range(num_classes)]
     if getattr(config, "label_names", None) not in (None, of_model):  # of the checkpoint that this model began with
         set_class_names(config, of_model)
-    feature = getattr(dataset, "features", {}).get(label_column) if hasattr(dataset, "features") else None
-    of_data = [str(name) for name in getattr(feature, "names", None) or []]
+    of_data = names_of_data(dataset, label_column)
     if len(of_data) != num_classes:
         return of_model
     if all(name == f"LABEL_{k}" for k, name in enumerate(of_model)):
         if config is not None:
             set_class_names(config, of_data)
         return of_data
-    lower_model, lower_data = ([name.lower() for name in names] for names in (of_model, of_data))
-    if lower_model != lower_data and sorted(lower_model) == sorted(lower_data):
-        k = next(k for k in range(num_classes) if lower_model[k] != lower_data[k])
+    k = first_misplaced(of_model, of_data)
+    if k is not None:
         raise ValueError(
             f"model and dataset have the same classes in another order: class {k} is {of_model[k]!r} in the model and "
             f"{of_data[k]!r} in the dataset. Call dataset.align_labels_with_mapping(model.config.label2id, "

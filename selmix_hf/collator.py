@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selmix_hf.sampling import PairExample, SeededExample, isolated_random_state
+from selmix_hf.sampling import PairExample, SeededExample, fetch, isolated_random_state
 
 Collator = Callable[[list[Any]], dict[str, Any]]
 
@@ -165,3 +165,11 @@ def _makes_inputs(dataset: Any, image_column: str) -> bool:
     with isolated_random_state(0):
         example = dataset[0]
     return "pixel_values" in example or image_column not in example
+
+
+def probe_batch(dataset: Any, collator: Any) -> dict[str, Any]:
+    """Model inputs of the first and the last sample."""
+    with isolated_random_state(0):
+        batch = dict(collator(list(fetch(dataset, [0, len(dataset) - 1]))))
+    batch.pop("labels", None)
+    return batch

@@ -12,6 +12,7 @@ from selmix_hf.objectives import Objective, get_objective
 from selmix_hf.pair_distribution import check_policy
 
 _UNTOUCHED_EPOCHS = 3.0
+_NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
 
 
 @dataclass
@@ -31,8 +32,8 @@ class SelMixConfig(TrainingArguments):
     - `max_grad_norm` 0 (off) instead of 1: clipping moved min recall by up to three points in either direction.
     - `logging_nan_inf_filter` False: a loss that is not finite stops the run before the update, not hidden.
     - `eval_strategy` "epoch", `save_strategy` "best", `save_total_limit` 2, `load_best_model_at_end` True,
-      `metric_for_best_model` "selection_score", `greater_is_better` True: the best checkpoint by the objective,
-      feasible ones first, the start included.
+      `metric_for_best_model` "selection_score": the best checkpoint by the objective, feasible ones first, the start
+      included. Unless set, greater_is_better is False for a name that ends in "loss" and True for any other.
     - `remove_unused_columns` False: the collator needs the raw columns.
     - `report_to` stays "none" unless set.
 
@@ -97,7 +98,7 @@ class SelMixConfig(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Return the best checkpoint."})
     metric_for_best_model: str | None = field(default="selection_score", metadata={"help": "Chooses the checkpoint."})
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Of metric_for_best_model."})
+    greater_is_better: bool | None = field(default=None, metadata={"help": "Default: not for a loss."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
 
     def __post_init__(self) -> None:
@@ -109,6 +110,8 @@ class SelMixConfig(TrainingArguments):
             self.backbone_learning_rate = self.learning_rate / 30
         if not self.refresh_steps:
             self.refresh_steps = 10 if self.freeze_backbone else 50
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         self._check()
         super().__post_init__()
         if cast(Any, self.accelerator_config).split_batches:  # by now no longer a dictionary or the name of a file
@@ -150,6 +153,20 @@ class SelMixConfig(TrainingArguments):
         )
 
     def _check(self) -> None:
+        if not isinstance(self.objective, str):
+            raise ValueError(
+                f"objective must be a name in the options, found {self.objective!r}: give it to "
+                "SelMixTrainer(objective=...)."
+            )
+        if self.constraints is not None and not isinstance(self.constraints, dict):
+            raise ValueError(f"constraints must map names to levels, found {self.constraints!r}.")
+        if self.inverse_temperature is None:
+            raise ValueError("inverse_temperature must be 'auto' or a number >= 0, found None.")
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}.")
+        if not 0 < self.tail_share < 1:
+            raise ValueError(f"tail_share must lie between 0 and 1, found {self.tail_share}.")
         self.make_objective(class_counts=[1, 1])
         check_policy(self.pair_sampling, self.temperature, self.target_share)
         if not 0 <= self.beta_min <= 1:
@@ -162,6 +179,11 @@ class SelMixConfig(TrainingArguments):
         if self.feature_views > 1 and not self.freeze_backbone:
             raise ValueError(
                 "feature_views stores views for freeze_backbone=True; without it every step draws new ones."
+            )
+        if self.feature_cache_dir is not None and not self.freeze_backbone:
+            raise ValueError(
+                "feature_cache_dir keeps the features of freeze_backbone=True; without it none are stored. Set "
+                "freeze_backbone=True, or leave feature_cache_dir out."
             )
         if self.num_train_epochs != _UNTOUCHED_EPOCHS:
             raise ValueError(

@@ -164,6 +164,21 @@ def features_as_inputs(model: nn.Module, head: ClassifierHead) -> Iterator[None]
             del model.forward
 
 
+@contextmanager
+def head_alone(model: nn.Module, head: ClassifierHead) -> Iterator[None]:
+    """As `features_as_inputs`; inside, only the head's parameters require a gradient, after it all are as before."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    for parameter in head.parameters():
+        parameter.requires_grad_(True)
+    try:
+        with features_as_inputs(model, head):
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
 def collate_features(examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Batch examples of a `FeatureDataset`."""
     return {key: torch.stack([example[key] for example in examples]) for key in examples[0]}

@@ -124,12 +124,15 @@ class ClassifierHead:
             yield from module.parameters()
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits [N, K] of features [N, D], by the head's own modules; a surrounding `mix` or `tap` does not apply."""
+        """Logits [N, K] of features [N, D], by the head's own modules and in the floating dtype of their weights; a
+        surrounding `mix` or `tap` does not apply."""
         mixing, tapped = self._mixing, self._tapped
         self._mixing = self._tapped = None
         try:
             parts = zip(self.modules, features.split(self._widths, dim=1), self._feature_shapes, strict=True)
-            outputs = [module(part.reshape(-1, *shape)).flatten(1) for module, part, shape in parts]
+            outputs = [
+                module(_as_weight(part, module).reshape(-1, *shape)).flatten(1) for module, part, shape in parts
+            ]
         finally:
             self._mixing, self._tapped = mixing, tapped
         return outputs[0] if len(outputs) == 1 else (outputs[0] + outputs[1]) / 2
@@ -302,6 +305,11 @@ def _weight(module: nn.Module) -> Tensor:
     weight = _matrix(module)
     assert weight is not None
     return weight
+
+
+def _as_weight(features: Tensor, module: nn.Module) -> Tensor:
+    dtype = _weight(module).dtype
+    return features.to(dtype) if dtype.is_floating_point else features
 
 
 def _bias(module: nn.Module) -> Tensor | None:

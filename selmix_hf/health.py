@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from selmix_hf.objectives import INFEASIBLE
 from selmix_hf.pair_distribution import PairDistribution
 
 _VANISHING = 1e-7
+_WAY_OUT = "Lower learning_rate or backbone_learning_rate, drop momentum, or train in float32."
 
 
 class GainWatch:
@@ -60,5 +63,29 @@ def require_finite(value: Tensor, what: str, step: int) -> None:
     if not bool(torch.isfinite(value).all()):
         raise FloatingPointError(
             f"the {what} is not finite at step {step}; stopped before the update, earlier checkpoints are intact. "
-            "Lower learning_rate or backbone_learning_rate, drop momentum, or train in float32."
+            f"{_WAY_OUT}"
+        )
+
+
+def require_finite_weights(model: nn.Module, step: int) -> None:
+    """Stop the run before weights that are not finite are saved or returned.
+
+    Raises:
+        FloatingPointError: naming a parameter, the step and the way out.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+            raise FloatingPointError(
+                f"the weights are not finite at step {step} ({name}); not saved, earlier checkpoints are intact. "
+                f"{_WAY_OUT}"
+            )
+
+
+def say_if_never_feasible(log_history: Sequence[Mapping[str, Any]], warn: Callable[[str], object]) -> None:
+    """Warn where every selection score that was logged is that of a matrix that violates a constraint."""
+    scores = [value for log in log_history for name, value in log.items() if name.endswith("selection_score")]
+    if scores and max(scores) <= INFEASIBLE:
+        warn(
+            "the constraints held at no evaluation of this run: the checkpoint with the smallest violation was "
+            "chosen. Train longer, raise constraint_rate, or lower the level of the constraint."
         )

@@ -119,7 +119,10 @@ def make_compute_metrics(num_classes: int, **options: Any) -> Callable[[Any], di
 
 def counts_of(prediction: Any, num_classes: int) -> Tensor:
     """Confusion counts (K x K) of an `EvalPrediction`: classes (N) or scores (N x K; the first of a tuple)."""
-    scores, labels = prediction
+    if hasattr(prediction, "label_ids"):  # it may have more parts: inputs and losses
+        scores, labels = prediction.predictions, prediction.label_ids
+    else:
+        scores, labels = prediction
     scores = torch.as_tensor(np.asarray(scores[0] if isinstance(scores, tuple) else scores))
     return confusion_counts(torch.as_tensor(np.asarray(labels)), scores, num_classes)
 

@@ -23,6 +23,7 @@ from selmix_hf.confusion import confusion_matrix, resolve_class_prior, smooth_co
 
 Multipliers = dict[str, Tensor]
 
+INFEASIBLE = -1e6  # no score of a matrix that violates a constraint is above it
 _ROUNDING = 1e-9  # K * (1 / K) may fall short of 1 by a rounding error
 
 
@@ -215,7 +216,7 @@ class Objective:
         """
         raw_KK = confusion_matrix(counts, self.class_prior)
         violation = self.violation(raw_KK)
-        return float(self.value(raw_KK)) if violation <= self.tolerance + _ROUNDING else -1e6 * (1 + violation)
+        return float(self.value(raw_KK)) if violation <= self.tolerance + _ROUNDING else INFEASIBLE * (1 + violation)
 
 
 # --- head and tail -----------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ def get_objective(
 
     Args:
         name: a key of `OBJECTIVES`, a callable psi(C) -> scalar made of differentiable torch operations, or an
-            `Objective` (returned as it is).
+            `Objective` (returned as it is; constraints and class_prior are its own and must not be given beside it).
         constraints: such as {"coverage": 0.95}: cov_j >= 0.95 / K for every class j; "head_tail_coverage" asks it of
             the mean over head classes and of the mean over tail classes. This is SelMix's "fairness constraint".
         class_prior: "validation", "balanced" or K weights; default "balanced" for macro_f1 and with constraints,
@@ -303,9 +304,17 @@ def get_objective(
         tolerance: largest violation that still counts as feasible, in relative coverage (0.01: .94 for .95).
 
     Raises:
-        ValueError: an unknown name (with the nearest known one), a level outside (0, 1), missing class_counts.
+        ValueError: an unknown name (with the nearest known one), a level outside (0, 1], missing class_counts, or an
+            `Objective` with constraints or class_prior beside it.
     """
     if isinstance(name, Objective):
+        given = {"constraints": constraints or None, "class_prior": class_prior}
+        wrong = [f"{option}={value!r}" for option, value in given.items() if value is not None]
+        if wrong:
+            raise ValueError(
+                f"objective {name.name!r} is an Objective, which has constraints and class_prior of its own: found "
+                f"{' and '.join(wrong)} beside it. Leave them out, or give them to get_objective where it is built."
+            )
         return name
     if constraint_update not in ("projected_gradient", "exponential"):
         raise ValueError(

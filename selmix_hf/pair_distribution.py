@@ -10,6 +10,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -173,13 +174,14 @@ class PairState:
         period: number of the period that P was made for; -1 before the first.
         probability: P, K x K, or None before the first period.
         multipliers: of the objective.
-        geometry: numbers that fix where a period begins (refresh_steps, pairs a step, ...), compared on resume.
+        geometry: what fixes where a period begins and what it is for (refresh_steps, pairs a step, objective, ...),
+            compared on resume.
     """
 
     period: int = -1
     probability: Tensor | None = None
     multipliers: dict[str, Tensor] = field(default_factory=dict)
-    geometry: dict[str, int] = field(default_factory=dict)
+    geometry: dict[str, Any] = field(default_factory=dict)
 
     FILE_NAME = "selmix_state.safetensors"
 

@@ -117,7 +117,7 @@ class PairSampler(Sampler[Pair]):
     Args:
         first_index, second_index: the samples of each class in the two sets.
         get_probability: gives the current P (K x K) when a period's iteration begins.
-        get_period: gives the number of the period; with `seed` it fixes every draw.
+        get_period: gives the number of the period; with `seed` it fixes every draw. Default: iterations begun so far.
         num_pairs: length of a period.
         beta_min: the mixing coefficient is uniform on [beta_min, 1].
         seed: of the run.
@@ -129,23 +129,27 @@ class PairSampler(Sampler[Pair]):
         second_index: ClassIndex,
         get_probability: Callable[[], Tensor],
         num_pairs: int,
-        get_period: Callable[[], int] = lambda: 0,
+        get_period: Callable[[], int] | None = None,
         beta_min: float = 0.6,
         seed: int = 0,
     ) -> None:
         self.first_index, self.second_index = first_index, second_index
         self.get_probability, self.get_period = get_probability, get_period
         self.num_pairs, self.beta_min, self.seed = num_pairs, beta_min, seed
+        self._iterations = 0
 
     def __len__(self) -> int:
         return self.num_pairs
 
     def __iter__(self) -> Iterator[Pair]:
-        return map(Pair._make, zip(*(column.tolist() for column in self.draw()), strict=True))
+        columns = self.draw()
+        self._iterations += 1
+        return map(Pair._make, zip(*(column.tolist() for column in columns), strict=True))
 
     def draw(self) -> tuple[NDArray, ...]:
         """The period's pairs as the columns of `Pair`, each of shape M."""
-        generator = np.random.default_rng([self.seed, self.get_period()])
+        period = self._iterations if self.get_period is None else self.get_period()
+        generator = np.random.default_rng([self.seed, period])
         classes_M2 = draw_class_pairs(self.get_probability(), self.num_pairs, generator)
         first_M = self.first_index.draw(classes_M2[:, 0], generator)
         second_M = self.second_index.draw(classes_M2[:, 1], generator)

@@ -18,22 +18,22 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from transformers.utils import logging
 
+from selmix_hf import checks
 from selmix_hf.callbacks import RefreshCallback
 from selmix_hf.checkpoint import load_pair_state, load_weights
-from selmix_hf.checks import check_datasets, check_model_and_args, label_column_of, read_labels, resolve_class_names
-from selmix_hf.collator import SelMixCollator, default_collator
+from selmix_hf.collator import SelMixCollator, default_collator, probe_batch
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import ClassStatistics, confusion_matrix
 from selmix_hf.feature_cache import FeatureCache
-from selmix_hf.features import FEATURES, DatasetPass, FeatureDataset, collate_features, features_as_inputs
+from selmix_hf.features import FEATURES, DatasetPass, FeatureDataset, collate_features, head_alone
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
-from selmix_hf.health import GainWatch, require_finite
+from selmix_hf.health import GainWatch, require_finite, require_finite_weights, say_if_never_feasible
 from selmix_hf.hub import HubTrainer
 from selmix_hf.metrics import classification_metrics, counts_of, refresh_report
 from selmix_hf.objectives import Objective
 from selmix_hf.pair_distribution import PairState, pair_distribution
-from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, fetch, isolated_random_state, largest_repeat
+from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, isolated_random_state, largest_repeat
 
 logger = logging.get_logger(__name__)
 
@@ -89,9 +89,9 @@ class SelMixTrainer(HubTrainer):
         **kwargs: Any,
     ) -> None:
         args = SelMixConfig() if args is None else args
-        check_model_and_args(model, args)
-        check_datasets(train_dataset, gain_dataset, eval_dataset)
-        self.label_column = label_column_of(train_dataset, label_column)
+        checks.check_model_and_args(model, args)
+        checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
+        self.label_column = checks.label_column_of(train_dataset, label_column)
         self.gain_dataset = gain_dataset
         column = self.label_column
         super().__init__(
@@ -114,16 +114,17 @@ class SelMixTrainer(HubTrainer):
         if eval_dataset is None:
             logger.warning("no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint.")
 
-        self.head = find_head(self.model, self._probe_inputs(), head_name=head_name)
-        self.class_names = resolve_class_names(self.model, train_dataset, self.label_column, self.head.num_classes)
+        probe = self._prepare_inputs(probe_batch(gain_dataset, self.data_collator.eval_collator))
+        self.head = find_head(self.model, probe, head_name=head_name)
+        self.class_names = checks.resolve_class_names(
+            self.model, train_dataset, self.label_column, self.head.num_classes
+        )
         self._train_labels = self._labels_of(train_dataset, "train_dataset")
         self._gain_labels = self._labels_of(gain_dataset, "gain_dataset")
         self.train_counts = np.bincount(self._train_labels, minlength=self.head.num_classes)
         self.objective = args.make_objective(objective, self.train_counts)
-        if args.freeze_backbone:
-            self.model.requires_grad_(False)
-            for parameter in self.head.parameters():
-                parameter.requires_grad_(True)
+        checks.check_objective(self.objective, self.head.num_classes)
+        checks.check_eval_sets(self.eval_dataset, args, self._labels_of)
 
         self.pair_state = PairState(geometry=self._geometry())
         self.gain: Tensor | None = None
@@ -206,9 +207,12 @@ class SelMixTrainer(HubTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; with a frozen backbone the loop runs on stored features, while `model` stays the whole one."""
-        with features_as_inputs(self.model, self.head) if self.args.freeze_backbone else nullcontext():
+        with head_alone(self.model, self.head) if self.args.freeze_backbone else nullcontext():
             try:
-                return super().train(*args, **kwargs)
+                output = super().train(*args, **kwargs)
+                require_finite_weights(self.model, self.state.global_step)
+                say_if_never_feasible(self.state.log_history, logger.warning)
+                return output
             finally:
                 self._gain_features = self._statistics_at = None
 
@@ -279,10 +283,7 @@ class SelMixTrainer(HubTrainer):
         if self.optimizer is None:
             whole: Any = self.model if model is None else model
             cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, whole)
-            if not isinstance(cls, type) or {"params", "model", "optimizer_dict"} & options.keys():
-                raise ValueError(
-                    f"optim={self.args.optim!r} makes its own parameter groups: use 'sgd' or 'adamw_torch'."
-                )
+            checks.check_optimizer(cls, options, self.args.optim)
             groups = parameter_groups(
                 whole,
                 self.head,
@@ -341,8 +342,11 @@ class SelMixTrainer(HubTrainer):
             tail_share=self.args.tail_share,
             per_class=not self.is_in_train,
         )
-        psi = float(self.objective.value(confusion_matrix(counts, self.objective.class_prior)))
-        return {"psi": psi, "selection_score": self.objective.score(counts), **report}
+        confusion_KK = confusion_matrix(counts, self.objective.class_prior)
+        own = {"psi": float(self.objective.value(confusion_KK)), "selection_score": self.objective.score(counts)}
+        if self.objective.constraints:
+            own["violation"] = self.objective.violation(confusion_KK)
+        return {**own, **report}
 
     def _metrics_beside(self, compute_metrics: Callable) -> Callable:
         return lambda prediction: {
@@ -353,6 +357,7 @@ class SelMixTrainer(HubTrainer):
     # --- saving and loading --------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        require_finite_weights(self.model, self.state.global_step)
         if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
             os.makedirs(self._checkpoint_folder(), exist_ok=True)
             self.pair_state.save(self._checkpoint_folder())
@@ -376,10 +381,12 @@ class SelMixTrainer(HubTrainer):
 
     # --- small things --------------------------------------------------------------------------------------------
 
-    def _geometry(self) -> dict[str, int]:
-        """What fixes where periods begin and what is drawn in them."""
+    def _geometry(self) -> dict[str, Any]:
+        """What fixes where periods begin, what is drawn in them and what for."""
         pairs = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return {"refresh_steps": self.args.refresh_steps, "pairs_per_step": pairs, "seed": self._seed()}
+        kept = {name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone")}
+        aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
+        return {**kept, **aim, "pairs_per_step": pairs, "seed": self._seed()}
 
     def _show_progress(self) -> None:
         self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
@@ -388,12 +395,5 @@ class SelMixTrainer(HubTrainer):
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def _labels_of(self, dataset: Any, name: str) -> np.ndarray:
-        column = self.label_column if self.label_column in getattr(dataset, "column_names", ()) else None
-        return read_labels(dataset, name, column, self.head.num_classes, self.class_names)
-
-    def _probe_inputs(self) -> dict[str, Any]:
-        with isolated_random_state(0):
-            examples = list(fetch(self.gain_dataset, [0, len(self.gain_dataset) - 1]))
-            batch = dict(self.data_collator.eval_collator(examples))
-        batch.pop("labels", None)
-        return self._prepare_inputs(batch)
+        known = self.head.num_classes, self.class_names
+        return checks.read_labels(dataset, name, self.label_column, *known, like=self.train_dataset)

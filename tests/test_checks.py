@@ -106,3 +106,20 @@ def test_the_advice_of_the_refusal_helps():
 def test_one_output_is_not_a_classifier():
     with pytest.raises(ValueError, match="the model has 1 output: SelMix needs a classifier with at least two"):
         resolve_class_names(nn.Linear(1, 1), Plain([0]), "labels", 1)
+
+
+@pytest.mark.parametrize(("names", "whose"), [(tiny.NAMES, "the model"), (list("abcd"), "train_dataset")])
+def test_another_order_of_a_second_set_is_refused(names, whose):
+    other = tiny.images((1, 1, 1, 1), names=("green", "red", "blue", "grey"))
+    sentence = f"{whose} and gain_dataset have the same classes in another order: class 0 is 'red' in {whose} and 'gre"
+    with pytest.raises(ValueError, match=sentence):
+        read_labels(other, "gain_dataset", "label", 4, list(names), like=tiny.images())
+    assert len(read_labels(tiny.images(), "gain_dataset", "label", 4, list(names), like=tiny.images())) == 57
+
+
+def test_a_model_with_too_many_outputs():
+    sentence = (
+        "set: the model has 9 outputs, but the dataset names 4 classes. Load the model with num_labels=4, ignore_m"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        read_labels(tiny.images(), "set", "label", 9, list("abcdefghi"))

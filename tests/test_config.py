@@ -44,6 +44,23 @@ def test_the_best_checkpoint_is_the_highest_score():
     assert (config.metric_for_best_model, config.greater_is_better) == ("selection_score", True)
 
 
+@pytest.mark.parametrize(
+    ("metric", "given", "resolved"),
+    [
+        ("loss", None, False),
+        ("eval_loss", None, False),
+        ("eval_test_loss", None, False),
+        ("min_recall", None, True),
+        ("loss", True, True),
+        ("min_recall", False, False),
+        (None, None, False),
+    ],
+)
+def test_the_best_loss_is_the_smallest(metric, given, resolved):
+    config = SelMixConfig(metric_for_best_model=metric, greater_is_better=given, **QUIET)
+    assert config.greater_is_better is resolved
+
+
 def test_nothing_is_reported_to_trackers_unless_asked():
     assert SelMixConfig(**QUIET).report_to in ([], ["none"], "none")
 
@@ -109,6 +126,16 @@ def test_objective_of_the_options():
         ({"min_memory": 1.0}, r"min_memory must lie in \[0, 1\), found 1.0"),
         ({"constraint_update": "newton"}, "constraint_update must be 'projected_gradient' or 'exponential'"),
         ({"tail_share": 0.0, "objective": "min_head_tail_recall"}, "tail_share must lie between 0 and 1"),
+        ({"tail_share": 1.0}, "tail_share must lie between 0 and 1, found 1.0"),
+        ({"objective": len}, r"objective must be a name in the options, found .*give it to SelMixTrainer\(objective="),
+        ({"constraints": [0.9]}, r"constraints must map names to levels, found \[0.9\]"),
+        ({"inverse_temperature": None}, "inverse_temperature must be 'auto' or a number >= 0, found None"),
+        ({"learning_rate": -0.1}, "learning_rate must not be negative, found -0.1"),
+        ({"backbone_learning_rate": -0.1}, "backbone_learning_rate must not be negative"),
+        ({"min_rate": -1}, "min_rate must not be negative"),
+        ({"constraint_rate": -1}, "constraint_rate must not be negative"),
+        ({"constraint_tolerance": -0.01}, "constraint_tolerance must not be negative"),
+        ({"feature_cache_dir": "features"}, "feature_cache_dir keeps the features of freeze_backbone=True"),
         ({"refresh_steps": -1}, "refresh_steps must be at least 1"),
         ({"max_steps": -1}, "max_steps must be at least 1"),
         ({"feature_views": 2}, "feature_views stores views for freeze_backbone=True"),

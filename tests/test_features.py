@@ -161,3 +161,24 @@ def test_a_run_from_the_cache_equals_the_first(tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 3  # two views of the training set, and the gain set
     assert tiny.losses(runs[0]) == tiny.losses(runs[1])
     assert tiny.largest_difference(tiny.weights(runs[0]), tiny.weights(runs[1])) == 0
+
+
+def test_a_bfloat16_model_trains_its_head_on_stored_features(tmp_path):
+    model = tiny.model("vit").to(torch.bfloat16)
+    before = tiny.weights(model)
+    run = tiny.trainer(tmp_path, model, freeze_backbone=True, **tiny.BARE)
+    run.train()
+    assert 0 < run.evaluate(tiny.images((5, 5, 5, 5), seed=2))["eval_loss"] < 10
+    assert {value.dtype for value in tiny.weights(model).values()} == {torch.bfloat16}
+    assert not torch.equal(before["classifier.weight"], tiny.weights(model)["classifier.weight"])
+    assert all(0 < loss < 10 for loss in tiny.losses(run))
+
+
+def test_stored_features_enter_a_bfloat16_head_in_its_dtype():
+    at = look("vit")
+    at.model.to(torch.bfloat16)
+    features = torch.randn(3, at.head.num_features)
+    with features_as_inputs(at.model, at.head), torch.no_grad():
+        logits = at.model(**{FEATURES: features})["logits"]
+    assert logits.dtype == torch.bfloat16
+    assert torch.allclose(logits.float(), (features @ at.head.weight.float().T + at.head.bias.float()), atol=0.05)

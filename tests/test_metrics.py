@@ -82,6 +82,9 @@ def test_compute_metrics_of_any_trainer():
     compute = make_compute_metrics(3, train_counts=[9, 5, 1])
     for given in (predictions, scores, (scores, np.zeros(7))):
         assert compute(EvalPrediction(given, labels)) == expected
+    # what include_for_metrics adds
+    assert compute(EvalPrediction(scores, labels, inputs=np.zeros(35), losses=np.zeros(35))) == expected
+    assert compute((scores, labels)) == expected
 
 
 def test_the_evaluate_adapter_equals_the_function(tmp_path):

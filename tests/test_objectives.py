@@ -342,3 +342,12 @@ def test_register_objective(monkeypatch):
     register_objective("trace", trace)
     assert value("trace") == pytest.approx(14 / 24)
     assert get_objective("trace", {"coverage": 0.9}).name == "trace_coverage"
+
+
+def test_an_objective_keeps_its_own_constraints():
+    own = get_objective("min_recall", {"coverage": 0.9})
+    assert get_objective(own) is own and get_objective(own, {}) is own
+    with pytest.raises(ValueError, match=r"has constraints and class_prior of its own: found constraints=.*0.95} bes"):
+        get_objective(own, {"coverage": 0.95})
+    with pytest.raises(ValueError, match="found class_prior='balanced' beside it. Leave them out"):
+        get_objective(own, class_prior="balanced")

@@ -212,6 +212,39 @@ def test_period_and_p_are_read_when_an_iteration_begins():
     assert list(sampler) == first
 
 
+def test_epochs_of_ones_own_loader_differ_without_a_period():
+    index = ClassIndex(LABELS, 3)
+
+    def epochs():
+        sampler = PairSampler(index, index, lambda: P, 100, seed=5)
+        loader = DataLoader(PairDataset(LABELS), batch_size=10, sampler=sampler, collate_fn=list)
+        return [[example.pair for batch in loader for example in batch] for _ in range(3)]
+
+    first = epochs()
+    assert first == epochs()
+    assert first == [list(make_sampler(period, seed=5, num_pairs=100)) for period in range(3)]
+    assert all(first[i] != first[j] for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize("beta_min", [0.0, 0.6, 0.95, 1.0])
+def test_coefficients_lie_above_beta_min(beta_min):
+    coefficients = np.array([pair.coefficient for pair in make_sampler(num_pairs=2000, beta_min=beta_min)])
+    assert beta_min <= coefficients.min() <= coefficients.max() <= 1
+    assert coefficients.min() == pytest.approx(beta_min, abs=0.01)
+    assert coefficients.mean() == pytest.approx((beta_min + 1) / 2, abs=0.02)
+
+
+def test_a_draw_at_ten_thousand_classes():
+    """More cells than the 2^24 that torch.multinomial takes; the cells with mass lie behind them too."""
+    num_classes = 10_000
+    probability = torch.zeros(num_classes, num_classes)
+    probability[0, 9_999], probability[9_998, 3], probability[9_999, 9_999] = 0.5, 0.3, 0.2
+    pairs = draw_class_pairs(probability, 1000, np.random.default_rng(0))
+    cells, counts = np.unique(pairs, axis=0, return_counts=True)
+    assert cells.tolist() == [[0, 9_999], [9_998, 3], [9_999, 9_999]]
+    assert counts / 1000 == pytest.approx([0.5, 0.3, 0.2], abs=0.06)
+
+
 def global_states():
     name, keys, *rest = np.random.get_state()
     return torch.get_rng_state().tolist(), keys.tolist(), rest, random.getstate()

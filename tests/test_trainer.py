@@ -14,6 +14,7 @@ import selmix_hf.trainer
 from selmix_hf import ClassIndex, PairSampler, SelMixTrainer
 from selmix_hf.features import DatasetPass
 from selmix_hf.heads import HeadError
+from selmix_hf.objectives import get_objective
 
 LEARN = {"objective": "mean_recall", "max_steps": 24, "learning_rate": 0.05, "backbone_learning_rate": 0.02}
 BOTH = pytest.mark.parametrize("freeze", [False, True], ids=["whole", "frozen"])
@@ -602,3 +603,119 @@ def test_the_log_says_which_set_selects(tmp_path, caplog):
 
 def test_logs_are_json(finished):
     assert json.loads(json.dumps(finished.state.log_history)) == finished.state.log_history
+
+
+@pytest.mark.parametrize("which", ["gain_dataset", "eval_dataset"])
+def test_class_names_of_every_set_stand_in_one_order(which, tmp_path):
+    other = tiny.images((5, 5, 5, 5), names=("green", "red", "blue", "grey"))
+    with pytest.raises(ValueError, match="the model and .* have the same classes in another order: class 0 is 'red'"):
+        tiny.trainer(tmp_path, **{which: other}).evaluate()
+
+
+# --- weights, flags and sets -------------------------------------------------------------------------------------
+
+
+def _spoil_at(run, step):
+    def spoil(state):
+        if state.global_step == step:
+            next(run.head.parameters()).data.fill_(float("nan"))
+
+    run.add_callback(At("on_step_end", spoil))
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_weights_that_are_not_finite_are_not_saved(strategy, tmp_path):
+    """With an eval_dataset of its own the gain set is not looked at before the checkpoint is written."""
+    options = {"save_strategy": strategy, "save_steps": 4, "eval_strategy": strategy, "eval_steps": 4, "max_steps": 12}
+    options |= {"eval_dataset": tiny.images((5, 5, 5, 5), seed=3), "save_total_limit": 1}
+    run = tiny.trainer(tmp_path, load_best_model_at_end=False, **options)
+    _spoil_at(run, 8)
+    with pytest.raises(
+        FloatingPointError, match=r"weights are not finite at step 8 \(classifier.*earlier checkpoints"
+    ):
+        run.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-4")
+    assert all(bool(value.isfinite().all()) for value in tiny.weights(saved).values())
+
+
+def test_weights_that_are_not_finite_are_not_returned(tmp_path):
+    run = tiny.trainer(tmp_path, **tiny.BARE)
+    _spoil_at(run, 8)
+    with pytest.raises(FloatingPointError, match="the weights are not finite at step 8"):
+        run.train()
+
+
+def test_a_frozen_run_leaves_the_model_trainable(tmp_path):
+    model = tiny.model()
+    flags = {name: name != "classifier.1.bias" for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(flags[name])
+    tiny.trainer(tmp_path / "frozen", model, freeze_backbone=True, max_steps=4, **tiny.BARE).train()
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
+    before = tiny.weights(model)
+    tiny.trainer(tmp_path / "whole", model, freeze_backbone=False, max_steps=4, **tiny.BARE).train()
+    moved = {name for name, value in tiny.weights(model).items() if not torch.equal(value, before[name])}
+    assert any(not name.startswith("classifier") for name in moved)
+
+
+def _vector(confusion):
+    return confusion.diagonal()
+
+
+def _number(confusion):
+    return float(confusion.trace())
+
+
+def _array(confusion):
+    return confusion.numpy().trace()
+
+
+@pytest.mark.parametrize(
+    ("objective", "sentence"),
+    [
+        (_vector, r"'_vector' must map the confusion matrix to one number .* found Tensor of shape \(4,\)"),
+        (_number, "'_number' must map the confusion matrix to one number .* found float"),
+        (_array, "'_array' must map the 4 x 4 confusion matrix to one number .* it raised RuntimeError"),
+        (get_objective("macro_f1", class_prior=[0.5, 0.5]), r"class_prior must hold 4 positive numbers.*shape \(2,\)"),
+    ],
+)
+def test_an_objective_is_tried_at_the_start(objective, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(DatasetPass, "_run", lambda *_: pytest.fail("a pass over the data"))
+    with pytest.raises(ValueError, match=sentence):
+        tiny.trainer(tmp_path, objective=objective)
+
+
+@pytest.mark.parametrize(
+    ("sets", "kind", "sentence"),
+    [
+        (lambda: tiny.images().to_iterable_dataset(), TypeError, "eval_dataset is a IterableDataset: a streaming"),
+        (lambda: _without(tiny.images(), 3), ValueError, "eval_dataset has no sample of 1 of 4 classes: 'grey'"),
+        (lambda: {"a": tiny.images(), "b": _without(tiny.images(), 3)}, ValueError, r"eval_dataset\['b'\] has no sam"),
+        (
+            lambda: {"a": tiny.images(), "b": tiny.images()},
+            ValueError,
+            "'selection_score' names none of them: set it to one of 'eval_a_selection_score', 'eval_b_selec",
+        ),
+    ],
+)
+def test_evaluation_sets_are_checked_at_the_start(sets, kind, sentence, tmp_path):
+    with pytest.raises(kind, match=sentence):
+        tiny.trainer(tmp_path, eval_dataset=sets())
+
+
+def test_several_evaluation_sets_without_evaluation_need_no_choice(tmp_path):
+    run = tiny.trainer(tmp_path, eval_dataset={"a": tiny.images()}, **tiny.BARE)
+    assert "eval_a_psi" in run.evaluate()
+
+
+def test_a_run_that_was_never_feasible_is_said(tmp_path, caplog):
+    options = {"constraints": {"coverage": 1.0}, "constraint_tolerance": 0.0, "max_steps": 4}
+    run = tiny.trainer(tmp_path / "tight", **options)
+    run.train()
+    assert run.evaluate()["eval_violation"] == pytest.approx(1 - run.evaluate()["eval_smallest_coverage"])
+    assert caplog.text.count("the constraints held at no evaluation of this run") == 1
+    caplog.clear()
+    run = tiny.trainer(tmp_path / "loose", **{**options, "constraint_tolerance": 5.0})
+    run.train()
+    assert "the constraints held" not in caplog.text

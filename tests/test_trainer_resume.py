@@ -8,6 +8,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
+from selmix_hf.checkpoint import load_pair_state
+from selmix_hf.pair_distribution import PairState
+
 VIT_DROPOUT = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
 CASES = {
     "plain": ("resnet", {}),
@@ -145,7 +148,16 @@ def test_the_best_model_is_really_loaded(kind, tmp_path):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"refresh_steps": 2}, {"per_device_train_batch_size": 4}, {"gradient_accumulation_steps": 2}, {"seed": 7}],
+    [
+        {"refresh_steps": 2},
+        {"per_device_train_batch_size": 4},
+        {"gradient_accumulation_steps": 2},
+        {"seed": 7},
+        {"objective": "mean_recall"},
+        {"constraints": {"coverage": 0.9}},
+        {"beta_min": 0.5},
+        {"freeze_backbone": False},
+    ],
     ids=lambda changed: next(iter(changed)),
 )
 def test_changed_periods_are_refused(changed, tmp_path):
@@ -183,3 +195,10 @@ def test_a_checkpoint_without_pair_state_is_refused(tmp_path):
     file.unlink()
     with pytest.raises(FileNotFoundError, match="the checkpoint was not written by SelMixTrainer, or in part"):
         tiny.trainer(tmp_path, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_what_an_older_checkpoint_does_not_have_is_not_compared(tmp_path):
+    PairState(3, geometry={"refresh_steps": 4}).save(tmp_path)
+    assert load_pair_state(tmp_path, {"refresh_steps": 4, "objective": "min_recall"}).period == 3
+    with pytest.raises(ValueError, match="was made with {'refresh_steps': 4}, this run has {'refresh_steps': 5}:"):
+        load_pair_state(tmp_path, {"refresh_steps": 5, "objective": "min_recall"})
