@@ -25,7 +25,7 @@ from selmix_hf.heads import find_head
 from selmix_hf.list_files import load_list_file
 from selmix_hf.long_tail import long_tailed_counts
 
-ARCHITECTURE = "test_resnet"
+ARCHITECTURE = "test_convnext"
 
 
 def write_images(
@@ -64,11 +64,6 @@ def write_checkpoint(folder: Path, images: Path, side: int, prefix: str = "Image
     model = TimmWrapperForImageClassification(config)
     collator = ImageCollator(TimmWrapperImageProcessor(config.pretrained_cfg, ARCHITECTURE))
     head = find_head(model, {"pixel_values": torch.zeros(1, 3, side, side)})
-    model.train()  # batch norms learn the scale of their inputs
-    with torch.no_grad():
-        for _ in range(20):
-            rows = torch.randperm(len(train))[:128].tolist()
-            model(pixel_values=collator([train[row] for row in rows])["pixel_values"])
     mean_KD = DatasetPass(model, head, batch_size=100).statistics(train, collator).centroids
     centre_D, spread_D = mean_KD.mean(0), mean_KD.std(0) + 1e-6
     scaled_KD = (mean_KD - centre_D) / spread_D

@@ -249,7 +249,11 @@ class _Benchmark:
         try:
             address = trainer.push_to_hub(**self._card())
         except PushError as error:
-            raise SystemExit(f"{self.script}: the run is complete and saved, but {error}") from error
+            folder, name = str(trainer.args.output_dir), trainer.args.hub_model_id or self.folder.name
+            raise SystemExit(
+                f"{self.script}: the run is complete and saved, but {error.__cause__ or error}. To push it later: "
+                f"python -c \"from selmix_hf.pushing import push_folder; push_folder({folder!r}, {name!r}, '')\""
+            ) from error
         if address is not None:
             print(f"Pushed: {address}", flush=True)
 

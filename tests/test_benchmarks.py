@@ -76,7 +76,7 @@ def cifar100(tmp_path_factory):
 
 def options(checkpoint, out, *more):
     few = ["--use_cpu", "--per_device_train_batch_size", "4", "--max_steps", "4", "--refresh_steps", "2"]
-    few += ["--learning_rate", "1e-4"]  # the logits of the tiny network are steep
+    few += ["--learning_rate", "0.0000000001"]
     return ["--model_name_or_path", checkpoint, "--output_dir", str(out), *few, *map(str, more)]
 
 
@@ -186,9 +186,7 @@ def test_cifar100_runs_stage_1_once_and_keeps_a_run_that_cannot_be_pushed(
     stage1 += ["--stage1_loss", "balanced_softmax", "--stage1_batch_size", "8"]
     more = ["--dataset", cifar100, "--imbalance_factor", "4", "--validation_per_class", "2", "--augment", *stage1]
     command = options(checkpoint, tmp_path / "out", *more)
-    with pytest.raises(
-        SystemExit, match="cifar100_lt.py: the run is complete and saved, but the push .* failed"
-    ) as stop:
+    with pytest.raises(SystemExit, match="the run is complete and saved, but .*offline.*push_folder") as stop:
         cifar100_lt.main([*command, "--push_to_hub"])
     assert stop.value.code not in (0, None)
     assert "Stage 1, balanced_softmax: 3 steps" in capsys.readouterr().out
