@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from selmix_hf.pushing import PushError, call_again, create_repository, help_after_failure, push_folder
+from selmix_hf.synchronized_trainer import SynchronizedTrainer
 from selmix_hf.training_pushes import TrainingPushes
 
 logger = logging.get_logger(__name__)
@@ -17,7 +17,7 @@ logger = logging.get_logger(__name__)
 _MESSAGE = "End of training"
 
 
-class PushingTrainer(Trainer):
+class PushingTrainer(SynchronizedTrainer):
     """`transformers.Trainer` with other ways to the Hub, after a run and during it."""
 
     hub_model_id: str | None  # type: ignore[assignment]

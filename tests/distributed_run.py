@@ -38,6 +38,8 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
 
     run.compute_loss, run.refresh = compute_loss, refresh
     seen = {"start": run.evaluate()}
+    if case == "whole":
+        run.predict(run.eval_dataset)  # by Trainer's own loop, which prepares the model for evaluation alone
     run.train()
     seen |= {"end": run.evaluate(), "draws": draws, "counts": counts, "losses": tiny.losses(run)}
     return seen | {"weights": tiny.weights(run), "best": Path(run.state.best_model_checkpoint).name, "run": run}

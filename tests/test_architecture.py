@@ -33,6 +33,7 @@ FLOORS = {
     "model_card": 6,
     "record_card": 7,
     "training_pushes": 2,
+    "synchronized_trainer": 1,
     "pushing_trainer": 3,
     "hub": 7,
     "feature_cache": 4,
