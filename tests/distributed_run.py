@@ -25,6 +25,8 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
         options = {**options, "train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
     options = {"objective": "mean_recall", "learning_rate": 0.02, "save_strategy": "epoch", **options}
     run = tiny.trainer(folder / case, kind, per_device_train_batch_size=batch, **options)
+    if case == "whole":
+        run.predict(run.eval_dataset)  # by Trainer's own loop, which prepares the model for evaluation alone
     draws, counts = [], []
     plain_loss, plain_refresh = run.compute_loss, run.refresh
 
@@ -38,8 +40,6 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
 
     run.compute_loss, run.refresh = compute_loss, refresh
     seen = {"start": run.evaluate()}
-    if case == "whole":
-        run.predict(run.eval_dataset)  # by Trainer's own loop, which prepares the model for evaluation alone
     run.train()
     seen |= {"end": run.evaluate(), "draws": draws, "counts": counts, "losses": tiny.losses(run)}
     return seen | {"weights": tiny.weights(run), "best": Path(run.state.best_model_checkpoint).name, "run": run}
