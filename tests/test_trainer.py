@@ -12,7 +12,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Tr
 
 import selmix_hf.trainer
 from selmix_hf import ClassIndex, PairSampler, SelMixTrainer
+from selmix_hf.confusion import smooth_confusion
 from selmix_hf.features import DatasetPass
+from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import HeadError
 from selmix_hf.objectives import get_objective
 
@@ -664,7 +666,7 @@ def _vector(confusion):
 
 
 def _number(confusion):
-    return float(confusion.trace())
+    return float(confusion.detach().trace())
 
 
 def _array(confusion):
@@ -719,3 +721,74 @@ def test_a_run_that_was_never_feasible_is_said(tmp_path, caplog):
     run = tiny.trainer(tmp_path / "loose", **{**options, "constraint_tolerance": 5.0})
     run.train()
     assert "the constraints held" not in caplog.text
+
+
+# --- options reach what they are for -----------------------------------------------------------------------------
+
+
+def test_multipliers_go_on_from_period_to_period_at_the_rates_of_the_options(tmp_path):
+    """Worked out anew from the counts of every refresh: mu <- (mu - rate * slack)+, log lambda as a running mean."""
+    options = {"constraints": {"coverage": 0.95}, "constraint_rate": 0.7, "min_rate": 4.0, "min_memory": 0.6}
+    run = tiny.trainer(tmp_path, max_steps=16, learning_rate=0.01, **options, **tiny.BARE)
+    seen = []
+    run.add_callback(At("on_step_begin", lambda state: seen.append((run.gain_counts, run.pair_state.multipliers))))
+    run.train()
+    constraint, log_minimum = torch.zeros(4, dtype=torch.float64), None
+    periods = seen[::4]
+    assert len(periods) == 4
+    for counts, multipliers in periods:
+        smoothed = smooth_confusion(counts, "balanced")
+        constraint = (constraint - 0.7 * (4 * smoothed.sum(0) - 0.95)).clamp(min=0)
+        target = -4.0 * smoothed.diagonal() / smoothed.sum(1)
+        log_minimum = target if log_minimum is None else 0.6 * log_minimum + 0.4 * target
+        log_minimum = log_minimum.log_softmax(0)
+        assert torch.allclose(multipliers["coverage"], constraint)
+        assert torch.allclose(multipliers["min_recall"], log_minimum.exp())
+    assert float(constraint.max()) > 1.1 * float(periods[0][1]["coverage"].max())  # they did add up
+
+
+def test_gain_quadrature_averages_over_the_coefficient(tmp_path):
+    gains = {}
+    for quadrature, beta in ((False, 0.65), (True, (0.3, 1.0))):
+        run = tiny.trainer(tmp_path, gain_quadrature=quadrature, beta_min=0.3, learning_rate=0.1, **tiny.BARE)
+        head = tiny.weights(run)["classifier.1.weight"] * 20  # confident enough for the average to differ
+        run.model.classifier[1].weight.data.copy_(head)
+        run.refresh()
+        gradient = metric_gradient(run.objective, run.gain_counts, multipliers=run.pair_state.multipliers)
+        expected = head_gain(run.head, run._gain_set_statistics().centroids, gradient, beta)
+        assert torch.allclose(run.gain, expected, rtol=1e-6)
+        gains[quadrature] = run.gain
+    assert float((gains[True] - gains[False]).abs().max() / gains[True].abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(("share", "tail"), [(0.25, ["grey"]), (0.5, ["blue", "grey"])])
+def test_tail_share_says_which_classes_are_the_tail(share, tail, tmp_path):
+    metrics = tiny.trainer(tmp_path, "convnext", tail_share=share, objective="min_head_tail_recall").evaluate()
+    head = [name for name in tiny.NAMES if name not in tail]
+    of_tail, of_head = (np.mean([metrics[f"eval_recall/{name}"] for name in names]) for names in (tail, head))
+    assert metrics["eval_tail_recall"] == pytest.approx(of_tail)
+    assert metrics["eval_head_recall"] == pytest.approx(of_head)
+    assert metrics["eval_psi"] == pytest.approx(min(of_tail, of_head)) and of_tail != of_head
+
+
+def test_the_largest_gain_is_logged(tmp_path):
+    run = tiny.trainer(tmp_path, max_steps=4, **tiny.BARE)
+    run.train()
+    (report,) = [log for log in run.state.log_history if "largest_gain" in log]
+    assert report["largest_gain"] == pytest.approx(float(run.gain.max()))
+    assert float(run.gain.max()) > float(run.gain.flatten().sort().values[-2])
+
+
+@BOTH
+def test_beta_min_bounds_the_coefficients_of_the_batches(freeze, tmp_path):
+    run = tiny.trainer(tmp_path, beta_min=0.9, freeze_backbone=freeze, **tiny.BARE)
+    coefficients, plain_loss = [], run.compute_loss
+
+    def compute_loss(model, inputs, **kwargs):
+        coefficients.append(inputs["mixing_coefficient"])
+        return plain_loss(model, inputs, **kwargs)
+
+    run.compute_loss = compute_loss
+    run.train()
+    drawn = torch.cat(coefficients)
+    assert len(drawn) == 64 and 0.9 <= float(drawn.min()) < 0.92 and 0.98 < float(drawn.max()) <= 1
