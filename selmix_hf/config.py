@@ -54,8 +54,8 @@ class SelMixConfig(TrainingArguments):
             look costs milliseconds, and 50 otherwise.
         pair_sampling: "selmix", "uniform" (plain class-balanced mixup) or "greedy".
         inverse_temperature: s of softmax(s G), or "auto": chosen for `target_share`.
-        target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Between .3 and .6
-            nothing differed beyond the noise at K = 10; docs/defaults.md.
+        target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Between .3 and .8
+            little differed beyond the noise at K = 10; docs/defaults.md.
         beta_min: the mixing coefficient is uniform on [beta_min, 1]; the paper's 0.6.
         gain_quadrature: take the gain's expectation over the mixing coefficient instead of the gain at its mean.
         min_rate, min_memory: of the multipliers of a minimum, see `objectives.MinimumMetric`.

@@ -85,9 +85,11 @@ def render(
     prefix, before, after = reports_in(evaluations, kept_step)
     folder = Path(str(args.output_dir))
     split = folder / "split.json"
+    base = finetuned_from or getattr(model.config, "_name_or_path", "") or None
     facts = CardFacts(
         name=name,
-        base=finetuned_from or getattr(model.config, "_name_or_path", "") or None,
+        base=base,
+        base_id=hub_id(base),
         task=next(iter(_listed(tasks)), None) or task_of(type(model).__name__) or "image-classification",
         objective=objective,
         settings=args.to_dict(),
@@ -112,6 +114,7 @@ class CardFacts:
 
     Attributes:
         name, base, task: of the model, of what it was fine-tuned from, and its pipeline.
+        base_id: of the base on the Hub, for the metadata.
         objective: its name.
         settings: options by name; those that are SelMix's and not at their default are shown.
         class_names, train_counts: K each.
@@ -126,6 +129,7 @@ class CardFacts:
 
     name: str
     base: str | None
+    base_id: str | None
     task: str
     objective: str
     settings: Mapping[str, Any]
@@ -168,7 +172,7 @@ def card_of(
         pipeline_tag=facts.task,
         tags=["selmix", "long-tailed", *tags],
         datasets=ids or None,
-        base_model=hub_id(facts.base),
+        base_model=facts.base_id,
         model_name=facts.name,
         eval_results=results or None,
     )
@@ -181,7 +185,7 @@ def card_of(
 
 
 _HOUSEKEEPING = {"objective", "feature_cache_dir", "eval_strategy", "save_strategy", "save_total_limit"}
-_HOUSEKEEPING |= {"load_best_model_at_end", "logging_nan_inf_filter", "remove_unused_columns"}
+_HOUSEKEEPING |= {"greater_is_better", "load_best_model_at_end", "logging_nan_inf_filter", "remove_unused_columns"}
 _OF_TRAINER = {"seed", "weight_decay", "gradient_accumulation_steps"}
 _SETTINGS = sorted({*SelMixConfig.__annotations__, *_OF_TRAINER} - _HOUSEKEEPING)
 _LIMITS = (

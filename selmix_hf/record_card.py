@@ -46,6 +46,7 @@ def render_record(record: Mapping[str, Any], plots: list[str], license: str | No
     facts = CardFacts(
         name=record["name"],
         base=record["base_model"],
+        base_id=record["base_model"] if "/" in (record["base_model"] or "") else None,  # a bare name may be a folder's
         task="image-classification",
         objective=record["objective"],
         settings=record["settings"],
