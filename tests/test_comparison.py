@@ -12,6 +12,7 @@ from selmix_hf.comparison import (
     paired_bootstrap,
     seeds_table,
 )
+from selmix_hf.confusion import confusion_counts
 from selmix_hf.metrics import classification_metrics
 
 
@@ -80,3 +81,29 @@ def test_the_bootstrap_averages_seeds():
     wrong = 1 - labels
     change = paired_bootstrap(labels, [wrong, wrong], [labels, wrong], 2, num_resamples=10)["mean_recall"]
     assert change == (0.5, 0.5, 0.5)
+
+
+def test_the_bootstrap_measures_what_the_report_does():
+    """The change, from hits and predictions a class, against the reports of the confusion matrices."""
+    random = np.random.default_rng(0)
+    labels = random.permutation(np.repeat(np.arange(6), [3, 9, 20, 5, 7, 40]))
+    before, after = (np.where(random.random(84) < right, labels, random.integers(0, 6, 84)) for right in (0.6, 0.8))
+    reports = [
+        classification_metrics(confusion_counts(torch.as_tensor(labels), torch.as_tensor(predicted), 6))
+        for predicted in (before, after)
+    ]
+    intervals = paired_bootstrap(labels, before, after, 6, num_resamples=5)
+    for name in KEY_METRICS:
+        assert intervals[name][0] == pytest.approx(reports[1][name] - reports[0][name], abs=1e-12)
+
+
+def test_of_many_classes_the_worst_ten_before_and_after_are_shown():
+    right = torch.arange(30)
+    sides = []
+    for hits in (right, right.flip(0)):  # of 40 samples a class; the misses go to the next class
+        counts = torch.diag(hits + 1) + torch.diag(39 - hits).roll(1, 1)
+        sides.append([classification_metrics(counts, train_counts=[5] * 15 + [200] * 15)])
+    lines = [line.split("|")[1].strip() for line in before_after_table(*sides, per_class=True).splitlines()[2:]]
+    assert "recall, many (over 100 images)" in lines and "recall, medium (20 to 100)" not in lines
+    shown = [line for line in lines if line.startswith("recall of ")]
+    assert shown == [f"recall of {k}" for k in (*range(10), *range(29, 19, -1))]

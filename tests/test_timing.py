@@ -1,0 +1,31 @@
+"""Parts of a run add up, whatever lies inside what."""
+
+import time
+
+import pytest
+
+from selmix_hf.timing import Timer, timing_line
+
+
+def test_a_part_inside_another_counts_for_itself_alone(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    class Work:
+        def inner(self, seconds):
+            now[0] += seconds
+            return seconds
+
+    work, timer = Work(), Timer()
+    timer.watch(work, "inner", "inner")
+    with timer.part("outer"):
+        now[0] += 1
+        assert work.inner(5) == 5
+        now[0] += 2
+    now[0] += 10  # in no part
+    with pytest.raises(TypeError), timer.part("outer"):
+        work.inner("five")
+    report = timer.report()
+    assert report["seconds"] == {"outer": 3, "inner": 5}
+    assert report["total"] == 18
+    assert timing_line(report).startswith("outer 3.0 s (16.7%), inner 5.0 s (27.8%); 18.0 s in all; peak memory ")
