@@ -174,6 +174,7 @@ class PairState:
         period: number of the period that P was made for; -1 before the first.
         probability: P, K x K, or None before the first period.
         multipliers: of the objective.
+        start_counts: counts (K x K) of the gain set where the run began, or None before the first period.
         geometry: what fixes where a period begins and what it is for (refresh_steps, pairs a step, objective, ...),
             compared on resume.
     """
@@ -182,6 +183,7 @@ class PairState:
     probability: Tensor | None = None
     multipliers: dict[str, Tensor] = field(default_factory=dict)
     geometry: dict[str, Any] = field(default_factory=dict)
+    start_counts: Tensor | None = None
 
     FILE_NAME = "selmix_state.safetensors"
 
@@ -190,6 +192,9 @@ class PairState:
         tensors = {f"multiplier.{name}": value.contiguous() for name, value in self.multipliers.items()}
         if self.probability is not None:
             tensors["probability"] = self.probability.cpu().contiguous()
+        if self.start_counts is not None:  # as (row, column, count): no more entries than images were counted
+            rows, columns = self.start_counts.nonzero(as_tuple=True)
+            tensors["start_counts"] = torch.stack([rows, columns, self.start_counts[rows, columns]]).cpu()
         path = Path(folder) / self.FILE_NAME
         metadata = {"period": str(self.period), "geometry": json.dumps(self.geometry)}
         save_file(tensors, path.with_suffix(".tmp"), metadata=metadata)
@@ -210,9 +215,14 @@ class PairState:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata()
         tensors = load_file(path)
+        counts = tensors.pop("start_counts", None)
+        if counts is not None:
+            rows, columns, values = counts
+            counts = torch.zeros_like(tensors["probability"], dtype=values.dtype).index_put_((rows, columns), values)
         return cls(
             period=int(metadata["period"]),
             probability=tensors.pop("probability", None),
             multipliers={name.removeprefix("multiplier."): value for name, value in tensors.items()},
             geometry=json.loads(metadata["geometry"]),
+            start_counts=counts,
         )

@@ -1,4 +1,4 @@
-"""`SelMixTrainer`: the only module, beside `pushing_trainer`, that knows Trainer's private hooks."""
+"""`SelMixTrainer`. Beside `pushing_trainer` and `confusion_trainer` the only module that knows Trainer's hooks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from selmix_hf import checks
@@ -23,22 +23,20 @@ from selmix_hf.callbacks import RefreshCallback
 from selmix_hf.checkpoint import load_pair_state, load_weights
 from selmix_hf.collator import SelMixCollator, default_collator, probe_batch
 from selmix_hf.config import SelMixConfig
-from selmix_hf.confusion import ClassStatistics, confusion_matrix
-from selmix_hf.feature_cache import FeatureCache
-from selmix_hf.features import FEATURES, DatasetPass, FeatureDataset, collate_features, head_alone
+from selmix_hf.confusion_trainer import ConfusionTrainer
+from selmix_hf.features import FEATURES, FeatureDataset, collate_features, head_alone
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import GainWatch, require_finite, require_finite_weights, say_if_never_feasible
-from selmix_hf.hub import HubTrainer
-from selmix_hf.metrics import classification_metrics, counts_of, refresh_report
+from selmix_hf.metrics import refresh_report
 from selmix_hf.objectives import Objective
 from selmix_hf.pair_distribution import PairState, pair_distribution
-from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, isolated_random_state, largest_repeat
+from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, largest_repeat
 
 logger = logging.get_logger(__name__)
 
 
-class SelMixTrainer(HubTrainer):
+class SelMixTrainer(ConfusionTrainer):
     """`transformers.Trainer` that fine-tunes a classifier for an objective of its confusion matrix.
 
     Args:
@@ -59,7 +57,8 @@ class SelMixTrainer(HubTrainer):
         head: the `heads.ClassifierHead`.
         pair_state: P, the multipliers and the period; saved with every checkpoint.
         gain: G of the latest refresh, K x K.
-        start_counts, gain_counts: counts (K x K) of `gain_dataset` at the start and at the latest refresh.
+        gain_counts: counts (K x K) of `gain_dataset` at the latest refresh, and once training has ended those of the
+            weights that it returned; `pair_state.start_counts` are those of the start.
 
     Raises:
         ValueError, TypeError: on data or options that cannot work, see `checks`; `heads.HeadError` for the model.
@@ -128,10 +127,8 @@ class SelMixTrainer(HubTrainer):
 
         self.pair_state = PairState(geometry=self._geometry())
         self.gain: Tensor | None = None
-        self.start_counts: Tensor | None = None
         self.gain_counts: Tensor | None = None
-        self._gain_features: FeatureDataset | None = None
-        self._statistics_at: tuple[int, ClassStatistics] | None = None
+        self._statistics_at = {}
         self._watch = GainWatch(logger.warning)
         self.add_callback(RefreshCallback(self))
 
@@ -139,7 +136,7 @@ class SelMixTrainer(HubTrainer):
 
     def start_run(self) -> None:
         """Make the start a candidate for the best checkpoint, so that a run never returns something worse."""
-        self._statistics_at = None
+        self._statistics_at = {}
         if self.state.global_step > 0:
             return
         self.pair_state = PairState(geometry=self._geometry())  # train() may have been called before
@@ -155,7 +152,7 @@ class SelMixTrainer(HubTrainer):
             return
         statistics = self._gain_set_statistics()
         self.gain_counts = statistics.counts.cpu()
-        self.start_counts = self.gain_counts if self.start_counts is None else self.start_counts
+        start_counts = self.gain_counts if self.pair_state.start_counts is None else self.pair_state.start_counts
         multipliers = self.objective.update_multipliers(self.pair_state.multipliers, self.gain_counts)
         low = self.args.beta_min
         gradient = metric_gradient(self.objective, self.gain_counts, multipliers=multipliers)
@@ -172,36 +169,12 @@ class SelMixTrainer(HubTrainer):
         )
         probability = broadcast(distribution.probability.contiguous()).cpu()
         self.gain = gain.cpu()
-        self.pair_state = PairState(period, probability, multipliers, self._geometry())
+        self.pair_state = PairState(period, probability, multipliers, self._geometry(), start_counts)
 
         report = refresh_report(self.objective, self.gain_counts, gain, distribution, multipliers, self.class_names)
         pairs = self._geometry()["pairs_per_step"] * self.args.refresh_steps
         self.log({**report, "largest_repeat": largest_repeat(probability, self.train_counts, pairs)})
         self._watch.look(gain, distribution, report["gain_set_worst_recall"])
-
-    def _gain_set_statistics(self) -> ClassStatistics:
-        """Of the current weights; an evaluation at the end of a period and the refresh that follows share one pass."""
-        if self._statistics_at is None or self._statistics_at[0] != self.state.global_step:
-            dataset = self.gain_dataset if self._gain_features is None else self._gain_features
-            with isolated_random_state(self._seed()):
-                statistics = self._pass().statistics(dataset, self.data_collator.eval_collator)
-            logits_KK = statistics.centroids @ self.head.weight.to(statistics.centroids).T
-            require_finite(logits_KK, "gain", self.state.global_step)  # before a checkpoint is written
-            self._statistics_at = (self.state.global_step, statistics)
-        return self._statistics_at[1]
-
-    def _pass(self) -> DatasetPass:
-        return DatasetPass(
-            self.model,
-            self.head,
-            batch_size=self.args.eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
-            prepare=self._prepare_inputs,
-            autocast=self.compute_loss_context_manager,
-        )
 
     # --- training ------------------------------------------------------------------------------------------------
 
@@ -211,10 +184,11 @@ class SelMixTrainer(HubTrainer):
             try:
                 output = super().train(*args, **kwargs)
                 require_finite_weights(self.model, self.state.global_step)
+                self.gain_counts = self._gain_set_statistics().counts.cpu()
                 say_if_never_feasible(self.state.log_history, logger.warning)
                 return output
             finally:
-                self._gain_features = self._statistics_at = None
+                self._gain_features, self._statistics_at = None, {}
 
     def get_train_dataloader(self) -> DataLoader:
         dataset, collator, workers = self.train_dataset, self.data_collator, self.args.dataloader_num_workers
@@ -254,13 +228,6 @@ class SelMixTrainer(HubTrainer):
         views = [cache.features(self._pass(), self.train_dataset, collator, seed) for seed in seeds]
         return FeatureDataset(torch.stack(views), self._train_labels)
 
-    def _as_features(self, dataset: Any, labels: np.ndarray) -> FeatureDataset:
-        collator = SelMixCollator(self.data_collator.eval_collator)
-        return FeatureDataset(self._feature_cache().features(self._pass(), dataset, collator), labels)
-
-    def _feature_cache(self) -> FeatureCache:
-        return FeatureCache(self.args.feature_cache_dir, str(self.accelerator.mixed_precision))
-
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -298,62 +265,6 @@ class SelMixTrainer(HubTrainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0 if FEATURES in inputs else super().floating_point_ops(inputs)
 
-    # --- evaluation ----------------------------------------------------------------------------------------------
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        if description != "Evaluation" or self.compute_metrics is not None:  # predict, or metrics of the user's own
-            return super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-        dataset = dataloader.dataset
-        labels = self._labels_of(dataset, f"the {metric_key_prefix} set")
-        self.callback_handler.eval_dataloader = dataloader
-        if self.is_in_train and dataset is self.gain_dataset:
-            statistics = self._gain_set_statistics()
-        else:
-            if self.args.freeze_backbone and self.args.feature_cache_dir is not None:
-                dataset = self._as_features(dataset, labels)
-            statistics = self._pass().statistics(dataset, self.data_collator.eval_collator, self._show_progress)
-        metrics = {"loss": statistics.mean_loss, **self._metrics(statistics.counts.cpu())}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(
-            predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=statistics.num_samples
-        )
-
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        # with persistent workers Trainer keeps one loader for every dataset that is given as an object
-        getattr(self, "_eval_dataloaders", {}).pop("eval", None)
-        return super().get_eval_dataloader(eval_dataset)
-
-    def _metrics(self, counts: Tensor) -> dict[str, Any]:
-        prior = self.objective.class_prior if self.objective.constraints else "balanced"
-        report = classification_metrics(
-            counts,
-            class_prior=prior,
-            train_counts=self.train_counts,
-            class_names=self.class_names,
-            tail_share=self.args.tail_share,
-            per_class=not self.is_in_train,
-        )
-        confusion_KK = confusion_matrix(counts, self.objective.class_prior)
-        own = {"psi": float(self.objective.value(confusion_KK)), "selection_score": self.objective.score(counts)}
-        if self.objective.constraints:
-            own["violation"] = self.objective.violation(confusion_KK)
-        return {**own, **report}
-
-    def _metrics_beside(self, compute_metrics: Callable) -> Callable:
-        return lambda prediction: {
-            **self._metrics(counts_of(prediction, self.head.num_classes)),
-            **compute_metrics(prediction),
-        }
-
     # --- saving and loading --------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -387,13 +298,3 @@ class SelMixTrainer(HubTrainer):
         kept = {name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone")}
         aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
         return {**kept, **aim, "pairs_per_step": pairs, "seed": self._seed()}
-
-    def _show_progress(self) -> None:
-        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-
-    def _seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    def _labels_of(self, dataset: Any, name: str) -> np.ndarray:
-        known = self.head.num_classes, self.class_names
-        return checks.read_labels(dataset, name, self.label_column, *known, like=self.train_dataset)
