@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import defaults, gain, starts
 from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd, seeds_table
+from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
 from selmix_hf.record_card import released_run, render_record
 
@@ -88,6 +89,30 @@ def with_tables(text: str, known: dict[str, Callable[[], str]]) -> str:
     return re.sub(r"<!-- table: (\S+) -->.*?<!-- end -->", again, text, flags=re.DOTALL)
 
 
+def template() -> str:
+    """What `selmix_hf.model_card` makes a card of, each place named."""
+    facts = CardFacts(
+        name="{name}",
+        base="{base model}",
+        base_id=None,
+        task="image-classification",
+        objective="{objective}",
+        settings={"constraints": {"{constraint}": 0.95}, "freeze_backbone": True, "{option}": "{value}"},
+        class_names=["{largest class}", "{smallest class}"],
+        train_counts=[1000, 10],
+        set_name="test",
+        measured=None,
+        results="On {the set that the numbers come from}.\n\n{metrics and recall of each class, before and after}",
+        plots=["recall_per_class.png", "objective.png", "gain_matrix.png", "pair_distribution.png"],
+        digest="{digest of split.json}",
+        command="{the command that made the model}",
+        versions={"selmix_hf": "{version}", "torch": "{version}"},
+        hardware="{processes and processor}",
+        dataset_ids=["{owner}/{dataset}"],
+    )
+    return str(card_of(facts))
+
+
 def regenerate() -> dict[Path, str]:
     """Path -> text of every page and card."""
     known = tables()
@@ -95,6 +120,7 @@ def regenerate() -> dict[Path, str]:
     for path in sorted(CARDS.glob("*/results.json")):
         plots = sorted(plot.name for plot in (path.parent / "plots").glob("*.png"))
         texts[path.parent / "README.md"] = str(render_record(read(path), plots))
+    texts[CARDS / "template.md"] = template()
     return texts
 
 

@@ -63,17 +63,24 @@ def classification_metrics(
         "smallest_coverage": float(coverages(confusion_KK).min() * num_classes),
     }
     if train_counts is not None:
-        frequency_K = torch.as_tensor(np.asarray(train_counts))
-        tail_K = tail_classes(frequency_K, tail_share)
-        report["head_recall"], report["tail_recall"] = float(recall_K[~tail_K].mean()), float(recall_K[tail_K].mean())
+        groups = class_groups(train_counts, tail_share)
+        report |= {f"{group}_recall": float(recall_K[mask_K].mean()) for group, mask_K in groups.items()}
         report["min_head_tail_recall"] = min(report["head_recall"], report["tail_recall"])
-        many_K, few_K = frequency_K > MANY_ABOVE, frequency_K < FEW_BELOW
-        for group, mask_K in (("many", many_K), ("medium", ~many_K & ~few_K), ("few", few_K)):
-            if bool(mask_K.any()):
-                report[f"{group}_recall"] = float(recall_K[mask_K].mean())
     if per_class:
         report.update({f"recall/{name}": float(r) for name, r in zip(names, recall_K, strict=True)})
     return report
+
+
+def class_groups(
+    train_counts: Sequence[int] | NDArray[np.integer], tail_share: float = 0.1
+) -> dict[str, NDArray[np.bool_]]:
+    """Masks (K) of "head" and "tail", and of those of "many" (over 100 training samples), "medium" and "few" (under
+    20) that have classes; see `objectives.tail_classes` for `tail_share`."""
+    frequency_K = np.asarray(train_counts)
+    tail_K = tail_classes(torch.as_tensor(frequency_K), tail_share).numpy()
+    many_K, few_K = frequency_K > MANY_ABOVE, frequency_K < FEW_BELOW
+    groups = {"head": ~tail_K, "tail": tail_K, "many": many_K, "medium": ~many_K & ~few_K, "few": few_K}
+    return {name: mask_K for name, mask_K in groups.items() if mask_K.any()}
 
 
 def refresh_report(
