@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-_ROWS_AT_ONCE = 512
+_AT_ONCE = 2**18  # pairs of classes, so that what is in between stays in the processor's cache
 
 
 class Pair(NamedTuple):
@@ -59,8 +59,9 @@ def draw_class_pairs(probability: Tensor, num_pairs: int, generator: np.random.G
     drawn_rows = np.unique(rows_M)
     order_M = np.argsort(rows_M, kind="stable")
     ends = np.searchsorted(rows_M[order_M], drawn_rows, side="right")
-    for start in range(0, len(drawn_rows), _ROWS_AT_ONCE):  # bounds the memory of the cumulative sums
-        rows_R = drawn_rows[start : start + _ROWS_AT_ONCE]
+    rows_at_once = max(1, _AT_ONCE // len(table_KK))
+    for start in range(0, len(drawn_rows), rows_at_once):
+        rows_R = drawn_rows[start : start + rows_at_once]
         first = ends[start - 1] if start else 0
         these_M = order_M[first : ends[start + len(rows_R) - 1]]
         local_M = np.searchsorted(rows_R, rows_M[these_M])
