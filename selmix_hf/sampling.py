@@ -54,32 +54,33 @@ def draw_class_pairs(probability: Tensor, num_pairs: int, generator: np.random.G
     """
     row_uniform_M, column_uniform_M = generator.random((2, num_pairs))
     table_KK = probability.detach().cpu()
-    rows_M = _invert(table_KK.sum(1, dtype=torch.float64).numpy()[None], np.zeros(num_pairs, int), row_uniform_M)
+    rows_at_once = max(1, _AT_ONCE // len(table_KK))
+    row_sum_K = torch.cat([rows_RK.double().sum(1) for rows_RK in table_KK.split(rows_at_once)])
+    rows_M = _invert(row_sum_K.numpy()[None], np.zeros(num_pairs, int), row_uniform_M)
     columns_M = np.empty_like(rows_M)
     drawn_rows = np.unique(rows_M)
     order_M = np.argsort(rows_M, kind="stable")
     ends = np.searchsorted(rows_M[order_M], drawn_rows, side="right")
-    rows_at_once = max(1, _AT_ONCE // len(table_KK))
     for start in range(0, len(drawn_rows), rows_at_once):
         rows_R = drawn_rows[start : start + rows_at_once]
         first = ends[start - 1] if start else 0
         these_M = order_M[first : ends[start + len(rows_R) - 1]]
         local_M = np.searchsorted(rows_R, rows_M[these_M])
-        columns_M[these_M] = _invert(table_KK[rows_R].double().numpy(), local_M, column_uniform_M[these_M])
+        columns_M[these_M] = _invert(table_KK[rows_R].numpy(), local_M, column_uniform_M[these_M])
     return np.stack([rows_M, columns_M], 1)
 
 
 def _invert(weights_RK: NDArray, row_M: NDArray, uniform_M: NDArray) -> NDArray[np.int64]:
     """Inverse of each row's cumulative distribution; a weight of zero is never drawn."""
-    cumulative_RK = np.cumsum(weights_RK, 1)
-    # rows are laid end to end, row r on [r, r + 1), so that one search serves all of them
-    cumulative_RK /= cumulative_RK[:, -1:]
-    num_columns = cumulative_RK.shape[1]
-    flat = (cumulative_RK + np.arange(len(cumulative_RK))[:, None]).ravel()
-    drawn_M = np.searchsorted(flat, uniform_M + row_M, side="right") - row_M * num_columns
-    # rounding of uniform + row may reach the row's end
-    last_R = num_columns - 1 - np.argmax((weights_RK > 0)[:, ::-1], 1)
-    return np.minimum(drawn_M, last_R[row_M]).astype(np.int64)
+    num_columns = weights_RK.shape[1]
+    cumulative = np.cumsum(weights_RK, dtype=np.float64)  # over rows laid end to end: one search serves all of them
+    end_R = cumulative[num_columns - 1 :: num_columns]
+    begin_R = np.concatenate([[0.0], end_R[:-1]])
+    target_M = begin_R[row_M] + uniform_M * (end_R - begin_R)[row_M]
+    drawn_M = np.searchsorted(cumulative, target_M, side="right") - row_M * num_columns
+    for m in np.flatnonzero(drawn_M >= num_columns):  # rounding of the target may reach the row's end
+        drawn_M[m] = np.flatnonzero(weights_RK[row_M[m]])[-1]
+    return drawn_M.astype(np.int64)
 
 
 def largest_repeat(probability: Tensor, class_counts: NDArray[np.integer], num_pairs: int) -> float:
