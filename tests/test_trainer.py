@@ -484,6 +484,7 @@ ERRORS = {
     "labels float": (
         {
             "train_dataset": lambda: tiny.images().add_column("target", [0.5] * 57).remove_columns("label"),
+            "gain_dataset": lambda: tiny.images().rename_column("label", "target"),
             "label_column": "target",
         },
         ValueError,
