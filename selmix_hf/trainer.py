@@ -91,9 +91,8 @@ class SelMixTrainer(HubTrainer):
         args = SelMixConfig() if args is None else args
         checks.check_model_and_args(model, args, processing_class)
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
-        self.label_column = checks.label_column_of(train_dataset, label_column)
+        column = self.label_column = checks.label_column_of(train_dataset, label_column)
         self.gain_dataset = gain_dataset
-        column = self.label_column
         super().__init__(
             model=model,
             args=args,
@@ -201,6 +200,7 @@ class SelMixTrainer(HubTrainer):
             world_size=self.args.world_size,
             prepare=self._prepare_inputs,
             autocast=self.compute_loss_context_manager,
+            show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
         )
 
     # --- training ------------------------------------------------------------------------------------------------

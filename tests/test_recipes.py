@@ -162,10 +162,6 @@ def test_cifar10_lt_resumes(images, checkpoint, tmp_path):
     [
         ({"--resume_from_checkpoint": "nowhere"}, "there is no folder 'nowhere' .* holds no checkpoints"),
         ({"--resume_from_checkpoint": "true"}, "asks for the latest checkpoint, but .* holds no checkpoints"),
-        (
-            {"--resume_from_checkpoint": "x", "--seeds=1": "2"},
-            "resume_from_checkpoint goes on with one run: give the o",
-        ),
         ({"--dataset": "nobody/nothing"}, "'nobody/nothing' is no folder here .* a Hub id such as uoft-cs/cifar10"),
         (
             {"--dataset": "EMPTY"},
