@@ -38,6 +38,7 @@ from selmix_hf.labels import class_labels
 from selmix_hf.metrics import classification_metrics
 from selmix_hf.plots import save_plots
 from selmix_hf.pushing import PushError, repeat_call
+from selmix_hf.resuming import require_checkpoint
 from selmix_hf.saved_head import SelMixHead
 from selmix_hf.timing import Timer, timing_line
 from selmix_hf.trainer import SelMixTrainer
@@ -80,6 +81,7 @@ def run_recipe(
     timer = Timer()
     with timer.part("loading"), _leaving_with_a_sentence(script):  # what can be wrong is found before expensive work
         arguments, config = parse_arguments((arguments_type, SelMixConfig), argv)
+        config.resume_from_checkpoint = _checkpoint_of(arguments, config)
         data = load(arguments, Path(config.output_dir))
         stage1 = Stage1(arguments, config, data)
     if config.process_index == 0 and stage1.trainer is not None:
@@ -89,6 +91,14 @@ def run_recipe(
             stage1.run()
     command = command_of(script, sys.argv[1:] if argv is None else argv)
     return _Benchmark(script, arguments, config, data, timer, command).run(stage1.checkpoint)
+
+
+def _checkpoint_of(arguments: BenchmarkArguments, config: SelMixConfig) -> str | None:
+    """The folder that --resume_from_checkpoint names; of the latest checkpoint for "true"."""
+    asked = config.resume_from_checkpoint
+    if asked and len(arguments.seeds) > 1:
+        raise ValueError("resume_from_checkpoint goes on with one run: give the one --seed, and its --output_dir.")
+    return require_checkpoint(True if str(asked).lower() == "true" else asked, config.output_dir)
 
 
 @contextmanager
@@ -144,7 +154,7 @@ class _Benchmark:
                 print(f"Seed {config.seed}, {config.objective}: {first}{config.max_steps} steps", flush=True)
             began = time.perf_counter()
             with self.timer.part("training steps"):
-                trainer.train()
+                trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
             seconds = round(time.perf_counter() - began, 1)
             with self.timer.part("saving"):
                 trainer.save_model()

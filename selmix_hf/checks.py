@@ -11,16 +11,27 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.utils import logging
 
+from selmix_hf.adapters import first_item, has_column
+from selmix_hf.collator import probe_batch
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import require_all_classes
 from selmix_hf.gain import metric_gradient
-from selmix_hf.labels import class_labels, infer_label_column, set_class_names
+from selmix_hf.labels import class_labels, infer_label_column, item_label_column, set_class_names
 from selmix_hf.objectives import Objective
 
+logger = logging.get_logger(__name__)
 
-def check_model_and_args(model: Any, args: Any) -> None:
-    """Refuse what SelMixTrainer cannot start from.
+_PROCESSORS = {
+    "pixel_values": ("AutoImageProcessor", "preprocessor_config.json"),
+    "input_values": ("AutoFeatureExtractor", "preprocessor_config.json"),
+    "input_ids": ("AutoTokenizer", "tokenizer"),
+}
+
+
+def check_model_and_args(model: Any, args: Any, processing_class: Any = None) -> None:
+    """Refuse what SelMixTrainer cannot start from, and warn where the saved folder would not run by itself.
 
     Raises:
         ValueError: no model.
@@ -34,6 +45,13 @@ def check_model_and_args(model: Any, args: Any) -> None:
         raise TypeError(
             "a raw timm model cannot be saved in the Hub's format: load it by AutoModelForImageClassification."
             "from_pretrained('timm/...'), or wrap it in a TimmWrapperForImageClassification."
+        )
+    made_by = _PROCESSORS.get(getattr(model, "main_input_name", ""))
+    in_config = getattr(getattr(model, "config", None), "pretrained_cfg", None)  # a wrapped timm model's
+    if processing_class is None and made_by is not None and in_config is None:
+        logger.warning(
+            f"no processing_class: the saved folder will have no {made_by[1]}, and pipeline() will not load it. Give "
+            f"processing_class={made_by[0]}.from_pretrained(...), also beside transforms or a data_collator."
         )
 
 
@@ -73,16 +91,18 @@ def check_objective(objective: Objective, num_classes: int) -> None:
         ) from error
 
 
-def check_eval_sets(eval_dataset: Any, args: SelMixConfig, read: Callable[[Any, str], object]) -> None:
+def check_eval_sets(eval_dataset: Any, args: SelMixConfig, read: Callable[[Any, str], object], collator: Any) -> None:
     """Refuse, before the run, what evaluation would stop at.
 
     Args:
         eval_dataset: one dataset, or several by name.
         args: of the run.
         read: reads and checks the labels of a dataset, called by a name.
+        collator: batches its examples.
 
     Raises:
-        ValueError: bad labels, or a metric_for_best_model that is of none of several sets.
+        ValueError: bad labels, columns of other names than in the gain set, or a metric_for_best_model that is of none
+            of several sets.
         TypeError: a set without random access.
     """
     several = isinstance(eval_dataset, Mapping)
@@ -90,6 +110,7 @@ def check_eval_sets(eval_dataset: Any, args: SelMixConfig, read: Callable[[Any, 
         title = "eval_dataset" if name is None else f"eval_dataset[{name!r}]"
         require_random_access(dataset, title)
         read(dataset, title)
+        probe_batch(dataset, collator, title)
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
     needed = args.eval_strategy != "no" and bool(metric)
     if several and needed and not any(metric.startswith(f"{name}_") for name in eval_dataset):
@@ -138,7 +159,7 @@ def read_labels(
         ValueError: not integers, outside 0..K-1, the same class names in another order, or (with `all_classes`) a
             class without a sample.
     """
-    column = label_column if label_column in (getattr(dataset, "column_names", None) or ()) else None
+    column = label_column if label_column is not None and _has(dataset, label_column) else None
     try:
         labels_N = class_labels(dataset, column)
     except (TypeError, ValueError) as error:
@@ -171,10 +192,19 @@ def read_labels(
     return labels_N
 
 
+def _has(dataset: Any, column: str) -> bool:
+    if hasattr(dataset, "column_names"):
+        return column in (dataset.column_names or ())
+    if hasattr(dataset, column) or len(dataset) == 0:
+        return hasattr(dataset, column)
+    example = first_item(dataset)  # a customary name is found anyway, and faster where there is an attribute
+    return has_column(example, column) and item_label_column(example) != column
+
+
 def names_of_data(dataset: Any, label_column: str | None) -> list[str]:
-    """The names in the dataset's ClassLabel column, none where there is no such column."""
+    """The names in the dataset's ClassLabel column or, as torchvision has it, its attribute `classes`; else none."""
     if not isinstance(features := getattr(dataset, "features", None), Mapping):
-        return []
+        return [str(name) for name in getattr(dataset, "classes", None) or []]
     column = infer_label_column(dataset) if label_column is None else label_column
     return [str(name) for name in getattr(features.get(column), "names", None) or []]
 
@@ -188,10 +218,14 @@ def first_misplaced(names: list[str], others: list[str]) -> int | None:
 
 
 def label_column_of(dataset: Any, label_column: str | None) -> str:
-    """The column that holds the class, "labels" for datasets without named columns."""
+    """The column that holds the class, "labels" for datasets whose items have no field of a customary name."""
     if label_column is not None:
         return label_column
-    return infer_label_column(dataset) if hasattr(dataset, "features") else "labels"
+    return (
+        infer_label_column(dataset)
+        if hasattr(dataset, "features")
+        else item_label_column(first_item(dataset)) or "labels"
+    )
 
 
 def resolve_class_names(model: Any, dataset: Any, label_column: str, num_classes: int) -> list[str]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from selmix_hf.adapters import (
+    Column,
+    NamedLabels,
+    collate_tuples,
+    first_item,
+    has_column,
+    image_columns,
+    is_tuple,
+    value_of,
+)
 from selmix_hf.sampling import PairExample, SeededExample, fetch, isolated_random_state
 
 Collator = Callable[[list[Any]], dict[str, Any]]
@@ -19,15 +29,15 @@ class ImageCollator:
     Args:
         processing_class: an image processor of transformers; used where no transform is given.
         transform: image (PIL, RGB) -> tensor C x H x W, such as torchvision's or timm's.
-        image_column, label_column: keys of an example.
+        image_column, label_column: keys of an example, or places in one that is a tuple.
     """
 
     def __init__(
         self,
         processing_class: Any = None,
         transform: Callable[[Any], Tensor] | None = None,
-        image_column: str = "image",
-        label_column: str = "label",
+        image_column: Column = "image",
+        label_column: Column = "label",
     ) -> None:
         if processing_class is None and transform is None:
             raise ValueError(
@@ -37,9 +47,9 @@ class ImageCollator:
         self.processing_class, self.transform = processing_class, transform
         self.image_column, self.label_column = image_column, label_column
 
-    def __call__(self, examples: Sequence[dict[str, Any]], seeds: Sequence[int] | None = None) -> dict[str, Any]:
+    def __call__(self, examples: Sequence[Any], seeds: Sequence[int] | None = None) -> dict[str, Any]:
         """Batch the examples; with `seeds`, each example's transform runs under its own random state."""
-        images = [_as_rgb(example[self.image_column]) for example in examples]
+        images = [_as_rgb(value_of(example, self.image_column, "image")) for example in examples]
         if self.transform is None:
             pixels = self.processing_class(images, return_tensors="pt")["pixel_values"]
         elif seeds is None:
@@ -51,7 +61,7 @@ class ImageCollator:
                     views.append(torch.as_tensor(self.transform(image)))
             pixels = torch.stack(views)
         batch: dict[str, Any] = {"pixel_values": pixels}
-        if all(self.label_column in example for example in examples):
+        if all(has_column(example, self.label_column) for example in examples):
             batch["labels"] = torch.as_tensor([int(example[self.label_column]) for example in examples])
         return batch
 
@@ -133,43 +143,62 @@ def default_collator(
     transform: Callable[[Any], Tensor] | None,
     label_column: str,
 ) -> Collator | ImageCollator:
-    """The collator for a dataset: the user's own; else an `ImageCollator` where the dataset has an image column, a
-    `TokenCollator` where there is a tokenizer; else what Trainer takes by default.
+    """The collator for a dataset: the user's own; else an `ImageCollator` where the dataset has images (in a column of
+    any name, or in the items of a torch dataset), a `TokenCollator` where there is a tokenizer; else what Trainer
+    takes by default. Batches have the classes as "labels" whatever the label column is called.
 
     Raises:
         ValueError: a transform without an image column, several image columns, or both a transform and a collator.
     """
-    from datasets import Image
     from transformers import PreTrainedTokenizerBase, default_data_collator
 
-    columns = [name for name, kind in (getattr(dataset, "features", None) or {}).items() if isinstance(kind, Image)]
     if data_collator is not None:
         if transform is not None:
             raise ValueError("give either a data_collator or transforms: a collator of your own applies its own.")
-        return data_collator
+        ours = isinstance(data_collator, ImageCollator | TokenCollator)
+        return data_collator if ours else NamedLabels(data_collator, label_column)
+    columns = image_columns(dataset)
     if columns and (transform is not None or not _makes_inputs(dataset, columns[0])):
         if len(columns) > 1:
-            raise ValueError(f"the dataset has several image columns ({', '.join(columns)}): keep one.")
-        return ImageCollator(processing_class, transform, columns[0], label_column)
+            raise ValueError(f"the dataset has several image columns ({', '.join(map(str, columns))}): keep one.")
+        in_tuple = isinstance(columns[0], int)
+        return ImageCollator(processing_class, transform, columns[0], 1 if in_tuple else label_column)
     if transform is not None:
         raise ValueError("train_transform and eval_transform work on images, but the dataset has no image column.")
     if isinstance(processing_class, PreTrainedTokenizerBase):
         return TokenCollator(processing_class, label_column)
-    return default_data_collator
+    in_tuple = not hasattr(dataset, "features") and is_tuple(first_item(dataset))
+    return NamedLabels(collate_tuples if in_tuple else default_data_collator, label_column)
 
 
-def _makes_inputs(dataset: Any, image_column: str) -> bool:
+def _makes_inputs(dataset: Any, image_column: Column) -> bool:
     """Whether the dataset's own transform already makes model inputs of its images."""
     if getattr(dataset, "format", {}).get("type") != "custom":
         return False
-    with isolated_random_state(0):
-        example = dataset[0]
+    example = first_item(dataset)
     return "pixel_values" in example or image_column not in example
 
 
-def probe_batch(dataset: Any, collator: Any) -> dict[str, Any]:
-    """Model inputs of the first and the last sample."""
+def probe_batch(dataset: Any, collator: Any, name: str = "the dataset") -> dict[str, Any]:
+    """Model inputs of the first and the last sample.
+
+    Raises:
+        ValueError: the batch has no labels, or nothing beside them.
+    """
     with isolated_random_state(0):
-        batch = dict(collator(list(fetch(dataset, [0, len(dataset) - 1]))))
-    batch.pop("labels", None)
+        examples = list(fetch(dataset, [0, len(dataset) - 1]))
+        batch = dict(collator(examples))
+    made_of = ", ".join(examples[0]) if isinstance(examples[0], Mapping) else f"a {type(examples[0]).__name__}"
+    if batch.pop("labels", None) is None:
+        raise ValueError(
+            f"{name}: a batch must have the classes as 'labels', found {', '.join(batch) or 'nothing'}, made of "
+            f"examples with {made_of}. Name the label column by label_column (the same in every set: see "
+            "rename_column), or let data_collator give 'labels'."
+        )
+    if not batch:
+        raise ValueError(
+            f"{name}: a batch has no input for the model beside its labels, made of examples with {made_of}. Texts "
+            "must be tokenised, dataset.map(lambda rows: tokenizer(rows['text']), batched=True), with "
+            "processing_class=tokenizer; files of images become images by cast_column(column, datasets.Image())."
+        )
     return batch

@@ -57,6 +57,7 @@ class ConfusionTrainer(HubTrainer):
             world_size=self.args.world_size,
             prepare=self._prepare_inputs,
             autocast=self.compute_loss_context_manager,
+            show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
         )
 
     def _as_features(self, dataset: Any, labels: np.ndarray) -> FeatureDataset:

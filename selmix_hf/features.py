@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm.auto import tqdm
 
 from selmix_hf.confusion import ClassStatistics
 from selmix_hf.heads import ClassifierHead, logits_of
@@ -63,6 +64,7 @@ class DatasetPass:
         rank, world_size: this process takes the rows rank, rank + world_size, ...: no sample is seen twice.
         prepare: moves a batch to the model's device.
         autocast: gives the context of a forward pass.
+        show_progress: a bar while features are computed, to be shown by one process.
     """
 
     model: nn.Module
@@ -74,6 +76,7 @@ class DatasetPass:
     world_size: int = 1
     prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict
     autocast: Callable[[], AbstractContextManager] = nullcontext
+    show_progress: bool = False
 
     def statistics(
         self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]], on_batch: Callable[[], None] | None = None
@@ -88,7 +91,12 @@ class DatasetPass:
         device = next(self.model.parameters()).device
         statistics = ClassStatistics(self.head.num_classes, self.head.num_features, device)
         for _, batch in self._batches(dataset, collator):
-            labels = batch.pop("labels")
+            labels = batch.pop("labels", None)
+            if labels is None:
+                raise ValueError(
+                    f"a batch must have the classes as 'labels', found {', '.join(batch)}: the dataset must have them "
+                    "in the same column as the training set, see rename_column."
+                )
             statistics.update(labels, *self._run(batch))
             if on_batch is not None:
                 on_batch()
@@ -97,9 +105,12 @@ class DatasetPass:
     def features(self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]]) -> Tensor:
         """Features that enter the head, float32 on the CPU, N x D, all of them on every process."""
         features_ND = torch.zeros(len(dataset), self.head.num_features)
-        for rows, batch in self._batches(dataset, collator):
-            batch.pop("labels", None)
-            features_ND[rows] = self._run(batch)[1].float().cpu()
+        bar = tqdm(total=len(dataset), desc="pooled features", unit=" samples", disable=not self.show_progress)
+        with bar:
+            for rows, batch in self._batches(dataset, collator):
+                batch.pop("labels", None)
+                features_ND[rows] = self._run(batch)[1].float().cpu()
+                bar.update(min(len(rows) * self.world_size, len(dataset) - bar.n))  # the others are as far
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # a row is zero but on the process that computed it, so the sum is exact
             on_device = features_ND.to(next(self.model.parameters()).device)

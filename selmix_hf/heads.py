@@ -338,7 +338,9 @@ class _DropoutWatch(TorchFunctionMode):
 
 def _record(model: nn.Module, inputs: Mapping[str, Tensor], wanted: list[str] | None) -> _Record:
     """Run the model in eval mode and note what every possible head took and returned."""
-    num_samples = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor))
+    num_samples = next((value.shape[0] for value in inputs.values() if isinstance(value, Tensor)), None)
+    if num_samples is None:
+        raise HeadError(f"{_describe(model)}: expected a batch with tensors, found {', '.join(inputs) or 'nothing'}.")
     modules = dict(model.named_modules())
     for name in wanted or ():
         if name not in modules or _matrix(modules[name]) is None:
@@ -368,7 +370,7 @@ def _record(model: nn.Module, inputs: Mapping[str, Tensor], wanted: list[str] | 
     model.eval()
     try:
         with watch:
-            logits = _found_logits(model(**inputs))
+            logits = _found_logits(_outputs(model, inputs))
     finally:
         for handle in handles:
             handle.remove()
@@ -378,6 +380,20 @@ def _record(model: nn.Module, inputs: Mapping[str, Tensor], wanted: list[str] | 
             f"{'none' if logits is None else list(logits.shape)}. SelMix needs a classifier with one label a sample."
         )
     return _Record(logits, layers, output_shapes)
+
+
+def _outputs(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    try:
+        return model(**inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        found = ", ".join(f"{name} {list(getattr(value, 'shape', []))}" for name, value in inputs.items())
+        raise HeadError(
+            f"{_describe(model)} cannot be run on a batch of {found}: {type(error).__name__}, {error}. Its main input "
+            f"is {getattr(model, 'main_input_name', 'not known')!r}: give the processing_class or a data_collator "
+            "that makes what the model takes, and drop other columns by remove_columns."
+        ) from error
 
 
 def _found_logits(outputs: Any) -> Tensor | None:

@@ -46,8 +46,9 @@ def class_labels(dataset: Any, label_column: str | None = None) -> np.ndarray:
     """The class of every row, as int64 of shape [N]. No image is decoded and no transform of the dataset runs.
 
     Args:
-        dataset: a `datasets.Dataset`. Of any other map-style dataset the attribute `targets` or `labels` is read;
-            without one, every `dataset[i][label_column]` is (slow: the whole item is loaded).
+        dataset: a `datasets.Dataset`. Of any other map-style dataset the attribute `targets` or `labels` is read, also
+            through a `torch.utils.data.Subset`; without one, every `dataset[i][label_column]` is, or `dataset[i][1]`
+            where items are tuples (slow: the whole item is loaded).
         label_column: inferred when None. Passed for a dataset that is not a `datasets.Dataset`, it is looked for as
             an attribute first.
 
@@ -81,7 +82,12 @@ def _map_style_labels(dataset: Any, label_column: str | None) -> tuple[str, Any]
     for name in (label_column,) if label_column else ("targets", "labels"):
         if hasattr(dataset, name):
             return name, getattr(dataset, name)
+    if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):  # a torch.utils.data.Subset
+        column, values = _map_style_labels(dataset.dataset, label_column)
+        return column, np.asarray(values)[np.asarray(dataset.indices, dtype=np.int64)]
     item = dataset[0] if len(dataset) else ()
+    if isinstance(item, tuple) and len(item) == 2 and not label_column:  # as torchvision's: (image, class)
+        return "the second place of an item", [int(dataset[i][1]) for i in range(len(dataset))]
     wanted = (label_column,) if label_column else _LABEL_NAMES
     known = [name for name in wanted if isinstance(item, Mapping) and name in item]
     if not known:
@@ -111,6 +117,11 @@ def checked_labels(labels: np.ndarray, num_rows: int, column: str, names: Sequen
 
 def is_integer(feature: Any) -> bool:
     return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))
+
+
+def item_label_column(example: Any) -> str | None:
+    """The field of an item that holds the class, by the customary names; None where there is none."""
+    return next((name for name in _LABEL_NAMES if isinstance(example, Mapping) and name in example), None)
 
 
 def require_dataset(dataset: Any) -> None:

@@ -88,11 +88,10 @@ class SelMixTrainer(ConfusionTrainer):
         **kwargs: Any,
     ) -> None:
         args = SelMixConfig() if args is None else args
-        checks.check_model_and_args(model, args)
+        checks.check_model_and_args(model, args, processing_class)
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
-        self.label_column = checks.label_column_of(train_dataset, label_column)
+        column = self.label_column = checks.label_column_of(train_dataset, label_column)
         self.gain_dataset = gain_dataset
-        column = self.label_column
         super().__init__(
             model=model,
             args=args,
@@ -113,7 +112,7 @@ class SelMixTrainer(ConfusionTrainer):
         if eval_dataset is None:
             logger.warning("no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint.")
 
-        probe = self._prepare_inputs(probe_batch(gain_dataset, self.data_collator.eval_collator))
+        probe = self._prepare_inputs(probe_batch(gain_dataset, self.data_collator.eval_collator, "gain_dataset"))
         self.head = find_head(self.model, probe, head_name=head_name)
         self.class_names = checks.resolve_class_names(
             self.model, train_dataset, self.label_column, self.head.num_classes
@@ -123,7 +122,7 @@ class SelMixTrainer(ConfusionTrainer):
         self.train_counts = np.bincount(self._train_labels, minlength=self.head.num_classes)
         self.objective = args.make_objective(objective, self.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
-        checks.check_eval_sets(self.eval_dataset, args, self._labels_of)
+        checks.check_eval_sets(self.eval_dataset, args, self._labels_of, self.data_collator.eval_collator)
 
         self.pair_state = PairState(geometry=self._geometry())
         self.gain: Tensor | None = None

@@ -118,9 +118,9 @@ def test_default_collator():
 
     dataset, processor = tiny.images((1, 1, 1, 1)), tiny.processor()
     assert isinstance(default_collator(dataset, processor, None, None, "label"), ImageCollator)
-    assert default_collator(dataset, processor, default_data_collator, None, "label") is default_data_collator
+    assert default_collator(dataset, processor, default_data_collator, None, "label").collator is default_data_collator
     numbers = dataset.remove_columns("image").add_column("x", [0.0, 1.0, 2.0, 3.0])
-    assert default_collator(numbers, None, None, None, "label") is default_data_collator
+    assert default_collator(numbers, None, None, None, "label").collator is default_data_collator
     with pytest.raises(ValueError, match="images need processing_class"):
         default_collator(dataset, None, None, None, "label")
     with pytest.raises(ValueError, match="the dataset has no image column"):

@@ -51,6 +51,20 @@ def test_the_head_makes_the_models_logits_of_stored_features(kind):
         assert torch.allclose(at.head.logits(features), expected, atol=1e-5)
 
 
+def test_a_bar_shows_how_far_the_features_are(capsys):
+    look().features(DATA, COLLATOR)
+    assert capsys.readouterr().err == ""
+    look(show_progress=True).features(DATA, COLLATOR)
+    assert "pooled features: 100%" in (shown := capsys.readouterr().err) and "15/15" in shown
+    look(show_progress=True, world_size=2, rank=0).features(DATA, COLLATOR)  # 8 of the 15 rows
+    assert "15/15" in capsys.readouterr().err
+
+
+def test_batches_without_labels_are_refused():
+    with pytest.raises(ValueError, match="a batch must have the classes as 'labels', found pixel_values: the dataset"):
+        look().statistics(DATA.rename_column("label", "target"), COLLATOR)
+
+
 def test_statistics_by_hand():
     at = look()
     features, labels = at.features(DATA, COLLATOR), torch.tensor(DATA["label"][:])

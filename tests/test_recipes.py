@@ -142,9 +142,26 @@ def test_cifar10_lt_whole_network_with_a_saved_split_and_seeds(images, checkpoin
     assert "seeds 1, 2" in capsys.readouterr().out
 
 
+def test_cifar10_lt_resumes(images, checkpoint, tmp_path):
+    more = ["--save_strategy", "epoch", "--save_total_limit", "9"]
+    whole = cifar10_lt.main(cifar10_options(images, checkpoint, tmp_path / "out", *more))
+    for asked in ("true", str(tmp_path / "out" / "checkpoint-2")):
+        (tmp_path / "out" / "checkpoint-4").rename(tmp_path / f"set-aside-{len(asked)}")  # as if stopped before
+        resume = ["--resume_from_checkpoint", asked]
+        again = cifar10_lt.main(cifar10_options(images, checkpoint, tmp_path / "out", *more, *resume))
+        assert again["settings"]["resume_from_checkpoint"] == "checkpoint-2"
+        assert [run["test_after"] for run in again["runs"]] == [run["test_after"] for run in whole["runs"]]
+        assert (tmp_path / "out" / "checkpoint-4").is_dir() and again["runs"][0]["history"][-1]["step"] == 2
+        assert again["runs"][0]["validation_before"] == pytest.approx(whole["runs"][0]["validation_before"])
+    with pytest.raises(SystemExit, match="resume_from_checkpoint goes on with one run: give the one --seed"):
+        cifar10_lt.main(cifar10_options(images, checkpoint, tmp_path / "out", *resume, "--seeds", "1", "2"))
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"--resume_from_checkpoint": "nowhere"}, "there is no folder 'nowhere' .* holds no checkpoints"),
+        ({"--resume_from_checkpoint": "true"}, "asks for the latest checkpoint, but .* holds no checkpoints"),
         ({"--dataset": "nobody/nothing"}, "'nobody/nothing' is no folder here .* a Hub id such as uoft-cs/cifar10"),
         (
             {"--dataset": "EMPTY"},

@@ -251,6 +251,16 @@ def test_predict_gives_logits_of_raw_images(tmp_path):
     assert run.predict(test.remove_columns("label")).predictions.shape == (12, 4)
 
 
+@pytest.mark.parametrize("quiet", [False, True], ids=["bars", "no bars"])
+def test_the_feature_pass_shows_its_progress(quiet, tmp_path, capsys):
+    run = tiny.trainer(tmp_path, freeze_backbone=True, max_steps=4, disable_tqdm=quiet, **tiny.BARE)
+    run.train()
+    shown = capsys.readouterr().err
+    assert ("33/33" in shown and "57/57" in shown and "pooled features" in shown) is not quiet
+    run.is_world_process_zero = lambda: False
+    assert run._pass().show_progress is False
+
+
 def test_two_trainings_in_a_row_go_on_from_each_other(tmp_path):
     run = tiny.trainer(tmp_path, freeze_backbone=True, max_steps=4, **tiny.BARE)
     run.train()
@@ -484,6 +494,7 @@ ERRORS = {
     "labels float": (
         {
             "train_dataset": lambda: tiny.images().add_column("target", [0.5] * 57).remove_columns("label"),
+            "gain_dataset": lambda: tiny.images().rename_column("label", "target"),
             "label_column": "target",
         },
         ValueError,

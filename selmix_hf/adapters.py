@@ -1,0 +1,80 @@
+"""What others made, batched for this package: a collator of the user's own, the datasets of torch and torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from selmix_hf.sampling import isolated_random_state
+
+Column = str | int  # key of an example, or the place in an example that is a tuple
+
+
+class NamedLabels:
+    """Any collator, whose batches have the classes as "labels" also where the label column has another name.
+
+    Args:
+        collator: batches examples into model inputs.
+        label_column: key of the class in an example; what a batch has under it becomes "labels".
+    """
+
+    def __init__(self, collator: Callable[[list[Any]], Mapping[str, Any]], label_column: str) -> None:
+        self.collator, self.label_column = collator, label_column
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        batch = dict(self.collator(examples))
+        if "labels" not in batch and self.label_column in batch:
+            batch["labels"] = batch.pop(self.label_column)
+        return batch
+
+
+def first_item(dataset: Any) -> Any:
+    """The first example, whatever is random in it drawn aside from the global state."""
+    with isolated_random_state(0):
+        return dataset[0]
+
+
+def image_columns(dataset: Any) -> list[Column]:
+    """Where an example holds an image: the `Image` columns of a `datasets.Dataset`, whatever their names; of any other
+    dataset, the keys or places of PIL images in its first item."""
+    from datasets import Image
+    from PIL.Image import Image as PILImage
+
+    if hasattr(dataset, "features"):
+        return [name for name, kind in (dataset.features or {}).items() if isinstance(kind, Image)]
+    example = first_item(dataset)
+    items = example.items() if isinstance(example, Mapping) else enumerate(example) if is_tuple(example) else ()
+    return [name for name, value in items if isinstance(value, PILImage)]
+
+
+def is_tuple(example: Any) -> bool:
+    """Whether an example is a pair (image, class), as those of torchvision's datasets."""
+    return isinstance(example, tuple | list) and len(example) == 2
+
+
+def collate_tuples(examples: Sequence[Sequence[Any]]) -> dict[str, torch.Tensor]:
+    """Batch (pixels, class) pairs into pixel_values and labels."""
+    pixels, labels = zip(*examples, strict=True)
+    return {"pixel_values": torch.stack(list(map(torch.as_tensor, pixels))), "labels": torch.as_tensor(labels)}
+
+
+def value_of(example: Any, column: Column, what: str) -> Any:
+    """What an example has in a column.
+
+    Raises:
+        ValueError: it has no such column.
+    """
+    try:
+        return example[column]
+    except (KeyError, IndexError) as error:
+        found = ", ".join(map(str, example)) if isinstance(example, Mapping) else f"{len(example)} values"
+        raise ValueError(
+            f"expected the {what} of an example in {column!r}, as in the training and gain sets, found {found}: call "
+            "rename_column on the dataset first."
+        ) from error
+
+
+def has_column(example: Any, column: Column) -> bool:
+    return column in example if isinstance(example, Mapping) else isinstance(column, int) and column < len(example)

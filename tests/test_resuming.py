@@ -1,0 +1,75 @@
+"""A run resumes from what is there, or says what is."""
+
+import pytest
+import tiny
+from transformers import TrainingArguments
+
+from selmix_hf.resuming import require_checkpoint
+from selmix_hf.stage1 import Stage1Trainer
+
+
+def checkpoint(folder, step):
+    (folder / f"checkpoint-{step}").mkdir(parents=True)
+    (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    return str(folder / f"checkpoint-{step}")
+
+
+@pytest.mark.parametrize("asked", [None, False, ""])
+def test_nothing_is_asked_for(asked, tmp_path):
+    assert require_checkpoint(asked, str(tmp_path)) is None
+
+
+def test_a_folder_or_the_latest_one(tmp_path):
+    paths = [checkpoint(tmp_path, step) for step in (8, 120, 9)]
+    assert require_checkpoint(True, str(tmp_path)) == paths[1]
+    assert require_checkpoint(paths[0], str(tmp_path / "another")) == paths[0]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    sentence = r"there is no folder '/nowhere/checkpoint-5' \(looked in .*\)\. .* holds "
+    with pytest.raises(FileNotFoundError, match=sentence + r"no checkpoints\."):
+        require_checkpoint("/nowhere/checkpoint-5", str(tmp_path))
+    checkpoint(tmp_path, 8), checkpoint(tmp_path, 12)
+    with pytest.raises(FileNotFoundError, match=sentence + r"checkpoint-8, checkpoint-12\."):
+        require_checkpoint("/nowhere/checkpoint-5", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["", "missing"])
+def test_no_checkpoint_in_output_dir(name, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="asks for the latest checkpoint, but .* holds no checkpoints. Leave it"
+    ):
+        require_checkpoint(True, str(tmp_path / name))
+
+
+def test_a_saved_model_is_no_checkpoint(tmp_path):
+    checkpoint(tmp_path, 8)
+    (tmp_path / "checkpoint-12").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match="'.*checkpoint-12' has no trainer_state.json, .* holds checkpoint-8, ch"
+    ):
+        require_checkpoint(True, str(tmp_path))
+
+
+@pytest.mark.parametrize("freeze", [False, True], ids=["whole", "frozen"])
+def test_the_trainers_look_before_they_train(freeze, tmp_path, monkeypatch):
+    run = tiny.trainer(tmp_path / "selmix", freeze_backbone=freeze)
+    monkeypatch.setattr(run, "_pass", None)  # no look at data
+    with pytest.raises(FileNotFoundError, match="there is no folder '/nowhere/checkpoint-5'"):
+        run.train(resume_from_checkpoint="/nowhere/checkpoint-5")
+    with pytest.raises(FileNotFoundError, match="asks for the latest checkpoint"):
+        run.train(True)
+    options = TrainingArguments(str(tmp_path / "stage1"), use_cpu=True, report_to="none")
+    stage1 = Stage1Trainer(tiny.model(), options, train_dataset=tiny.images(), processing_class=tiny.processor())
+    with pytest.raises(FileNotFoundError, match="asks for the latest checkpoint"):
+        stage1.train(resume_from_checkpoint=True)
+
+
+def test_the_latest_checkpoint_is_resumed(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 4, "save_total_limit": 5, "load_best_model_at_end": False}
+    whole = tiny.trainer(tmp_path, **options)
+    whole.train()
+    again = tiny.trainer(tmp_path, **{**options, "max_steps": 12})
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 12 and len(tiny.losses(again)) == 12
+    assert tiny.losses(again)[:8] == tiny.losses(whole)
