@@ -33,7 +33,7 @@ from selmix_hf.benchmark_start import BenchmarkArguments, Stage1, augmentation, 
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.comparison import before_after_table, paired_bootstrap
 from selmix_hf.config import SelMixConfig
-from selmix_hf.confusion import confusion_counts
+from selmix_hf.confusion import confusion_counts, distinct_names
 from selmix_hf.labels import class_labels
 from selmix_hf.metrics import classification_metrics
 from selmix_hf.plots import save_plots
@@ -125,7 +125,10 @@ class _Benchmark:
         # Trainer would push while it trains, and a push that fails would take the run with it
         self.push, config.push_to_hub = config.push_to_hub, False
         self.config, self.folder = config, Path(str(config.output_dir))
-        self.names, self.labels = data.class_names, class_labels(data.splits["test"], data.label_column)
+        self.names, self.labels = (
+            distinct_names(data.class_names),
+            class_labels(data.splits["test"], data.label_column),
+        )
         seeds = arguments.seeds or [config.seed]
         self.configs = [copy.copy(config) for _ in seeds]
         for own, seed in zip(self.configs, seeds, strict=True):

@@ -14,6 +14,7 @@ from selmix_hf.adapters import (
     collate_tuples,
     first_item,
     has_column,
+    has_features,
     image_columns,
     is_tuple,
     value_of,
@@ -42,7 +43,8 @@ class ImageCollator:
         if processing_class is None and transform is None:
             raise ValueError(
                 "images need processing_class (such as AutoImageProcessor.from_pretrained(...)) or a transform that "
-                "turns a PIL image into a tensor; found neither."
+                "turns a PIL image into a tensor; found neither. train_transform serves train_dataset alone, "
+                "eval_transform all others."
             )
         self.processing_class, self.transform = processing_class, transform
         self.image_column, self.label_column = image_column, label_column
@@ -67,7 +69,8 @@ class ImageCollator:
 
 
 def _as_rgb(image: Any) -> Any:
-    return image.convert("RGB") if getattr(image, "mode", "RGB") != "RGB" else image
+    mode = getattr(image, "mode", "RGB")  # of PIL; tensors have a function of that name
+    return image.convert("RGB") if isinstance(mode, str) and mode != "RGB" else image
 
 
 class TokenCollator:
@@ -167,7 +170,7 @@ def default_collator(
         raise ValueError("train_transform and eval_transform work on images, but the dataset has no image column.")
     if isinstance(processing_class, PreTrainedTokenizerBase):
         return TokenCollator(processing_class, label_column)
-    in_tuple = not hasattr(dataset, "features") and is_tuple(first_item(dataset))
+    in_tuple = not has_features(dataset) and is_tuple(first_item(dataset))
     return NamedLabels(collate_tuples if in_tuple else default_data_collator, label_column)
 
 

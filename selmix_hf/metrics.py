@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selmix_hf.confusion import confusion_counts, confusion_matrix
+from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_names
 from selmix_hf.objectives import Objective, coverages, g_mean, h_mean, macro_f1, recalls, tail_classes
 from selmix_hf.pair_distribution import PairDistribution
 
@@ -38,7 +38,7 @@ def classification_metrics(
         counts: integers, K x K, rows true classes; every class must have samples.
         class_prior: prior of coverage and macro-F1; see `confusion.resolve_class_prior`. Recalls do not depend on it.
         train_counts: training samples of each class, for head, tail, many, medium and few.
-        class_names: K names.
+        class_names: K names; those that several classes share get the class's number behind them.
         tail_share: see `objectives.tail_classes`.
         per_class: whether to add "recall/<name>" for every class.
 
@@ -51,9 +51,9 @@ def classification_metrics(
     confusion_KK = confusion_matrix(counts, class_prior)
     recall_K = recalls(confusion_KK)
     num_classes = len(recall_K)
-    names = [str(name) for name in class_names] if class_names is not None else [str(k) for k in range(num_classes)]
+    names = distinct_names(range(num_classes) if class_names is None else class_names)
     report: dict[str, Any] = {
-        "accuracy": float(counts.diagonal().sum() / counts.sum()),
+        "accuracy": int(counts.diagonal().sum()) / int(counts.sum()),
         "mean_recall": float(recall_K.mean()),
         "min_recall": float(recall_K.min()),
         "worst_class": names[int(recall_K.argmin())],

@@ -38,6 +38,7 @@ def coverages(confusion: Tensor) -> Tensor:
 
 
 def mean_recall(confusion: Tensor) -> Tensor:
+    """Arithmetic mean of the recalls."""
     return recalls(confusion).mean()
 
 
@@ -239,6 +240,8 @@ def tail_classes(class_counts: Sequence[int] | Tensor, tail_share: float = 0.1) 
 def _group_means(of_classes: Callable[[Tensor], Tensor], tail_K: Tensor) -> Callable[[Tensor], Tensor]:
     def means(confusion: Tensor) -> Tensor:
         values_K, mask_K = of_classes(confusion), tail_K.to(confusion.device)
+        if len(values_K) != len(mask_K):
+            raise ValueError(f"class_counts has {len(mask_K)} entries, but there are {len(values_K)} classes.")
         return torch.stack([values_K[~mask_K].mean(), values_K[mask_K].mean()])
 
     return means
@@ -322,6 +325,11 @@ def get_objective(
         )
     if not 0 <= min_memory < 1:
         raise ValueError(f"min_memory must lie in [0, 1), found {min_memory}.")
+    for option, rate in (("min_rate", min_rate), ("constraint_rate", constraint_rate)):
+        if not 0 < rate < math.inf:
+            raise ValueError(f"{option} must be a positive number, found {rate}.")
+    if not isinstance(constraints, Mapping | None):
+        raise ValueError(f"constraints must be a mapping such as {{'coverage': 0.95}}, found {constraints!r}.")
 
     def tail() -> Tensor:
         if class_counts is None:
@@ -336,8 +344,8 @@ def get_objective(
     built = []
     for key, alpha in (constraints or {}).items():
         slack = _look_up(CONSTRAINTS, key, "constraint")
-        if not 0 < float(alpha) <= 1:
-            raise ValueError(f"the level of constraint {key!r} must lie in (0, 1], found {alpha}.")
+        if not isinstance(alpha, int | float) or not 0 < alpha <= 1:
+            raise ValueError(f"the level of constraint {key!r} must lie in (0, 1], found {alpha!r}.")
         if key == "head_tail_coverage":
             tail()
         built.append(Constraint(key, slack(alpha=float(alpha), tail=tail), constraint_update, constraint_rate))
@@ -347,6 +355,7 @@ def get_objective(
         resolve_class_prior(class_prior, torch.ones(2))
     else:
         class_prior = tuple(float(p) for p in class_prior)
+        resolve_class_prior(class_prior, torch.ones(len(class_prior)))
     return Objective(metric, tuple(built), class_prior, tolerance)
 
 

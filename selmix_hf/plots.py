@@ -97,7 +97,7 @@ def plot_recalls(before: ArrayLike, after: ArrayLike, class_names: Sequence[str]
     axes.set_ylim(0, 1)
     axes.set_ylabel("recall")
     axes.set_title(
-        f"Recall per class on {set_name}: worst {before_K.min():.3f} → {after_K.min():.3f}, "
+        f"Recall per class on {set_name}\nworst {before_K.min():.3f} → {after_K.min():.3f}, "
         f"mean {before_K.mean():.3f} → {after_K.mean():.3f}",
         fontsize=10,
     )

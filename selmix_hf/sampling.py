@@ -123,6 +123,9 @@ class PairSampler(Sampler[Pair]):
         num_pairs: length of a period.
         beta_min: the mixing coefficient is uniform on [beta_min, 1].
         seed: of the run.
+
+    Raises:
+        ValueError: beta_min outside [0, 1].
     """
 
     def __init__(
@@ -135,6 +138,8 @@ class PairSampler(Sampler[Pair]):
         beta_min: float = 0.6,
         seed: int = 0,
     ) -> None:
+        if not 0 <= beta_min <= 1:
+            raise ValueError(f"beta_min must lie in [0, 1], found {beta_min}.")
         self.first_index, self.second_index = first_index, second_index
         self.get_probability, self.get_period = get_probability, get_period
         self.num_pairs, self.beta_min, self.seed = num_pairs, beta_min, seed

@@ -23,6 +23,7 @@ from selmix_hf.callbacks import RefreshCallback
 from selmix_hf.checkpoint import load_pair_state, load_weights
 from selmix_hf.collator import SelMixCollator, default_collator, probe_batch
 from selmix_hf.config import SelMixConfig
+from selmix_hf.confusion import distinct_names
 from selmix_hf.confusion_trainer import ConfusionTrainer
 from selmix_hf.features import FEATURES, FeatureDataset, collate_features, head_alone
 from selmix_hf.gain import head_gain, metric_gradient
@@ -51,6 +52,7 @@ class SelMixTrainer(ConfusionTrainer):
         data_collator: batches raw examples into model inputs with "labels", for data that are not PIL images.
         head_name: the head's module path, where the search should not decide.
         label_column: default: found from the dataset's features.
+        compute_metrics: as for Trainer; its numbers come beside the package's own, which need no other.
         kwargs: as for Trainer.
 
     Attributes:
@@ -114,15 +116,15 @@ class SelMixTrainer(ConfusionTrainer):
 
         probe = self._prepare_inputs(probe_batch(gain_dataset, self.data_collator.eval_collator, "gain_dataset"))
         self.head = find_head(self.model, probe, head_name=head_name)
-        self.class_names = checks.resolve_class_names(
-            self.model, train_dataset, self.label_column, self.head.num_classes
-        )
+        known = self.model, train_dataset, self.label_column, self.head.num_classes
+        self.class_names = distinct_names(checks.resolve_class_names(*known))
         self._train_labels = self._labels_of(train_dataset, "train_dataset")
         self._gain_labels = self._labels_of(gain_dataset, "gain_dataset")
         self.train_counts = np.bincount(self._train_labels, minlength=self.head.num_classes)
         self.objective = args.make_objective(objective, self.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
-        checks.check_eval_sets(self.eval_dataset, args, self._labels_of, self.data_collator.eval_collator)
+        measured = None if compute_metrics else lambda: self._metrics(torch.eye(self.head.num_classes).long())
+        checks.check_eval_sets(self.eval_dataset, args, self._labels_of, self.data_collator.eval_collator, measured)
 
         self.pair_state = PairState(geometry=self._geometry())
         self.gain: Tensor | None = None
@@ -157,10 +159,11 @@ class SelMixTrainer(ConfusionTrainer):
         gradient = metric_gradient(self.objective, self.gain_counts, multipliers=multipliers)
         beta = (low, 1.0) if self.args.gain_quadrature else (low + 1) / 2
         gain = head_gain(self.head, statistics.centroids, gradient, beta)
-        if isinstance(self.args.temperature, float):  # "auto" does not see the scale
-            gain = gain / (1 + max((float(m.max()) for m in multipliers.values()), default=0.0))
+        scale = 1.0
+        if isinstance(self.args.temperature, float):  # "auto" does not see that multipliers make gains larger
+            scale += max((float(multipliers[c.name].max()) for c in self.objective.constraints), default=0.0)
         distribution = pair_distribution(
-            gain,
+            gain / scale,
             self.args.pair_sampling,
             self.args.temperature,
             self.args.target_share,

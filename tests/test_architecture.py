@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -176,6 +177,15 @@ def test_every_public_name_can_be_fetched():
     assert selmix_hf.__all__, "selmix_hf.__all__ names nothing"
     missing = [name for name in selmix_hf.__all__ if getattr(selmix_hf, name, None) is None]
     assert not missing, f"selmix_hf.__all__ names what cannot be fetched: {missing}"
+    modules = [name for name in selmix_hf.__all__ if isinstance(getattr(selmix_hf, name), ModuleType)]
+    assert not modules, f"a module of the same name hides the public name: {modules}"
+
+
+def test_type_checkers_see_every_public_name():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {name.asname: statement.module for statement in block.body for name in statement.names}
+    assert seen == {name: f"selmix_hf.{home}" for name, home in selmix_hf._HOME.items()}
 
 
 def test_the_trainer_stays_thin():

@@ -175,6 +175,12 @@ def test_pairs_are_of_the_drawn_classes_with_coefficients_in_range():
     assert all(type(value) in (int, float) for value in pairs[0])
 
 
+@pytest.mark.parametrize("beta_min", [-1, 2])
+def test_a_coefficient_that_cannot_be_is_refused(beta_min):
+    with pytest.raises(ValueError, match=r"beta_min must lie in \[0, 1\], found"):
+        make_sampler(beta_min=beta_min)
+
+
 @pytest.mark.parametrize("beta_min", [0.0, 1.0])
 def test_edges_of_the_coefficient(beta_min):
     coefficients = [pair.coefficient for pair in make_sampler(beta_min=beta_min)]

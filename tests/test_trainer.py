@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from datasets import Value
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback, pipeline
 
 import selmix_hf.trainer
@@ -17,6 +18,7 @@ from selmix_hf.features import DatasetPass
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import HeadError
 from selmix_hf.objectives import get_objective
+from selmix_hf.pair_distribution import pair_distribution
 
 LEARN = {"objective": "mean_recall", "max_steps": 24, "learning_rate": 0.05, "backbone_learning_rate": 0.02}
 BOTH = pytest.mark.parametrize("freeze", [False, True], ids=["whole", "frozen"])
@@ -453,16 +455,49 @@ def test_pair_sampling(policy, effective, tmp_path):
     assert report["effective_pairs"] == pytest.approx(effective)
 
 
-def test_a_numeric_temperature_divides_the_gain_by_the_multipliers(tmp_path):
-    gains = {}
-    for temperature in ("auto", 100.0):
-        options = {"objective": "mean_recall", "constraints": {"coverage": 0.95}, "inverse_temperature": temperature}
-        run = tiny.trainer(tmp_path / str(temperature), max_steps=4, **options, **tiny.BARE)
+def test_a_numeric_temperature_sees_gains_divided_by_the_multipliers_and_the_reported_gain_is_not(tmp_path):
+    options = {"objective": "mean_recall", "constraints": {"coverage": 0.95}, "max_steps": 4}
+    auto = tiny.trainer(tmp_path / "auto", **options, **tiny.BARE)
+    numeric = tiny.trainer(tmp_path / "numeric", inverse_temperature=100.0, **options, **tiny.BARE)
+    for run in (auto, numeric):
         run.train()
-        gains[temperature] = run.gain
-    largest = float(run.pair_state.multipliers["coverage"].max())
-    assert largest > 0
-    assert torch.allclose(gains["auto"], gains[100.0] * (1 + largest), rtol=1e-5)
+    largest = float(numeric.pair_state.multipliers["coverage"].max())
+    assert largest > 0 and torch.equal(auto.gain, numeric.gain)
+    expected = pair_distribution(numeric.gain / (1 + largest), inverse_temperature=100.0).probability
+    assert torch.allclose(numeric.pair_state.probability, expected, atol=1e-7)
+    plain = tiny.trainer(
+        tmp_path / "plain", inverse_temperature=100.0, objective="min_recall", max_steps=4, **tiny.BARE
+    )
+    plain.train()  # its multipliers are weights of the classes, which sum to 1
+    expected = pair_distribution(plain.gain, inverse_temperature=100.0).probability
+    assert torch.allclose(plain.pair_state.probability, expected, atol=1e-7)
+
+
+def test_classes_of_one_name_are_told_apart(tmp_path):
+    names = ["crane", "ox", "crane", "owl"]
+    model = tiny.model()
+    model.config.id2label = dict(enumerate(names))
+    data = [tiny.images().cast_column("label", Value("int64")), tiny.images(tiny.GAIN_COUNTS, 1)]
+    run = tiny.trainer(
+        tmp_path, model, train_dataset=data[0], gain_dataset=data[1].cast_column("label", Value("int64"))
+    )
+    recalls = [name for name in run.evaluate() if name.startswith("eval_recall/")]
+    assert recalls == ["eval_recall/crane (0)", "eval_recall/ox", "eval_recall/crane (2)", "eval_recall/owl"]
+
+
+def test_a_metric_that_nobody_measures_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="'eval_min_recal' is not measured; did you mean 'min_recall'"):
+        tiny.trainer(tmp_path, metric_for_best_model="eval_min_recal")
+    tiny.trainer(tmp_path, metric_for_best_model="h_mean")
+    tiny.trainer(tmp_path, metric_for_best_model="eval_mine", compute_metrics=lambda prediction: {"mine": 1.0})
+
+
+def test_images_that_come_as_tensors(tmp_path):
+    plain = tiny.trainer(tmp_path / "a", **tiny.BARE)
+    tensors = tiny.trainer(tmp_path / "b", train_dataset=tiny.images().with_format("torch"), **tiny.BARE)
+    for run in (plain, tensors):
+        run.train()
+    assert tiny.losses(plain) == pytest.approx(tiny.losses(tensors))
 
 
 def test_classes_absent_from_training_are_named(tmp_path):
