@@ -465,9 +465,7 @@ def test_a_numeric_temperature_sees_gains_divided_by_the_multipliers_and_the_rep
     assert largest > 0 and torch.equal(auto.gain, numeric.gain)
     expected = pair_distribution(numeric.gain / (1 + largest), inverse_temperature=100.0).probability
     assert torch.allclose(numeric.pair_state.probability, expected, atol=1e-7)
-    plain = tiny.trainer(
-        tmp_path / "plain", inverse_temperature=100.0, objective="min_recall", max_steps=4, **tiny.BARE
-    )
+    plain = tiny.trainer(tmp_path / "plain", inverse_temperature=100.0, max_steps=4, **tiny.BARE)
     plain.train()  # its multipliers are weights of the classes, which sum to 1
     expected = pair_distribution(plain.gain, inverse_temperature=100.0).probability
     assert torch.allclose(plain.pair_state.probability, expected, atol=1e-7)
@@ -477,10 +475,9 @@ def test_classes_of_one_name_are_told_apart(tmp_path):
     names = ["crane", "ox", "crane", "owl"]
     model = tiny.model()
     model.config.id2label = dict(enumerate(names))
-    data = [tiny.images().cast_column("label", Value("int64")), tiny.images(tiny.GAIN_COUNTS, 1)]
-    run = tiny.trainer(
-        tmp_path, model, train_dataset=data[0], gain_dataset=data[1].cast_column("label", Value("int64"))
-    )
+    counts = (tiny.TRAIN_COUNTS, tiny.GAIN_COUNTS)
+    train, gain = (tiny.images(of_set).cast_column("label", Value("int64")) for of_set in counts)
+    run = tiny.trainer(tmp_path, model, train_dataset=train, gain_dataset=gain)
     recalls = [name for name in run.evaluate() if name.startswith("eval_recall/")]
     assert recalls == ["eval_recall/crane (0)", "eval_recall/ox", "eval_recall/crane (2)", "eval_recall/owl"]
 
