@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from benchmarks.gain import hardware
 from selmix_hf import SelMixConfig, SelMixTrainer
@@ -42,9 +43,10 @@ class BareHead(PreTrainedModel):
         self.classifier = nn.Linear(config.num_features, config.num_labels)
         self.post_init()
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> SequenceClassifierOutput:
         logits = self.classifier(self.pool(pixel_values))
-        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
 class Rows(torch.utils.data.Dataset):

@@ -105,7 +105,7 @@ class ClassifierHead:
             )
         beta = self._mixing.to(feat).reshape(-1, *[1] * (feat.ndim - 1))
         self._mixed = True
-        return beta * feat[:num_pairs] + (1 - beta) * feat[num_pairs:]
+        return torch.lerp(feat[num_pairs:], feat[:num_pairs], beta)
 
     @property
     def weight(self) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -25,7 +25,7 @@ from selmix_hf.collator import SelMixCollator, default_collator, probe_batch
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import distinct_names
 from selmix_hf.confusion_trainer import ConfusionTrainer
-from selmix_hf.features import FEATURES, FeatureDataset, collate_features, head_alone
+from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, head_alone
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import GainWatch, require_finite, require_finite_weights, say_if_never_feasible
@@ -193,10 +193,12 @@ class SelMixTrainer(ConfusionTrainer):
                 self._gain_features, self._statistics_at = None, {}
 
     def get_train_dataloader(self) -> DataLoader:
-        dataset, collator, workers = self.train_dataset, self.data_collator, self.args.dataloader_num_workers
+        collator: Callable = self.data_collator
+        dataset: Dataset = PairDataset(self.train_dataset)
+        labels, workers = self._train_labels, self.args.dataloader_num_workers
         if self.args.freeze_backbone:
-            dataset, collator, workers = self._store_features(), SelMixCollator(collate_features), 0
-        labels = dataset.labels if isinstance(dataset, FeatureDataset) else self._train_labels
+            stored = self._store_features()
+            dataset, collator, labels, workers = FeaturePairs(stored), dict, stored.labels.numpy(), 0
         index = ClassIndex(labels, self.head.num_classes)
         sampler = PairSampler(
             index,
@@ -208,7 +210,7 @@ class SelMixTrainer(ConfusionTrainer):
             seed=self._seed(),
         )
         loader: DataLoader = DataLoader(
-            PairDataset(dataset),
+            dataset,
             batch_size=self._train_batch_size,
             sampler=sampler,
             collate_fn=collator,
@@ -228,7 +230,7 @@ class SelMixTrainer(ConfusionTrainer):
         random = self.data_collator.augments or self.args.feature_views > 1
         seeds = [self._seed() * 1000 + view if random else 0 for view in range(self.args.feature_views)]
         views = [cache.features(self._pass(), self.train_dataset, collator, seed) for seed in seeds]
-        return FeatureDataset(torch.stack(views), self._train_labels)
+        return FeatureDataset(views, self._train_labels)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -238,11 +240,14 @@ class SelMixTrainer(ConfusionTrainer):
         if coefficient is not None and not self.args.freeze_backbone:
             freeze_batch_norm(model)
         with nullcontext() if coefficient is None else self.head.mix(coefficient):
-            outputs: Any = SequenceClassifierOutput(logits=logits_of(model(**inputs)))
+            logits = logits_of(model(**inputs))
+        outputs = None
+        if return_outputs or self.compute_loss_func is not None:
+            outputs = SequenceClassifierOutput(logits=logits)
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
         else:
-            loss = F.cross_entropy(outputs.logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
         if coefficient is not None:
             require_finite(loss.detach(), "loss", self.state.global_step)
         return (loss, outputs) if return_outputs else loss

@@ -11,10 +11,11 @@ from selmix_hf.features import (
     FEATURES,
     DatasetPass,
     FeatureDataset,
-    collate_features,
+    FeaturePairs,
     features_as_inputs,
 )
 from selmix_hf.fingerprint import backbone_fingerprint
+from selmix_hf.sampling import Pair
 
 DATA = tiny.images((5, 4, 3, 3))
 COLLATOR = ImageCollator(transform=tiny.to_tensor)
@@ -30,14 +31,18 @@ def look(kind="convnext", **options):
 def test_rows_views_and_labels():
     features = torch.arange(24.0).reshape(2, 4, 3)
     dataset = FeatureDataset(features, [0, 1, 1, 2])
-    assert len(dataset) == 8 and dataset.num_views == 2
+    assert len(dataset) == 8 and len(dataset.views) == 2
     assert dataset.labels.tolist() == [0, 1, 1, 2] * 2
     assert torch.equal(dataset[5][FEATURES], features[1, 1]) and dataset[5]["labels"] == 1
-    batch = collate_features(dataset.__getitems__([5, 0]))
-    assert torch.equal(batch[FEATURES], torch.stack([features[1, 1], features[0, 0]]))
-    assert batch["labels"].tolist() == [1, 0]
-    assert FeatureDataset(features[0], [0, 1, 1, 2]).num_views == 1
-    with pytest.raises(ValueError, match=r"3 labels do not fit features of shape \(2, 4, 3\)"):
+    flat, single = features.reshape(8, 3), FeatureDataset(features[0], [0, 1, 1, 2])
+    for rows in ([5, 0, 7], slice(1, 8, 3)):
+        assert torch.equal(dataset.take(rows), flat[rows])
+    for rows in ([3, 1], slice(0, 3)):
+        assert torch.equal(single.take(rows), features[0][rows])
+    batch = FeaturePairs(dataset).__getitems__([Pair(5, 0, 0.75, 1, 2), Pair(3, 2, 0.5, 3, 4)])
+    assert torch.equal(batch[FEATURES], flat[[5, 3, 0, 2]])
+    assert batch["labels"].tolist() == [1, 2] and batch["mixing_coefficient"].tolist() == [0.75, 0.5]
+    with pytest.raises(ValueError, match=r"3 labels do not fit features of shape \[\(4, 3\), \(4, 3\)\]"):
         FeatureDataset(features, [0, 1, 2])
 
 

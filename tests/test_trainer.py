@@ -207,11 +207,11 @@ def test_feature_views_are_different_views_of_the_same_image(num_workers, tmp_pa
     transforms = {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
     run = tiny.trainer(tmp_path, "convnext", **transforms, **options, **tiny.BARE)
     stored = run._store_features()
-    assert stored.num_views == 3 and len(stored) == 3 * sum(tiny.TRAIN_COUNTS)
-    first, second, third = stored.features.reshape(3, sum(tiny.TRAIN_COUNTS), -1)
+    assert len(stored.views) == 3 and len(stored) == 3 * sum(tiny.TRAIN_COUNTS)
+    first, second, third = stored.views
     for one, other in ((first, second), (first, third), (second, third)):
         assert (one - other).abs().amax(1).min() > 0  # every image
-    assert torch.equal(stored.features, run._store_features().features)
+    assert torch.equal(torch.stack(stored.views), torch.stack(run._store_features().views))
     run.train()
     assert all(np.isfinite(tiny.losses(run)))
 
@@ -220,7 +220,7 @@ def test_stored_views_do_not_depend_on_workers_and_batches(tmp_path):
     def stored(folder, **options):
         transforms = {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
         run = tiny.trainer(tmp_path / folder, "convnext", freeze_backbone=True, **transforms, **options)
-        return run._store_features().features
+        return torch.stack(run._store_features().views)
 
     plain = stored("plain")
     assert torch.allclose(plain, stored("workers", dataloader_num_workers=2), atol=1e-5)
