@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from selmix_hf.confusion import ClassStatistics
@@ -135,19 +135,24 @@ class DatasetPass:
         """
         device = next(self.model.parameters()).device
         statistics = ClassStatistics(self.head.num_classes, self.head.num_features, device)
-        stored = isinstance(dataset, FeatureDataset)
-        if stored:
+        if isinstance(dataset, FeatureDataset):
             sums_KD = dataset.class_sums(self.head.num_classes, self.rank, self.world_size)
             statistics.feature_sums += sums_KD.to(statistics.feature_sums)
-        for _, batch in self._batches(dataset, collator):
+            for chunk in _chunks(len(dataset), self.rank, self.world_size):
+                batch = self.prepare({FEATURES: dataset.take(chunk), "labels": dataset.labels[chunk]})
+                statistics.update(batch.pop("labels"), self._run(batch)[0])
+                if on_batch is not None:
+                    on_batch()
+            return statistics.all_reduce()
+        rows = torch.arange(self.rank, len(dataset), self.world_size)
+        for _, batch in self._batches(dataset, collator, rows.split(self.batch_size)):
             labels = batch.pop("labels", None)
             if labels is None:
                 raise ValueError(
                     f"a batch must have the classes as 'labels', found {', '.join(batch)}: the dataset must have them "
                     "in the same column as the training set, see rename_column."
                 )
-            logits_NK, features_ND = self._run(batch)
-            statistics.update(labels, logits_NK, None if stored else features_ND)
+            statistics.update(labels, *self._run(batch))
             if on_batch is not None:
                 on_batch()
         return statistics.all_reduce()
@@ -155,18 +160,27 @@ class DatasetPass:
     def features(self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]]) -> Tensor:
         """Features that enter the head, float32 on the CPU, N x D, all of them on every process."""
         features_ND = torch.zeros(len(dataset), self.head.num_features)
-        bar = tqdm(total=len(dataset), desc="pooled features", unit=" samples", disable=not self.show_progress)
-        with bar:
-            for rows, batch in self._batches(dataset, collator):
-                batch.pop("labels", None)
-                features_ND[rows] = self._run(batch)[1].float().cpu()
-                bar.update(min(len(rows) * self.world_size, len(dataset) - bar.n))  # the others are as far
+        rows = torch.arange(self.rank, len(dataset), self.world_size)
+        for rows_R, batch_RD in self.feature_batches(dataset, collator, rows.split(self.batch_size)):
+            features_ND[rows_R] = batch_RD
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # a row is zero but on the process that computed it, so the sum is exact
             on_device = features_ND.to(next(self.model.parameters()).device)
             torch.distributed.all_reduce(on_device)
             features_ND = on_device.cpu()
         return features_ND
+
+    def feature_batches(
+        self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]], batches: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows (R) and their features (R x D, float32 on the CPU), for each of the given batches of rows."""
+        with tqdm(
+            total=sum(map(len, batches)), desc="pooled features", unit=" samples", disable=not self.show_progress
+        ) as bar:
+            for rows_R, batch in self._batches(dataset, collator, batches):
+                batch.pop("labels", None)
+                yield rows_R, self._run(batch)[1].float().cpu()
+                bar.update(len(rows_R))
 
     @torch.no_grad()
     def _run(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -179,22 +193,19 @@ class DatasetPass:
                 logits_NK = logits_of(self.model(**batch))
             return logits_NK, tapped.features
 
-    def _batches(self, dataset: Any, collator: Callable) -> Iterator[tuple[Any, dict[str, Any]]]:
-        if isinstance(dataset, FeatureDataset):
-            for chunk in _chunks(len(dataset), self.rank, self.world_size):
-                yield chunk, self.prepare({FEATURES: dataset.take(chunk), "labels": dataset.labels[chunk]})
-            return
-        rows = torch.arange(self.rank, len(dataset), self.world_size)
+    def _batches(
+        self, dataset: Any, collator: Callable, batches: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         loader: DataLoader = DataLoader(
-            Subset(dataset, rows.tolist()),
-            batch_size=self.batch_size,
+            dataset,
+            batch_sampler=[rows.tolist() for rows in batches],
             collate_fn=collator,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             generator=torch.Generator(),
         )
-        for chunk, batch in zip(rows.split(self.batch_size), loader, strict=True):
-            yield chunk, self.prepare(dict(batch))
+        for rows, batch in zip(batches, loader, strict=True):
+            yield rows, self.prepare(dict(batch))
 
 
 @contextmanager
