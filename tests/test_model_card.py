@@ -57,6 +57,14 @@ def test_numbers_are_the_measured_ones(run):
     assert run.args.output_dir not in card.text
 
 
+def test_the_samples_of_another_task_are_not_called_images(run):
+    run.evaluate(tiny.images((6, 6, 6, 6), seed=2), metric_key_prefix="test")
+    assert card_of(run).text.count("images") == 5
+    text = card_of(run, tasks="text-classification").text
+    assert "image" not in text and text.count("texts") == 5 and "{" not in text.split("## Limits")[1].split("##")[0]
+    assert "training texts: 57 of 4 classes" in text and "On test texts, which took no part" in text
+
+
 def test_nothing_measured(tmp_path):
     card = card_of(tiny.trainer(tmp_path / "out", "vit", **tiny.BARE))
     assert "Not evaluated." in card.text and card.data.eval_results is None
