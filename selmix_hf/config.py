@@ -29,7 +29,7 @@ class SelMixConfig(TrainingArguments):
     - `optim` "sgd" instead of AdamW: the gains are those of a gradient step.
     - `learning_rate` 0, which stands for 0.01 with a frozen backbone and 0.003 otherwise.
     - `lr_scheduler_type` "cosine" instead of "linear": the paper's.
-    - `max_grad_norm` 0 (off) instead of 1: clipping moved min recall by up to three points in either direction.
+    - `max_grad_norm` 0 (off) instead of 1: the gains are those of a gradient step as it is.
     - `logging_nan_inf_filter` False: a loss that is not finite stops the run before the update, not hidden.
     - `eval_strategy` "epoch", `save_strategy` "best", `save_total_limit` 2, `load_best_model_at_end` True,
       `metric_for_best_model` "selection_score": the best checkpoint by the objective, feasible ones first, the start
@@ -40,7 +40,8 @@ class SelMixConfig(TrainingArguments):
     Args:
         objective: its name, see `objectives.get_objective`; a callable goes to `SelMixTrainer(objective=...)`.
         constraints: such as {"coverage": 0.95}, or that as a JSON string.
-        class_prior: "validation" or "balanced"; default the objective's own.
+        class_prior: "validation", "balanced" or K positive weights, normalised: a list, or that as a JSON string;
+            default the objective's own.
         tail_share: share of the classes, the least frequent in training, that are the tail.
         constraint_tolerance: largest violation, in relative coverage, of a feasible checkpoint.
         freeze_backbone: train the head alone, on pooled features computed once.
@@ -48,8 +49,8 @@ class SelMixConfig(TrainingArguments):
             beyond the first need a `train_transform` that is random.
         feature_cache_dir: with `freeze_backbone`, a folder that keeps features from run to run: those of the
             training, gain and evaluation sets are read where backbone, data and transform are the same.
-        backbone_learning_rate: absolute; default a thirtieth of `learning_rate`. At a tenth, momentum destroyed the
-            reference model, and without momentum its min recall fell from .62 to .50.
+        backbone_learning_rate: absolute; default a thirtieth of `learning_rate`. A pretrained backbone is soon spoilt:
+            raise it with care, and lower it further with momentum.
         refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a
             look costs milliseconds, and 50 otherwise.
         pair_sampling: "selmix", "uniform" (plain class-balanced mixup) or "greedy".
@@ -67,7 +68,9 @@ class SelMixConfig(TrainingArguments):
 
     objective: str = field(default="min_recall", metadata={"help": "Metric to optimise."})
     constraints: dict | str | None = field(default=None, metadata={"help": "Such as '{\"coverage\": 0.95}'."})
-    class_prior: str | None = field(default=None, metadata={"help": "'validation' or 'balanced'."})
+    class_prior: list[float] | str | None = field(
+        default=None, metadata={"help": "'validation', 'balanced', [K floats]."}
+    )
     tail_share: float = field(default=0.1, metadata={"help": "Share of the classes that are the tail."})
     constraint_tolerance: float = field(default=0.01, metadata={"help": "Violation that counts as feasible."})
     freeze_backbone: bool = field(default=False, metadata={"help": "Train the head alone, on stored features."})
@@ -104,6 +107,10 @@ class SelMixConfig(TrainingArguments):
     def __post_init__(self) -> None:
         if isinstance(self.constraints, str):
             self.constraints = _parse_constraints(self.constraints)
+        if isinstance(self.class_prior, str) and self.class_prior.lstrip().startswith("["):
+            self.class_prior = _parse_prior(self.class_prior)
+        elif (to_list := getattr(self.class_prior, "tolist", None)) is not None:
+            self.class_prior = to_list()  # an array or a tensor would not go into JSON
         if not self.learning_rate:
             self.learning_rate = 0.01 if self.freeze_backbone else 0.003
         if self.backbone_learning_rate is None:
@@ -194,6 +201,13 @@ class SelMixConfig(TrainingArguments):
             raise ValueError("remove_unused_columns must stay False: the raw columns are needed to make pairs.")
         if self.auto_find_batch_size:
             raise ValueError("auto_find_batch_size would change the length of a period: set the batch size.")
+
+
+def _parse_prior(text: str) -> list[float]:
+    try:
+        return [float(weight) for weight in json.loads(text)]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"class_prior must be JSON such as '[0.5, 0.3, 0.2]', found {text!r}.") from error
 
 
 def _parse_constraints(text: str) -> dict[str, float]:

@@ -304,8 +304,8 @@ def get_objective(
         tolerance: largest violation that still counts as feasible, in relative coverage (0.01: .94 for .95).
 
     Raises:
-        ValueError: an unknown name (with the nearest known one), a level outside (0, 1], missing class_counts, or an
-            `Objective` with constraints or class_prior beside it.
+        ValueError: an unknown name (with the nearest known one), a level outside (0, 1], missing class_counts, weights
+            of class_prior that are not positive, or an `Objective` with constraints or class_prior beside it.
     """
     if isinstance(name, Objective):
         given = {"constraints": constraints or None, "class_prior": class_prior}
@@ -346,8 +346,20 @@ def get_objective(
     elif isinstance(class_prior, str):
         resolve_class_prior(class_prior, torch.ones(2))
     else:
-        class_prior = tuple(float(p) for p in class_prior)
+        class_prior = tuple(_weights(class_prior))
     return Objective(metric, tuple(built), class_prior, tolerance)
+
+
+def _weights(class_prior: Sequence[float]) -> list[float]:
+    try:
+        weights = [float(weight) for weight in class_prior]
+    except (TypeError, ValueError):
+        weights = []
+    if not weights or not all(0 < weight < math.inf for weight in weights):
+        raise ValueError(
+            f"class_prior must be 'validation', 'balanced' or K positive numbers, one a class, found {class_prior!r}."
+        )
+    return weights
 
 
 def _look_up(registry: Mapping[str, Callable], name: str, kind: str) -> Callable:

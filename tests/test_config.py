@@ -6,11 +6,13 @@ import json
 import re
 
 import pytest
+import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from selmix_hf import SelMixConfig
 
 QUIET = {"use_cpu": True}
+WEIGHTS = ([0.5, 0.3, 0.2], "[0.5, 0.3, 0.2]", torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
 
 
 def test_the_docstring_lists_exactly_the_changed_defaults():
@@ -107,9 +109,22 @@ def test_objective_of_the_options():
     assert objective.class_prior == "balanced" and objective.tolerance == 0.01
 
 
+@pytest.mark.parametrize("given", WEIGHTS)
+def test_a_class_prior_of_ones_own(given):
+    config = SelMixConfig(objective="macro_f1", class_prior=given, **QUIET)
+    assert config.make_objective().class_prior == (0.5, 0.3, 0.2)
+    assert json.loads(config.to_json_string())["class_prior"] == [0.5, 0.3, 0.2]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        ({"class_prior": [0.5, -0.1]}, r"class_prior must be .* K positive numbers, one a class, found \[0.5, -0.1\]"),
+        ({"class_prior": [0.5, 0.0]}, "K positive numbers"),
+        ({"class_prior": []}, "K positive numbers"),
+        ({"class_prior": ["a", "b"]}, "K positive numbers"),
+        ({"class_prior": 0.5}, "K positive numbers, one a class, found 0.5"),
+        ({"class_prior": "[0.5, "}, r"class_prior must be JSON such as '\[0.5, 0.3, 0.2\]', found '\[0.5, '"),
         ({"objective": "min_recal"}, "unknown objective 'min_recal'; did you mean 'min_recall'"),
         ({"objective": "recall_of_the_mean"}, "unknown objective .*Known: g_mean, h_mean"),
         ({"constraints": {"coverge": 0.9}}, "unknown constraint 'coverge'; did you mean 'coverage'"),

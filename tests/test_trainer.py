@@ -471,6 +471,14 @@ def test_classes_absent_from_training_are_named(tmp_path):
         tiny.trainer(tmp_path, train_dataset=train)
 
 
+def test_a_class_prior_of_ones_own(tmp_path):
+    options = {"constraints": {"coverage": 0.9}, "class_prior": [4, 3, 2, 1], "freeze_backbone": True, "max_steps": 4}
+    run = tiny.trainer(tmp_path, objective="mean_recall", **options)
+    run.train()
+    counts = torch.tensor([[9, 0, 0, 0], [0, 8, 0, 0], [0, 0, 7, 0], [0, 0, 0, 9]])
+    assert run._metrics(counts)["smallest_coverage"] == pytest.approx(0.1 * 4)
+
+
 # --- errors ------------------------------------------------------------------------------------------------------
 
 
@@ -527,6 +535,11 @@ ERRORS = {
         "give either a data_collator or transforms",
     ),
     "no such head": ({"head_name": "embedder"}, HeadError, "expected head_name 'embedder' to be a linear layer"),
+    "prior of other length": (
+        {"objective": "macro_f1", "class_prior": [0.5, 0.5]},
+        ValueError,
+        r"class_prior must hold 4 positive numbers, one a class, found shape \(2,\)",
+    ),
     "unknown objective": (
         {"objective": "min_recal"},
         ValueError,
