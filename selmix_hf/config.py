@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, cast
 
 from transformers import TrainingArguments
@@ -13,6 +15,9 @@ from selmix_hf.pair_distribution import check_policy
 
 _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
+_NUMBERS = (*_NOT_NEGATIVE, "tail_share", "target_share", "beta_min", "min_memory")
+_COUNTS = ("refresh_steps", "feature_views", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+_SWITCHES = ("freeze_backbone", "gain_quadrature")
 
 
 @dataclass
@@ -105,6 +110,7 @@ class SelMixConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if isinstance(self.constraints, str):
             self.constraints = _parse_constraints(self.constraints)
         if isinstance(self.class_prior, str) and self.class_prior.lstrip().startswith("["):
@@ -159,6 +165,20 @@ class SelMixConfig(TrainingArguments):
             tolerance=self.constraint_tolerance,
         )
 
+    def _check_kinds(self) -> None:
+        for name in (*_NUMBERS, *_COUNTS, *_SWITCHES):
+            value = getattr(self, name)
+            if name == "backbone_learning_rate" and value is None:
+                continue
+            if name in _SWITCHES:
+                right, kind = isinstance(value, bool), "True or False"
+            elif name in _COUNTS:
+                right, kind = isinstance(value, Integral), "a whole number"
+            else:
+                right, kind = isinstance(value, Real) and math.isfinite(value), "a finite number"
+            if not right or (name not in _SWITCHES and isinstance(value, bool)):
+                raise ValueError(f"{name} must be {kind}, found {value!r}.")
+
     def _check(self) -> None:
         if not isinstance(self.objective, str):
             raise ValueError(
@@ -167,8 +187,10 @@ class SelMixConfig(TrainingArguments):
             )
         if self.constraints is not None and not isinstance(self.constraints, dict):
             raise ValueError(f"constraints must map names to levels, found {self.constraints!r}.")
-        if self.inverse_temperature is None:
-            raise ValueError("inverse_temperature must be 'auto' or a number >= 0, found None.")
+        if not isinstance(self.inverse_temperature, str | Real):
+            raise ValueError(
+                f"inverse_temperature must be 'auto' or a number >= 0, found {self.inverse_temperature!r}."
+            )
         for name in _NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, found {getattr(self, name)}.")
@@ -180,9 +202,12 @@ class SelMixConfig(TrainingArguments):
             raise ValueError(
                 f"beta_min must lie in [0, 1], found {self.beta_min}: it is the least share of x1 in a mix."
             )
-        for name in ("refresh_steps", "feature_views", "max_steps"):
-            if int(getattr(self, name)) < 1:
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
+        for name in ("seed", "data_seed"):
+            if not 0 <= (getattr(self, name) or 0) < 2**32:
+                raise ValueError(f"{name} must lie between 0 and 2**32 - 1, found {getattr(self, name)}.")
         if self.feature_views > 1 and not self.freeze_backbone:
             raise ValueError(
                 "feature_views stores views for freeze_backbone=True; without it every step draws new ones."

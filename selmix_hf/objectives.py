@@ -268,7 +268,13 @@ _BALANCED_BY_DEFAULT = {"macro_f1", *CONSTRAINTS}
 
 
 def register_objective(name: str, function: Callable[[Tensor], Tensor]) -> None:
-    """Make a differentiable psi(C) available by name, so that configurations and command lines can use it."""
+    """Make a differentiable psi(C) available by name, so that configurations and command lines can use it.
+
+    Raises:
+        TypeError: the function cannot be called.
+    """
+    if not callable(function):
+        raise TypeError(f"register_objective({name!r}, ...) takes a function psi(C), found {function!r}.")
     OBJECTIVES[name] = lambda **_: SmoothMetric(name, function)
 
 
@@ -334,10 +340,12 @@ def get_objective(
     else:
         metric = _look_up(OBJECTIVES, name, "objective")(rate=min_rate, memory=min_memory, tail=tail)
     built = []
+    if constraints and not isinstance(constraints, Mapping):
+        raise ValueError(f"constraints must map names to levels, such as {{'coverage': 0.95}}, found {constraints!r}.")
     for key, alpha in (constraints or {}).items():
         slack = _look_up(CONSTRAINTS, key, "constraint")
-        if not 0 < float(alpha) <= 1:
-            raise ValueError(f"the level of constraint {key!r} must lie in (0, 1], found {alpha}.")
+        if not isinstance(alpha, int | float) or not 0 < alpha <= 1:
+            raise ValueError(f"the level of constraint {key!r} must lie in (0, 1], found {alpha!r}.")
         if key == "head_tail_coverage":
             tail()
         built.append(Constraint(key, slack(alpha=float(alpha), tail=tail), constraint_update, constraint_rate))

@@ -351,3 +351,10 @@ def test_an_objective_keeps_its_own_constraints():
         get_objective(own, {"coverage": 0.95})
     with pytest.raises(ValueError, match="found class_prior='balanced' beside it. Leave them out"):
         get_objective(own, class_prior="balanced")
+
+
+def test_constraints_and_functions_of_a_wrong_kind():
+    with pytest.raises(ValueError, match=r"constraints must map names to levels, such as .*, found \['coverage'\]"):
+        get_objective("min_recall", ["coverage"])
+    with pytest.raises(TypeError, match=r"register_objective\('mine', ...\) takes a function psi\(C\), found 3"):
+        register_objective("mine", 3)
