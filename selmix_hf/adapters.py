@@ -81,5 +81,20 @@ def value_of(example: Any, column: Column, what: str) -> Any:
         ) from error
 
 
+def class_of(example: Any, column: Column) -> int:
+    """The class of an example.
+
+    Raises:
+        ValueError: it is not an integer.
+    """
+    try:
+        return int(example[column])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the labels in {column!r} must be integers, found {example[column]!r}: see class_encode_column for "
+            "names, and filter rows without a label out."
+        ) from error
+
+
 def has_column(example: Any, column: Column) -> bool:
     return column in example if isinstance(example, Mapping) else isinstance(column, int) and column < len(example)

@@ -25,7 +25,8 @@ def parse_arguments(dataclass_types: type | Sequence[type], argv: Sequence[str] 
         argv: the options; default those of the process.
 
     The file maps field names to values, which are converted as on the command line: `1e-3` is a number. Fields that
-    may hold a dict (`constraints`) take a nested mapping in the file and JSON on the command line.
+    may hold a dict (`constraints`) or either a list or a string (`class_prior`) take a nested mapping or a list in the
+    file and JSON on the command line.
 
     Raises:
         ValueError: unknown options or keys (with the nearest known one), values of the wrong type, missing options.
@@ -99,7 +100,8 @@ def _converted(value: Any, key: str, path: Path, parser: _Parser, hint: Any) -> 
     action = parser.action_of(key)
     if value is None and action.default is None:
         return None
-    if isinstance(value, dict) and dict in (get_origin(hint), hint, *map(_origin, get_args(hint))):
+    nested = type(value) in (_origin(hint), *map(_origin, get_args(hint)))
+    if nested and (isinstance(value, dict) or (isinstance(value, list) and action.nargs != "+")):
         return json.dumps(value) if action.type is str else value  # as on the command line
     wanted = f"{path}: {key} takes {_described(action)}, found {value!r}."
     if isinstance(value, list) != (action.nargs == "+") or isinstance(value, dict) or value is None:

@@ -30,7 +30,7 @@ def assemble(data: ModelCardData, parts: Sequence[str], license: str | None) -> 
     """
     closing = [
         "## Licence",
-        license or "That of the base model and of the training images; none was given.",
+        license or f"That of the base model and of the training {samples_of(data.pipeline_tag)}; none was given.",
         "## Citation",
         f"```bibtex\n{CITATION}\n```",
     ]
@@ -42,6 +42,18 @@ _TASKS: dict[str, Any] = {
     "audio-classification": modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,  # before text: Wav2Vec2's
     "text-classification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 }
+
+
+_SAMPLES = {
+    "image-classification": "images",
+    "audio-classification": "recordings",
+    "text-classification": "texts",
+}
+
+
+def samples_of(task: str | None) -> str:
+    """What the samples of a task are called, in the plural."""
+    return _SAMPLES.get(task or "", "samples")
 
 
 def task_of(architecture: str) -> str | None:

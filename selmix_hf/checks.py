@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from numpy.typing import NDArray
+from torch import nn
 from transformers.utils import logging
 
 from selmix_hf.adapters import first_item, has_column, has_features
-from selmix_hf.collator import probe_batch
+from selmix_hf.collator import SelMixCollator, probe_batch
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import require_all_classes
 from selmix_hf.gain import metric_gradient
-from selmix_hf.labels import class_labels, infer_label_column, item_label_column, set_class_names
+from selmix_hf.labels import class_labels, infer_label_column, item_label_column, require_column, set_class_names
 from selmix_hf.objectives import Objective
 
 logger = logging.get_logger(__name__)
@@ -36,12 +38,17 @@ def check_model_and_args(model: Any, args: Any, processing_class: Any = None) ->
 
     Raises:
         ValueError: no model.
-        TypeError: other arguments than a SelMixConfig, or a timm model without its wrapper.
+        TypeError: other arguments than a SelMixConfig, no model, or a timm model without its wrapper.
     """
     if not isinstance(args, SelMixConfig):
         raise TypeError(f"args must be a SelMixConfig, found {type(args).__name__}.")
     if model is None:
         raise ValueError("SelMixTrainer starts from a trained classifier: give model (model_init cannot be used).")
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a loaded model, found {model!r}: load it by AutoModelForImageClassification."
+            "from_pretrained(...) or its kin."
+        )
     if hasattr(model, "pretrained_cfg") and not hasattr(model, "config"):
         raise TypeError(
             "a raw timm model cannot be saved in the Hub's format: load it by AutoModelForImageClassification."
@@ -114,6 +121,8 @@ def check_eval_sets(
         TypeError: a set without random access.
     """
     several = isinstance(eval_dataset, Mapping)
+    if several and not eval_dataset:
+        raise ValueError("eval_dataset is empty: give one set, several by name, or none for gain_dataset.")
     for name, dataset in eval_dataset.items() if several else [(None, eval_dataset)]:
         title = "eval_dataset" if name is None else f"eval_dataset[{name!r}]"
         require_random_access(dataset, title)
@@ -140,6 +149,29 @@ def check_eval_sets(
         )
 
 
+def check_batches(train_dataset: Any, gain_dataset: Any, collator: SelMixCollator) -> dict[str, Any]:
+    """Model inputs of two samples of the gain set, after those of the training set were found to be of their kind.
+
+    Raises:
+        ValueError: a batch has no labels or no inputs, or training and gain set give other inputs.
+    """
+    of_gain = probe_batch(gain_dataset, collator.eval_collator, "gain_dataset")
+    of_train = probe_batch(train_dataset, collator.collator, "train_dataset")
+    kinds = [{name: _kind(value) for name, value in batch.items()} for batch in (of_train, of_gain)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"the inputs that train_dataset gives are of another kind than those of gain_dataset: {kinds[0]} there, "
+            f"{kinds[1]} here. Transforms must turn an image into a tensor C x H x W; columns must be the same."
+        )
+    return of_gain
+
+
+def _kind(value: Any) -> str:
+    """Such as "3 x H x W" for images, whose sides may differ between training and evaluation."""
+    shape = list(getattr(value, "shape", []))[1:]
+    return " x ".join([str(shape[0]), "H", "W"]) if len(shape) == 3 else f"{len(shape)}-dimensional"
+
+
 def check_optimizer(cls: Any, options: Mapping[str, Any], name: str) -> None:
     """Refuse an optimizer that takes no parameter groups from outside."""
     if not isinstance(cls, type) or {"params", "model", "optimizer_dict"} & options.keys():
@@ -147,6 +179,9 @@ def check_optimizer(cls: Any, options: Mapping[str, Any], name: str) -> None:
 
 
 def require_random_access(dataset: Any, name: str) -> None:
+    if isinstance(dataset, str | Mapping):
+        found = f"several ({', '.join(dataset)}): give one" if isinstance(dataset, Mapping) else repr(dataset)
+        raise TypeError(f"{name} must be one dataset that is loaded, found {found}.")
     if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
         raise TypeError(
             f"{name} is a {type(dataset).__name__}: a streaming dataset has no random access, which sampling by "
@@ -239,6 +274,8 @@ def first_misplaced(names: list[str], others: list[str]) -> int | None:
 def label_column_of(dataset: Any, label_column: str | None) -> str:
     """The column that holds the class, "labels" for datasets whose items have no field of a customary name."""
     if label_column is not None:
+        if isinstance(dataset, Dataset) and dataset.format["type"] != "custom":  # a transform may make it
+            require_column(dataset, label_column)
         return label_column
     return infer_label_column(dataset) if has_features(dataset) else item_label_column(first_item(dataset)) or "labels"
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from selmix_hf.adapters import (
     Column,
     NamedLabels,
+    class_of,
     collate_tuples,
     first_item,
     has_column,
@@ -43,9 +44,12 @@ class ImageCollator:
         if processing_class is None and transform is None:
             raise ValueError(
                 "images need processing_class (such as AutoImageProcessor.from_pretrained(...)) or a transform that "
-                "turns a PIL image into a tensor; found neither. train_transform serves train_dataset alone, "
-                "eval_transform all others."
+                "turns a PIL image into a tensor; found neither. Without processing_class give both train_transform "
+                "and eval_transform."
             )
+        for name, given in (("processing_class", processing_class), ("the transform", transform)):
+            if given is not None and not callable(given):
+                raise ValueError(f"{name} must be an object that can be called on images, found {given!r}.")
         self.processing_class, self.transform = processing_class, transform
         self.image_column, self.label_column = image_column, label_column
 
@@ -55,17 +59,28 @@ class ImageCollator:
         if self.transform is None:
             pixels = self.processing_class(images, return_tensors="pt")["pixel_values"]
         elif seeds is None:
-            pixels = torch.stack([torch.as_tensor(self.transform(image)) for image in images])
+            pixels = _stack([self.transform(image) for image in images])
         else:
             views = []
             for image, seed in zip(images, seeds, strict=True):
                 with isolated_random_state(seed):
-                    views.append(torch.as_tensor(self.transform(image)))
-            pixels = torch.stack(views)
+                    views.append(self.transform(image))
+            pixels = _stack(views)
         batch: dict[str, Any] = {"pixel_values": pixels}
         if all(has_column(example, self.label_column) for example in examples):
-            batch["labels"] = torch.as_tensor([int(example[self.label_column]) for example in examples])
+            batch["labels"] = torch.as_tensor([class_of(example, self.label_column) for example in examples])
         return batch
+
+
+def _stack(views: list[Any]) -> Tensor:
+    shapes = {tuple(getattr(view, "shape", ())) for view in views}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 3:
+        found = ", ".join(str(list(shape)) for shape in sorted(shapes)) if () not in shapes else repr(views[0])
+        raise ValueError(
+            f"a transform must turn every image into a tensor C x H x W, all of one shape, found {found:.200}: end it "
+            "with a crop or resize to a fixed size and ToTensor(), or leave it out for what processing_class does."
+        )
+    return torch.stack([torch.as_tensor(view) for view in views])
 
 
 def _as_rgb(image: Any) -> Any:
@@ -93,7 +108,7 @@ class TokenCollator:
             )
         batch = dict(self.tokenizer.pad([{n: example[n] for n in names} for example in examples], return_tensors="pt"))
         if all(self.label_column in example for example in examples):
-            batch["labels"] = torch.as_tensor([int(example[self.label_column]) for example in examples])
+            batch["labels"] = torch.as_tensor([class_of(example, self.label_column) for example in examples])
         return batch
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, cast
 
 from transformers import TrainingArguments
@@ -13,6 +15,9 @@ from selmix_hf.pair_distribution import check_policy
 
 _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
+_NUMBERS = (*_NOT_NEGATIVE, "tail_share", "target_share", "beta_min", "min_memory")
+_COUNTS = ("refresh_steps", "feature_views", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+_SWITCHES = ("freeze_backbone", "gain_quadrature")
 
 
 @dataclass
@@ -29,7 +34,7 @@ class SelMixConfig(TrainingArguments):
     - `optim` "sgd" instead of AdamW: the gains are those of a gradient step.
     - `learning_rate` 0, which stands for 0.01 with a frozen backbone and 0.003 otherwise.
     - `lr_scheduler_type` "cosine" instead of "linear": the paper's.
-    - `max_grad_norm` 0 (off) instead of 1: clipping moved min recall by up to three points in either direction.
+    - `max_grad_norm` 0 (off) instead of 1: the gains are those of a gradient step as it is.
     - `logging_nan_inf_filter` False: a loss that is not finite stops the run before the update, not hidden.
     - `eval_strategy` "epoch", `save_strategy` "best", `save_total_limit` 2, `load_best_model_at_end` True,
       `metric_for_best_model` "selection_score": the best checkpoint by the objective, feasible ones first, the start
@@ -40,16 +45,20 @@ class SelMixConfig(TrainingArguments):
     Args:
         objective: its name, see `objectives.get_objective`; a callable goes to `SelMixTrainer(objective=...)`.
         constraints: such as {"coverage": 0.95}, or that as a JSON string.
-        class_prior: "validation" or "balanced"; default the objective's own.
+        class_prior: "validation", "balanced" or K positive weights, normalised: a list, or that as a JSON string;
+            default the objective's own.
         tail_share: share of the classes, the least frequent in training, that are the tail.
         constraint_tolerance: largest violation, in relative coverage, of a feasible checkpoint.
         freeze_backbone: train the head alone, on pooled features computed once.
         feature_views: with `freeze_backbone`, how many (augmented) views of each training image are stored; views
             beyond the first need a `train_transform` that is random.
         feature_cache_dir: with `freeze_backbone`, a folder that keeps features from run to run: those of the
-            training, gain and evaluation sets are read where backbone, data and transform are the same.
-        backbone_learning_rate: absolute; default a thirtieth of `learning_rate`. At a tenth, momentum destroyed the
-            reference model, and without momentum its min recall fell from .62 to .50.
+            training, gain and evaluation sets are read where backbone, data and transform are the same. They are
+            memory-mapped, so they need not fit into memory, and a pass that was interrupted goes on. Without a folder
+            features are kept in memory.
+        feature_dtype: of stored features: "float32", or "float16", which takes half the room.
+        backbone_learning_rate: absolute; default a thirtieth of `learning_rate`. A pretrained backbone is soon spoilt:
+            raise it with care, and lower it further with momentum.
         refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a
             look costs milliseconds, and 50 otherwise.
         pair_sampling: "selmix", "uniform" (plain class-balanced mixup) or "greedy".
@@ -67,11 +76,14 @@ class SelMixConfig(TrainingArguments):
 
     objective: str = field(default="min_recall", metadata={"help": "Metric to optimise."})
     constraints: dict | str | None = field(default=None, metadata={"help": "Such as '{\"coverage\": 0.95}'."})
-    class_prior: str | None = field(default=None, metadata={"help": "'validation' or 'balanced'."})
+    class_prior: list[float] | str | None = field(
+        default=None, metadata={"help": "'validation', 'balanced', [K floats]."}
+    )
     tail_share: float = field(default=0.1, metadata={"help": "Share of the classes that are the tail."})
     constraint_tolerance: float = field(default=0.01, metadata={"help": "Violation that counts as feasible."})
     freeze_backbone: bool = field(default=False, metadata={"help": "Train the head alone, on stored features."})
     feature_views: int = field(default=1, metadata={"help": "Stored views of each training image."})
+    feature_dtype: str = field(default="float32", metadata={"help": "Of stored features: float32 or float16."})
     feature_cache_dir: str | None = field(default=None, metadata={"help": "Keep stored features in this folder."})
     backbone_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate / 30."})
     refresh_steps: int = field(default=0, metadata={"help": "Steps a period; 0: 10 frozen, else 50."})
@@ -102,8 +114,13 @@ class SelMixConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if isinstance(self.constraints, str):
             self.constraints = _parse_constraints(self.constraints)
+        if isinstance(self.class_prior, str) and self.class_prior.lstrip().startswith("["):
+            self.class_prior = _parse_prior(self.class_prior)
+        elif (to_list := getattr(self.class_prior, "tolist", None)) is not None:
+            self.class_prior = to_list()  # an array or a tensor would not go into JSON
         if not self.learning_rate:
             self.learning_rate = 0.01 if self.freeze_backbone else 0.003
         if self.backbone_learning_rate is None:
@@ -152,6 +169,20 @@ class SelMixConfig(TrainingArguments):
             tolerance=self.constraint_tolerance,
         )
 
+    def _check_kinds(self) -> None:
+        for name in (*_NUMBERS, *_COUNTS, *_SWITCHES):
+            value = getattr(self, name)
+            if name == "backbone_learning_rate" and value is None:
+                continue
+            if name in _SWITCHES:
+                right, kind = isinstance(value, bool), "True or False"
+            elif name in _COUNTS:
+                right, kind = isinstance(value, Integral), "a whole number"
+            else:
+                right, kind = isinstance(value, Real) and math.isfinite(value), "a finite number"
+            if not right or (name not in _SWITCHES and isinstance(value, bool)):
+                raise ValueError(f"{name} must be {kind}, found {value!r}.")
+
     def _check(self) -> None:
         if not isinstance(self.objective, str):
             raise ValueError(
@@ -160,8 +191,10 @@ class SelMixConfig(TrainingArguments):
             )
         if self.constraints is not None and not isinstance(self.constraints, dict):
             raise ValueError(f"constraints must map names to levels, found {self.constraints!r}.")
-        if self.inverse_temperature is None:
-            raise ValueError("inverse_temperature must be 'auto' or a number >= 0, found None.")
+        if not isinstance(self.inverse_temperature, str | Real):
+            raise ValueError(
+                f"inverse_temperature must be 'auto' or a number >= 0, found {self.inverse_temperature!r}."
+            )
         for name in _NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, found {getattr(self, name)}.")
@@ -173,9 +206,14 @@ class SelMixConfig(TrainingArguments):
             raise ValueError(
                 f"beta_min must lie in [0, 1], found {self.beta_min}: it is the least share of x1 in a mix."
             )
-        for name in ("refresh_steps", "feature_views", "max_steps"):
-            if int(getattr(self, name)) < 1:
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
+        for name in ("seed", "data_seed"):
+            if not 0 <= (getattr(self, name) or 0) < 2**32:
+                raise ValueError(f"{name} must lie between 0 and 2**32 - 1, found {getattr(self, name)}.")
+        if self.feature_dtype not in ("float32", "float16"):
+            raise ValueError(f"feature_dtype must be 'float32' or 'float16', found {self.feature_dtype!r}.")
         if self.feature_views > 1 and not self.freeze_backbone:
             raise ValueError(
                 "feature_views stores views for freeze_backbone=True; without it every step draws new ones."
@@ -194,6 +232,13 @@ class SelMixConfig(TrainingArguments):
             raise ValueError("remove_unused_columns must stay False: the raw columns are needed to make pairs.")
         if self.auto_find_batch_size:
             raise ValueError("auto_find_batch_size would change the length of a period: set the batch size.")
+
+
+def _parse_prior(text: str) -> list[float]:
+    try:
+        return [float(weight) for weight in json.loads(text)]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"class_prior must be JSON such as '[0.5, 0.3, 0.2]', found {text!r}.") from error
 
 
 def _parse_constraints(text: str) -> dict[str, float]:

@@ -65,7 +65,8 @@ class ConfusionTrainer(HubTrainer):
         return FeatureDataset(self._feature_cache().features(self._pass(), dataset, collator), labels)
 
     def _feature_cache(self) -> FeatureCache:
-        return FeatureCache(self.args.feature_cache_dir, self.args.feature_dtype, str(self.accelerator.mixed_precision))
+        args, precision = self.args, str(self.accelerator.mixed_precision)
+        return FeatureCache(args.feature_cache_dir, args.feature_dtype, precision)
 
     def evaluation_loop(
         self,

@@ -219,6 +219,11 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((id(parameter) not in in_head, name not in decaying), []).append(parameter)
+    if not groups:
+        raise HeadError(
+            f"{_describe(model)}: no weight requires a gradient, so there is nothing to train. Call "
+            "model.requires_grad_(True), or set freeze_backbone=True to train the head alone."
+        )
     return [
         {
             "params": groups[of_backbone, exempt],

@@ -126,7 +126,9 @@ def item_label_column(example: Any) -> str | None:
 
 def require_dataset(dataset: Any) -> None:
     if not isinstance(dataset, Dataset):
-        raise TypeError(f"expected a datasets.Dataset (a single one, not streaming), got a {type(dataset).__name__}")
+        parts = f" of {', '.join(map(repr, dataset))}: pass one of them" if isinstance(dataset, Mapping) else ""
+        found = f"a {type(dataset).__name__}{parts}"
+        raise TypeError(f"expected a datasets.Dataset (a single one, not streaming), got {found}")
 
 
 def require_column(dataset: Dataset, column: str) -> None:

@@ -17,6 +17,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,16 @@ def long_tailed_split(
         keys = keys.tolist()  # plain Python values, for JSON
     if len(keys) != len(labels):
         raise ValueError(f"{len(labels)} labels but {len(keys)} keys")
+    for name, value, kinds in (
+        ("imbalance_factor", imbalance_factor, Real),
+        ("max_per_class", max_per_class, Integral | None),
+        ("validation_per_class", validation_per_class, Integral),
+        ("seed", seed, Integral),
+    ):
+        if not isinstance(value, kinds):
+            raise ValueError(f"{name} must be a {'number' if kinds is Real else 'whole number'}, not {value!r}")
+    if max_per_class is not None and max_per_class < 1:
+        raise ValueError(f"max_per_class must be 1 or more, not {max_per_class}")
     if validation_per_class < 0:
         raise ValueError(f"validation_per_class must be 0 or more, not {validation_per_class}")
     num_classes = len(label_names) if label_names else int(labels.max(initial=-1)) + 1

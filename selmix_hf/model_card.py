@@ -1,4 +1,4 @@
-"""The card of a model fine-tuned by SelMix: what was measured, on which images, and by which settings."""
+"""The card of a model fine-tuned by SelMix: what was measured, on which samples, and by which settings."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from selmix_hf.card_parts import PAPER, assemble, task_of
+from selmix_hf.card_parts import PAPER, assemble, samples_of, task_of
 from selmix_hf.comparison import GROUP_METRICS, KEY_METRICS, classes_shown, markdown_table
 from selmix_hf.config import SelMixConfig
 from selmix_hf.long_tail import LongTailedSplit
 from selmix_hf.pushing import hub_id
 
 _SETS = {
-    "test": "test images, which took no part in training or selection",
-    "eval": "**validation images, which steered the training or selected the checkpoint**: expect less on new ones",
+    "test": "test {}, which took no part in training or selection",
+    "eval": "**validation {}, which steered the training or selected the checkpoint**: expect less on new ones",
 }
 
 
@@ -85,19 +85,20 @@ def render(
     prefix, before, after = reports_in(evaluations, kept_step)
     folder = Path(str(args.output_dir))
     split = folder / "split.json"
+    task = next(iter(_listed(tasks)), None) or task_of(type(model).__name__) or "image-classification"
     base = finetuned_from or getattr(model.config, "_name_or_path", "") or None
     facts = CardFacts(
         name=name,
         base=base,
         base_id=hub_id(base),
-        task=next(iter(_listed(tasks)), None) or task_of(type(model).__name__) or "image-classification",
+        task=task,
         objective=objective,
         settings=args.to_dict(),
         class_names=class_names,
         train_counts=train_counts.tolist(),
         set_name={"test": "test", "eval": "validation"}[prefix],
         measured=after,
-        results=_results(prefix, before, after),
+        results=_results(prefix, before, after, samples_of(task)),
         plots=[path.name for path in sorted((folder / "plots").glob("*.png"))],
         digest=LongTailedSplit.load(split).digest if split.is_file() else None,
         command=command or own_command(sys.argv),
@@ -180,7 +181,7 @@ def card_of(
     parts += [f"![{Path(plot).stem.replace('_', ' ')}](plots/{plot})" for plot in facts.plots]
     call = f'classify = pipeline("{facts.task}", "{facts.name}")'
     parts += ["## Use", f"```python\nfrom transformers import pipeline\n\n{call}\n```"]
-    parts += ["## Training", _training(facts), "## Limits", _LIMITS]
+    parts += ["## Training", _training(facts), "## Limits", _LIMITS.format(samples_of(facts.task))]
     return assemble(data, parts, license)
 
 
@@ -189,9 +190,9 @@ _HOUSEKEEPING |= {"greater_is_better", "load_best_model_at_end", "logging_nan_in
 _OF_TRAINER = {"seed", "weight_decay", "gradient_accumulation_steps"}
 _SETTINGS = sorted({*SelMixConfig.__annotations__, *_OF_TRAINER} - _HOUSEKEEPING)
 _LIMITS = (
-    "The classes are those above and no others. Recall of a rare class is measured on few images: a difference of one "
+    "The classes are those above and no others. Recall of a rare class is measured on few {0}: a difference of one "
     "standard error, the square root of r (1 - r) / n, means nothing. The objective was reached on data like the "
-    "validation set; another class distribution or other images need a new validation."
+    "validation set; another class distribution or other {0} need a new validation."
 )
 
 
@@ -209,7 +210,7 @@ def _summary(facts: CardFacts) -> str:
     )
 
 
-def _results(prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
+def _results(prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, samples: str) -> str:
     if after is None:
         return "Not evaluated."
     start = after if before is None else before
@@ -220,7 +221,7 @@ def _results(prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, 
     if len(shown) < len(every):
         summary = f"<details><summary>Recall of all {len(every):,} classes</summary>"
         table += f"\n\n{summary}\n\n{_table(every, before, after)}\n\n</details>"
-    return f"On {_SETS[prefix]}.\n\n{table}"
+    return f"On {_SETS[prefix].format(samples)}.\n\n{table}"
 
 
 def _table(titles: Mapping[str, str], before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
@@ -241,9 +242,10 @@ def _training(facts: CardFacts) -> str:
     own = {name: facts.settings[name] for name in _SETTINGS if facts.settings.get(name) not in (None, default[name])}
     counts, names = facts.train_counts, facts.class_names
     ends = [f"{counts[k]:,} of {names[k]}" for k in (int(np.argmax(counts)), int(np.argmin(counts)))]
+    samples = samples_of(facts.task)
     lines = [
         f"- objective: `{facts.objective}`",
-        f"- training images: {sum(counts):,} of {len(names)} classes, from {ends[0]} down to {ends[1]}",
+        f"- training {samples}: {sum(counts):,} of {len(names)} classes, from {ends[0]} down to {ends[1]}",
         f"- settings, where they are not the defaults: `{own}`",
     ]
     lines += [f"- split: digest `{facts.digest}`"] if facts.digest else []

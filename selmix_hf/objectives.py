@@ -271,7 +271,13 @@ _BALANCED_BY_DEFAULT = {"macro_f1", *CONSTRAINTS}
 
 
 def register_objective(name: str, function: Callable[[Tensor], Tensor]) -> None:
-    """Make a differentiable psi(C) available by name, so that configurations and command lines can use it."""
+    """Make a differentiable psi(C) available by name, so that configurations and command lines can use it.
+
+    Raises:
+        TypeError: the function cannot be called.
+    """
+    if not callable(function):
+        raise TypeError(f"register_objective({name!r}, ...) takes a function psi(C), found {function!r}.")
     OBJECTIVES[name] = lambda **_: SmoothMetric(name, function)
 
 
@@ -307,8 +313,8 @@ def get_objective(
         tolerance: largest violation that still counts as feasible, in relative coverage (0.01: .94 for .95).
 
     Raises:
-        ValueError: an unknown name (with the nearest known one), a level outside (0, 1], missing class_counts, or an
-            `Objective` with constraints or class_prior beside it.
+        ValueError: an unknown name (with the nearest known one), a level outside (0, 1], missing class_counts, weights
+            of class_prior that are not positive, or an `Objective` with constraints or class_prior beside it.
     """
     if isinstance(name, Objective):
         given = {"constraints": constraints or None, "class_prior": class_prior}
@@ -328,8 +334,6 @@ def get_objective(
     for option, rate in (("min_rate", min_rate), ("constraint_rate", constraint_rate)):
         if not 0 < rate < math.inf:
             raise ValueError(f"{option} must be a positive number, found {rate}.")
-    if not isinstance(constraints, Mapping | None):
-        raise ValueError(f"constraints must be a mapping such as {{'coverage': 0.95}}, found {constraints!r}.")
 
     def tail() -> Tensor:
         if class_counts is None:
@@ -342,6 +346,8 @@ def get_objective(
     else:
         metric = _look_up(OBJECTIVES, name, "objective")(rate=min_rate, memory=min_memory, tail=tail)
     built = []
+    if constraints and not isinstance(constraints, Mapping):
+        raise ValueError(f"constraints must map names to levels, such as {{'coverage': 0.95}}, found {constraints!r}.")
     for key, alpha in (constraints or {}).items():
         slack = _look_up(CONSTRAINTS, key, "constraint")
         if not isinstance(alpha, int | float) or not 0 < alpha <= 1:
@@ -354,9 +360,20 @@ def get_objective(
     elif isinstance(class_prior, str):
         resolve_class_prior(class_prior, torch.ones(2))
     else:
-        class_prior = tuple(float(p) for p in class_prior)
-        resolve_class_prior(class_prior, torch.ones(len(class_prior)))
+        class_prior = tuple(_weights(class_prior))
     return Objective(metric, tuple(built), class_prior, tolerance)
+
+
+def _weights(class_prior: Sequence[float]) -> list[float]:
+    try:
+        weights = [float(weight) for weight in class_prior]
+    except (TypeError, ValueError):
+        weights = []
+    if not weights or not all(0 < weight < math.inf for weight in weights):
+        raise ValueError(
+            f"class_prior must be 'validation', 'balanced' or K positive numbers, one a class, found {class_prior!r}."
+        )
+    return weights
 
 
 def _look_up(registry: Mapping[str, Callable], name: str, kind: str) -> Callable:

@@ -31,7 +31,7 @@ def require_checkpoint(asked: Any, output_dir: str | None) -> str | None:
             f"resume_from_checkpoint=True asks for the latest checkpoint, but {there} Leave it out to start anew, or "
             "set output_dir to that of the run to resume; save_strategy says when checkpoints are written."
         )
-    folder = Path(found[-1] if asked is True else asked)
+    folder = Path(found[-1] if asked is True else str(asked))
     if not folder.is_dir():
         raise FileNotFoundError(
             f"resume_from_checkpoint: there is no folder {str(folder)!r} (looked in {Path.cwd()}). {there}"

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from selmix_hf import checks
 from selmix_hf.callbacks import RefreshCallback
 from selmix_hf.checkpoint import load_pair_state, load_weights
-from selmix_hf.collator import SelMixCollator, default_collator, probe_batch
+from selmix_hf.collator import SelMixCollator, default_collator
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import distinct_names
 from selmix_hf.confusion_trainer import ConfusionTrainer
@@ -114,7 +114,7 @@ class SelMixTrainer(ConfusionTrainer):
         if eval_dataset is None:
             logger.warning("no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint.")
 
-        probe = self._prepare_inputs(probe_batch(gain_dataset, self.data_collator.eval_collator, "gain_dataset"))
+        probe = self._prepare_inputs(checks.check_batches(train_dataset, gain_dataset, self.data_collator))
         self.head = find_head(self.model, probe, head_name=head_name)
         known = self.model, train_dataset, self.label_column, self.head.num_classes
         self.class_names = distinct_names(checks.resolve_class_names(*known))

@@ -64,6 +64,17 @@ def test_a_dict_is_nested_in_the_file_and_json_on_the_command_line(text, yaml_fi
     assert config.constraints == {"coverage": 0.9}
 
 
+def test_a_class_prior_is_a_list_in_the_file_and_json_on_the_command_line(yaml_file, tmp_path):
+    path = yaml_file(f"class_prior: [0.7, 0.2, 1e-1]\noutput_dir: {tmp_path}\n")
+    (config,) = parse_arguments(SelMixConfig, ["--config", path])
+    assert config.class_prior == [0.7, 0.2, 0.1]
+    for given, expected in (("[0.5, 0.5]", [0.5, 0.5]), ("balanced", "balanced")):
+        (config,) = parse_arguments(SelMixConfig, ["--config", path, "--class_prior", given])
+        assert config.class_prior == expected
+    with pytest.raises(ValueError, match="class_prior must be JSON such as"):
+        parse_arguments(SelMixConfig, ["--config", yaml_file("class_prior: [0.5, [1]]\n")])
+
+
 def test_dicts_of_transformers_own_options(yaml_file, tmp_path):
     path = yaml_file(f"output_dir: {tmp_path}\nlr_scheduler_type: cosine_with_min_lr\n")
     with open(path, "a", encoding="utf-8") as file:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from selmix_hf.card_parts import task_of
+from selmix_hf.card_parts import samples_of, task_of
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,8 @@ from selmix_hf.card_parts import task_of
 )
 def test_the_task_of_a_model(architecture, task):
     assert task_of(architecture) == task
+
+
+def test_what_the_samples_of_a_task_are_called():
+    tasks = ("image-classification", "text-classification", "audio-classification", "tabular-classification", None)
+    assert [samples_of(task) for task in tasks] == ["images", "texts", "recordings", "samples", "samples"]

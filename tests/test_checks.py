@@ -3,7 +3,7 @@
 import pytest
 import tiny
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import nn
 
 from selmix_hf.checks import check_datasets, label_column_of, read_labels, resolve_class_names
@@ -41,6 +41,9 @@ def test_what_is_missing():
         check_datasets(data, data.select([]), None)
     with pytest.raises(TypeError, match="train_dataset is a IterableDataset: a streaming dataset has no random"):
         check_datasets(data.to_iterable_dataset(), data, None)
+    for other, found in ((DatasetDict(a=data, b=data), r"several \(a, b\): give one"), ("cifar10", "'cifar10'")):
+        with pytest.raises(TypeError, match=f"train_dataset must be one dataset that is loaded, found {found}"):
+            check_datasets(other, data, None)
     check_datasets(data, data, None)
 
 
@@ -72,7 +75,9 @@ def test_label_column():
     data = tiny.images((1, 1, 1, 1))
     assert label_column_of(data, None) == "label"
     assert label_column_of(data.rename_column("label", "kind"), None) == "kind"
-    assert label_column_of(data, "other") == "other"
+    assert label_column_of(data.with_transform(lambda rows: {"other": rows["label"]}), "other") == "other"
+    with pytest.raises(ValueError, match="no column 'other' in the dataset; it has image, label"):
+        label_column_of(data, "other")
     assert label_column_of(Plain([0, 1]), None) == "labels"
     with pytest.raises(ValueError, match="no label column found among x"):
         label_column_of(Dataset.from_dict({"x": ["a"]}), None)

@@ -6,11 +6,13 @@ import json
 import re
 
 import pytest
+import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from selmix_hf import SelMixConfig
 
 QUIET = {"use_cpu": True}
+WEIGHTS = ([0.5, 0.3, 0.2], "[0.5, 0.3, 0.2]", torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
 
 
 def test_the_docstring_lists_exactly_the_changed_defaults():
@@ -107,9 +109,22 @@ def test_objective_of_the_options():
     assert objective.class_prior == "balanced" and objective.tolerance == 0.01
 
 
+@pytest.mark.parametrize("given", WEIGHTS)
+def test_a_class_prior_of_ones_own(given):
+    config = SelMixConfig(objective="macro_f1", class_prior=given, **QUIET)
+    assert config.make_objective().class_prior == (0.5, 0.3, 0.2)
+    assert json.loads(config.to_json_string())["class_prior"] == [0.5, 0.3, 0.2]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        ({"class_prior": [0.5, -0.1]}, r"class_prior must be .* K positive numbers, one a class, found \[0.5, -0.1\]"),
+        ({"class_prior": [0.5, 0.0]}, "K positive numbers"),
+        ({"class_prior": []}, "K positive numbers"),
+        ({"class_prior": ["a", "b"]}, "K positive numbers"),
+        ({"class_prior": 0.5}, "K positive numbers, one a class, found 0.5"),
+        ({"class_prior": "[0.5, "}, r"class_prior must be JSON such as '\[0.5, 0.3, 0.2\]', found '\[0.5, '"),
         ({"objective": "min_recal"}, "unknown objective 'min_recal'; did you mean 'min_recall'"),
         ({"objective": "recall_of_the_mean"}, "unknown objective .*Known: g_mean, h_mean"),
         ({"constraints": {"coverge": 0.9}}, "unknown constraint 'coverge'; did you mean 'coverage'"),
@@ -129,6 +144,21 @@ def test_objective_of_the_options():
         ({"tail_share": 1.0}, "tail_share must lie between 0 and 1, found 1.0"),
         ({"objective": len}, r"objective must be a name in the options, found .*give it to SelMixTrainer\(objective="),
         ({"constraints": [0.9]}, r"constraints must map names to levels, found \[0.9\]"),
+        ({"learning_rate": "0.1"}, "learning_rate must be a finite number, found '0.1'"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a finite number, found inf"),
+        ({"beta_min": None}, "beta_min must be a finite number, found None"),
+        ({"max_steps": 10.5}, "max_steps must be a whole number, found 10.5"),
+        ({"refresh_steps": True}, "refresh_steps must be a whole number, found True"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be at least 1, found 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be at least 1, found 0"),
+        ({"freeze_backbone": "yes"}, "freeze_backbone must be True or False, found 'yes'"),
+        ({"seed": -1}, r"seed must lie between 0 and 2\*\*32 - 1, found -1"),
+        ({"data_seed": -5}, "data_seed must lie between 0 and"),
+        (
+            {"constraints": {"coverage": "high"}},
+            r"the level of constraint 'coverage' must lie in \(0, 1\], found 'high'",
+        ),
+        ({"inverse_temperature": [1]}, r"inverse_temperature must be 'auto' or a number >= 0, found \[1\]"),
         ({"inverse_temperature": None}, "inverse_temperature must be 'auto' or a number >= 0, found None"),
         ({"learning_rate": -0.1}, "learning_rate must not be negative, found -0.1"),
         ({"backbone_learning_rate": -0.1}, "backbone_learning_rate must not be negative"),

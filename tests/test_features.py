@@ -1,12 +1,16 @@
 """Stored features are those of the whole model, row by row, and take its place in front of the head."""
 
+import subprocess
+import sys
+
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 from selmix_hf import ImageCollator, find_head
 from selmix_hf.collator import SelMixCollator
-from selmix_hf.feature_cache import FeatureCache
+from selmix_hf.feature_cache import FeatureCache, _create
 from selmix_hf.features import (
     FEATURES,
     DatasetPass,
@@ -147,6 +151,65 @@ def test_cached_features_are_read_back(tmp_path, monkeypatch):
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
     monkeypatch.setattr(DatasetPass, "features", None)  # computing would fail
     assert torch.equal(FeatureCache(tmp_path).features(at, DATA, collator), first)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_pass_that_was_interrupted_goes_on(tmp_path, monkeypatch):
+    """Chunks of 4 of 15 rows: the second pass computes what the first had not finished, with the same values."""
+    monkeypatch.setattr("selmix_hf.feature_cache._CHUNK", 4)
+    at, collator, seen = look(batch_size=3), SelMixCollator(ImageCollator(transform=tiny.random_view)), []
+    whole = FeatureCache(tmp_path / "whole").features(at, DATA, collator, seed=5)
+    run = DatasetPass._run
+
+    def count_and_stop(self, batch):
+        if len(seen) == limit:
+            raise Interrupted
+        seen.append(len(batch["pixel_values"]))
+        return run(self, batch)
+
+    monkeypatch.setattr(DatasetPass, "_run", count_and_stop)
+    cache, limit = FeatureCache(tmp_path / "cache"), 5
+    with pytest.raises(Interrupted):
+        cache.features(at, DATA, collator, seed=5)
+    assert seen == [3, 1, 3, 1, 3]
+    limit = 100
+    assert torch.equal(cache.features(at, DATA, collator, seed=5), whole)
+    assert seen[5:] == [3, 1, 3]  # rows 8 to 14
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+
+
+def test_half_precision_takes_half_the_room(tmp_path):
+    at, collator, files = look(), SelMixCollator(COLLATOR), []
+    for dtype in ("float32", "float16"):
+        features = FeatureCache(tmp_path / dtype, dtype).features(at, DATA, collator)
+        assert features.dtype == getattr(torch, dtype) == FeatureCache(None, dtype).features(at, DATA, collator).dtype
+        assert torch.allclose(features.float(), at.features(DATA, COLLATOR), atol=2e-3)
+        files += list((tmp_path / dtype).iterdir())
+        assert torch.equal(load_file(files[-1])["features"], features)
+        assert FeatureDataset(features, [0] * 15).take([1, 2]).dtype == torch.float32
+    assert files[0].stat().st_size - files[1].stat().st_size == 15 * at.head.num_features * 2
+
+
+def test_stored_features_are_mapped_and_not_read_into_memory(tmp_path):
+    """In a process of its own: 512 MB of features, of which a few rows are looked at."""
+    path = tmp_path / "big.partial"
+    _create(path, tmp_path / "big.done", (131072, 1024), "float32", 128)
+    code = f"""
+import resource, torch
+from safetensors import safe_open
+from selmix_hf.features import FeatureDataset
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with safe_open({str(path)!r}, "pt") as opened:
+    dataset = FeatureDataset(opened.get_tensor("features"), torch.zeros(131072, dtype=torch.long))
+assert dataset.take(list(range(0, 131072, 4096))).shape == (32, 1024)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 65536  # kB
 
 
 def test_other_data_weights_transforms_and_seeds_are_computed_anew(tmp_path):

@@ -540,3 +540,24 @@ def test_reference_split(tmp_path: Path) -> None:
     assert np.bincount(class_labels(splits["validation"])).tolist() == [500] * 10
     own = make_long_tailed(dataset, 100, validation_per_class=500, key_column="img")
     assert np.bincount(class_labels(own["train"])).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"imbalance_factor": "100"}, "imbalance_factor must be a number, not '100'"),
+        ({"max_per_class": 2.5}, "max_per_class must be a whole number, not 2.5"),
+        ({"max_per_class": 0}, "max_per_class must be 1 or more, not 0"),
+        ({"validation_per_class": 0.1}, "validation_per_class must be a whole number, not 0.1"),
+        ({"seed": None}, "seed must be a whole number, not None"),
+    ],
+)
+def test_options_of_a_wrong_kind(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        long_tailed_split([0, 0, 1, 1], **options)
+
+
+def test_several_sets_are_told_apart_from_one():
+    one = Dataset.from_dict({"label": [0, 1]})
+    with pytest.raises(TypeError, match="got a DatasetDict of 'train', 'test': pass one of them"):
+        make_long_tailed(DatasetDict(train=one, test=one))

@@ -62,11 +62,19 @@ def test_of_many_classes_the_worst_are_shown_and_all_are_a_click_away():
     after = {"mean_recall": 0.5, "min_recall": 0.0, "g_mean": 0.0, "h_mean": 0.0, "smallest_coverage": 0.0}
     after |= {f"recall/{name}": k / 60 for k, name in enumerate(names)}
     before = {**after, "recall/class 59": 0.0}
-    table, _, every = _results("test", before, after).partition("<details>")
+    table, _, every = _results("test", before, after, "images").partition("<details>")
     assert [line.split("|")[1].strip() for line in table.splitlines() if "recall of" in line] == [
         f"recall of {name}" for name in [names[0], names[59], *names[1:10]]
     ]
     assert all(f"| {name} " in every for name in names) and every.endswith("</details>")
+
+
+def test_the_samples_of_another_task_are_not_called_images(run):
+    run.evaluate(tiny.images((6, 6, 6, 6), seed=2), metric_key_prefix="test")
+    assert card_of(run).text.count("images") == 5
+    text = card_of(run, tasks="text-classification").text
+    assert "image" not in text and text.count("texts") == 5 and "{" not in text.split("## Limits")[1].split("##")[0]
+    assert "training texts: 57 of 4 classes" in text and "On test texts, which took no part" in text
 
 
 def test_nothing_measured(tmp_path):

@@ -503,6 +503,14 @@ def test_classes_absent_from_training_are_named(tmp_path):
         tiny.trainer(tmp_path, train_dataset=train)
 
 
+def test_a_class_prior_of_ones_own(tmp_path):
+    options = {"constraints": {"coverage": 0.9}, "class_prior": [4, 3, 2, 1], "freeze_backbone": True, "max_steps": 4}
+    run = tiny.trainer(tmp_path, objective="mean_recall", **options)
+    run.train()
+    counts = torch.tensor([[9, 0, 0, 0], [0, 8, 0, 0], [0, 0, 7, 0], [0, 0, 0, 9]])
+    assert run._metrics(counts)["smallest_coverage"] == pytest.approx(0.1 * 4)
+
+
 # --- errors ------------------------------------------------------------------------------------------------------
 
 
@@ -558,7 +566,49 @@ ERRORS = {
         ValueError,
         "give either a data_collator or transforms",
     ),
+    "only one transform": (
+        {"processing_class": None, "eval_transform": tiny.to_tensor},
+        ValueError,
+        "Without processing_class give both train_transform and eval_transform",
+    ),
+    "transform that gives no tensor": (
+        {"train_transform": lambda image: image},
+        ValueError,
+        "a transform must turn every image into a tensor C x H x W, all of one shape, found <PIL",
+    ),
+    "transform that gives several sizes": (
+        {"train_transform": lambda image: torch.zeros(3, 16, np.random.randint(2, 2000))},
+        ValueError,
+        r"all of one shape, found \[3, 16, \d+\], \[3, 16, \d+\]: end it with a crop or resize to a fixed size",
+    ),
+    "transform with channels last": (
+        {"train_transform": np.array},
+        ValueError,
+        "train_dataset gives are of another kind than those of gain_dataset: {'pixel_values': '16 x H x W'} there",
+    ),
+    "name of a transform": ({"train_transform": "crop"}, ValueError, "the transform must be .* called on images, fou"),
+    "name of a processor": (
+        {"processing_class": "google/vit"},
+        ValueError,
+        "processing_class must be an object that can be called on images, found 'google/vit'",
+    ),
+    "no eval set by name": (
+        {"eval_dataset": dict},
+        ValueError,
+        "eval_dataset is empty: give one set, several by name",
+    ),
+    "no such label column": ({"label_column": "labl"}, ValueError, "no column 'labl' in the dataset; it has image, l"),
+    "a row without label": (
+        {"train_dataset": lambda: tiny.images().remove_columns("label").add_column("label", [None] + [1] * 56)},
+        ValueError,
+        "the labels in 'label' must be integers, found None: see class_encode_column .* filter rows without a label",
+    ),
     "no such head": ({"head_name": "embedder"}, HeadError, "expected head_name 'embedder' to be a linear layer"),
+    "prior of other length": (
+        {"objective": "macro_f1", "class_prior": [0.5, 0.5]},
+        ValueError,
+        r"class_prior must hold 4 positive numbers, one a class, found shape \(2,\)",
+    ),
     "unknown objective": (
         {"objective": "min_recal"},
         ValueError,
@@ -576,6 +626,14 @@ def test_errors_say_what_to_do(case, tmp_path):
         model.config.id2label = dict(enumerate(tiny.NAMES))
     with pytest.raises(kind, match=sentence):
         tiny.trainer(tmp_path, model, **options)
+
+
+def test_a_model_without_a_weight_to_train(tmp_path):
+    run = tiny.trainer(tmp_path, tiny.model().requires_grad_(False))
+    with pytest.raises(
+        HeadError, match=r"no weight requires a gradient.*model.requires_grad_\(True\), or set freeze_b"
+    ):
+        run.train()
 
 
 def test_one_class_only(tmp_path):
