@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, cast
@@ -184,6 +185,13 @@ class SelMixConfig(TrainingArguments):
                 raise ValueError(f"{name} must be {kind}, found {value!r}.")
 
     def _check(self) -> None:
+        for name, variable in (("fsdp", "ACCELERATE_USE_FSDP"), ("deepspeed", "ACCELERATE_USE_DEEPSPEED")):
+            if getattr(self, name, None) or os.environ.get(variable, "false").lower() in ("true", "1"):
+                raise ValueError(
+                    f"{name} is not supported: the gain needs the head's whole weights, and the statistics pass lets "
+                    "processes look at different numbers of samples, both of which sharded weights do not allow. Use "
+                    "plain distributed training; a frozen backbone or bf16 saves memory."
+                )
         if not isinstance(self.objective, str):
             raise ValueError(
                 f"objective must be a name in the options, found {self.objective!r}: give it to "

@@ -109,8 +109,6 @@ class SelMixTrainer(ConfusionTrainer):
         )
         self.loss_is_scaled_for_ga = False  # a mean over the micro-batch: Trainer divides it by the accumulation steps
         self.model_accepts_loss_kwargs = False
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("SelMixTrainer does not run under FSDP or DeepSpeed yet: use plain distributed training.")
         if eval_dataset is None:
             logger.warning("no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint.")
 
