@@ -18,7 +18,7 @@ _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
 _NUMBERS = (*_NOT_NEGATIVE, "tail_share", "target_share", "beta_min", "min_memory")
 _COUNTS = ("refresh_steps", "feature_views", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
-_SWITCHES = ("freeze_backbone", "gain_quadrature")
+_SWITCHES = ("freeze_backbone", "reuse_samples", "gain_quadrature")
 
 
 @dataclass
@@ -51,6 +51,8 @@ class SelMixConfig(TrainingArguments):
         tail_share: share of the classes, the least frequent in training, that are the tail.
         constraint_tolerance: largest violation, in relative coverage, of a feasible checkpoint.
         freeze_backbone: train the head alone, on pooled features computed once.
+        reuse_samples: let a sample serve as first one of a pair and as second one of another in its batch, wherever
+            the drawn classes allow it, which saves up to half of the backbone's work; see `sampling.reuse_samples`.
         feature_views: with `freeze_backbone`, how many (augmented) views of each training image are stored; views
             beyond the first need a `train_transform` that is random.
         feature_cache_dir: with `freeze_backbone`, a folder that keeps features from run to run: those of the
@@ -83,6 +85,7 @@ class SelMixConfig(TrainingArguments):
     tail_share: float = field(default=0.1, metadata={"help": "Share of the classes that are the tail."})
     constraint_tolerance: float = field(default=0.01, metadata={"help": "Violation that counts as feasible."})
     freeze_backbone: bool = field(default=False, metadata={"help": "Train the head alone, on stored features."})
+    reuse_samples: bool = field(default=False, metadata={"help": "Let a sample serve in two pairs of a batch."})
     feature_views: int = field(default=1, metadata={"help": "Stored views of each training image."})
     feature_dtype: str = field(default="float32", metadata={"help": "Of stored features: float32 or float16."})
     feature_cache_dir: str | None = field(default=None, metadata={"help": "Keep stored features in this folder."})
@@ -222,6 +225,8 @@ class SelMixConfig(TrainingArguments):
                 raise ValueError(f"{name} must lie between 0 and 2**32 - 1, found {getattr(self, name)}.")
         if self.feature_dtype not in ("float32", "float16"):
             raise ValueError(f"feature_dtype must be 'float32' or 'float16', found {self.feature_dtype!r}.")
+        if self.reuse_samples and self.freeze_backbone:
+            raise ValueError("reuse_samples saves work of the backbone; with freeze_backbone=True there is none.")
         if self.feature_views > 1 and not self.freeze_backbone:
             raise ValueError(
                 "feature_views stores views for freeze_backbone=True; without it every step draws new ones."

@@ -123,6 +123,7 @@ class PairSampler(Sampler[Pair]):
         num_pairs: length of a period.
         beta_min: the mixing coefficient is uniform on [beta_min, 1].
         seed: of the run.
+        reuse_within: pairs of a batch, for `reuse_samples`; default none. Both sets must be the same.
 
     Raises:
         ValueError: beta_min outside [0, 1].
@@ -137,12 +138,14 @@ class PairSampler(Sampler[Pair]):
         get_period: Callable[[], int] | None = None,
         beta_min: float = 0.6,
         seed: int = 0,
+        reuse_within: int | None = None,
     ) -> None:
         if not 0 <= beta_min <= 1:
             raise ValueError(f"beta_min must lie in [0, 1], found {beta_min}.")
         self.first_index, self.second_index = first_index, second_index
         self.get_probability, self.get_period = get_probability, get_period
         self.num_pairs, self.beta_min, self.seed = num_pairs, beta_min, seed
+        self.reuse_within = reuse_within
         self._iterations = 0
 
     def __len__(self) -> int:
@@ -162,7 +165,37 @@ class PairSampler(Sampler[Pair]):
         second_M = self.second_index.draw(classes_M2[:, 1], generator)
         coefficient_M = generator.uniform(self.beta_min, 1, self.num_pairs)
         seeds_2M = generator.integers(2**31, size=(2, self.num_pairs))
+        if self.reuse_within is not None:
+            taken_M = reuse_samples(classes_M2, self.reuse_within)
+            known_M = taken_M >= 0
+            second_M[known_M], seeds_2M[1][known_M] = first_M[taken_M[known_M]], seeds_2M[0][taken_M[known_M]]
         return first_M, second_M, coefficient_M, seeds_2M[0], seeds_2M[1]
+
+
+def reuse_samples(classes: NDArray[np.int64], batch_size: int) -> NDArray[np.int64]:
+    """For each pair, the pair of its batch whose first sample can be its second one.
+
+    Every first sample serves once at most, never its own pair. Only classes decide: the two samples of a pair stay
+    independent and uniform in their classes, as without reuse. Pairs of a batch are no longer independent of each
+    other, so the gradient has the same mean and a somewhat larger variance.
+
+    Args:
+        classes: M x 2.
+        batch_size: consecutive pairs that make a batch.
+
+    Returns:
+        numbers of pairs, shape M; -1 where there is none.
+    """
+    taken_M = np.full(len(classes), -1)
+    for start in range(0, len(classes), batch_size):
+        first_B, second_B = classes[start : start + batch_size].T
+        for k in np.intersect1d(first_B, second_B):
+            givers, takers = np.flatnonzero(first_B == k), np.flatnonzero(second_B == k)
+            number = min(len(givers), len(takers))
+            givers, takers = np.roll(givers, -1)[:number], takers[:number]
+            apart = givers != takers
+            taken_M[start + takers[apart]] = start + givers[apart]
+    return taken_M
 
 
 class PairDataset(Dataset[PairExample]):
@@ -171,10 +204,12 @@ class PairDataset(Dataset[PairExample]):
     Args:
         first: the labelled set that x1 comes from.
         second: the set that x2 comes from; default the same.
+        reuse: whether a sample that a batch holds twice, under the same seed, is fetched once.
     """
 
-    def __init__(self, first: Any, second: Any = None) -> None:
+    def __init__(self, first: Any, second: Any = None, reuse: bool = False) -> None:
         self.first, self.second = first, first if second is None else second
+        self.reuse = reuse
 
     def __len__(self) -> int:
         return len(self.first)
@@ -184,7 +219,14 @@ class PairDataset(Dataset[PairExample]):
 
     def __getitems__(self, pairs: Sequence[Pair]) -> list[PairExample]:
         firsts = fetch(self.first, [pair.first for pair in pairs], [pair.first_seed for pair in pairs])
-        seconds = fetch(self.second, [pair.second for pair in pairs], [pair.second_seed for pair in pairs])
+        if self.reuse:
+            known = {(pair.first, pair.first_seed): sample for pair, sample in zip(pairs, firsts, strict=True)}
+            others = [pair for pair in pairs if (pair.second, pair.second_seed) not in known]
+            fresh = iter(fetch(self.second, [pair.second for pair in others], [pair.second_seed for pair in others]))
+            keys = [(pair.second, pair.second_seed) for pair in pairs]
+            seconds: Sequence[Any] = [known[key] if key in known else next(fresh) for key in keys]
+        else:
+            seconds = fetch(self.second, [pair.second for pair in pairs], [pair.second_seed for pair in pairs])
         return [PairExample(*parts) for parts in zip(firsts, seconds, pairs, strict=True)]
 
 

@@ -100,6 +100,7 @@ class SelMixTrainer(ConfusionTrainer):
             data_collator=SelMixCollator(
                 default_collator(train_dataset, processing_class, data_collator, train_transform, column),
                 default_collator(gain_dataset, processing_class, data_collator, eval_transform, column),
+                args.reuse_samples,
             ),
             train_dataset=train_dataset,
             eval_dataset=gain_dataset if eval_dataset is None else eval_dataset,
@@ -192,7 +193,7 @@ class SelMixTrainer(ConfusionTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         collator: Callable = self.data_collator
-        dataset: Dataset = PairDataset(self.train_dataset)
+        dataset: Dataset = PairDataset(self.train_dataset, reuse=self.args.reuse_samples)
         labels, workers = self._train_labels, self.args.dataloader_num_workers
         if self.args.freeze_backbone:
             stored = self._store_features()
@@ -206,6 +207,7 @@ class SelMixTrainer(ConfusionTrainer):
             num_pairs=self._geometry()["pairs_per_step"] * self.args.refresh_steps,
             beta_min=self.args.beta_min,
             seed=self._seed(),
+            reuse_within=self._train_batch_size if self.args.reuse_samples else None,
         )
         loader: DataLoader = DataLoader(
             dataset,
@@ -234,10 +236,11 @@ class SelMixTrainer(ConfusionTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         inputs = dict(inputs)
-        coefficient, labels = inputs.pop("mixing_coefficient", None), inputs.pop("labels")
+        coefficient, index = inputs.pop("mixing_coefficient", None), inputs.pop("mixing_index", None)
+        labels = inputs.pop("labels")
         if coefficient is not None and not self.args.freeze_backbone:
             freeze_batch_norm(model)
-        with nullcontext() if coefficient is None else self.head.mix(coefficient):
+        with nullcontext() if coefficient is None else self.head.mix(coefficient, index):
             logits = logits_of(model(**inputs))
         outputs = None
         if return_outputs or self.compute_loss_func is not None:
@@ -300,6 +303,9 @@ class SelMixTrainer(ConfusionTrainer):
     def _geometry(self) -> dict[str, Any]:
         """What fixes where periods begin, what is drawn in them and what for."""
         pairs = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        kept = {name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone")}
+        kept = {
+            name: getattr(self.args, name)
+            for name in ("refresh_steps", "beta_min", "freeze_backbone", "reuse_samples")
+        }
         aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
         return {**kept, **aim, "pairs_per_step": pairs, "seed": self._seed()}

@@ -170,6 +170,7 @@ def test_a_class_prior_of_ones_own(given):
         ({"feature_cache_dir": "features"}, "feature_cache_dir keeps the features of freeze_backbone=True"),
         ({"refresh_steps": -1}, "refresh_steps must be at least 1"),
         ({"max_steps": -1}, "max_steps must be at least 1"),
+        ({"reuse_samples": True, "freeze_backbone": True}, "reuse_samples saves work of the backbone"),
         ({"feature_views": 2}, "feature_views stores views for freeze_backbone=True"),
         (
             {"num_train_epochs": 10},
