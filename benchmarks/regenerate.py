@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import defaults, gain, starts
 from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd, seeds_table
+from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
 from selmix_hf.record_card import released_run, render_record
 
@@ -33,6 +34,13 @@ CIFAR10_LT = {  # row -> card
     "H-mean, `cifar10_lt_h_mean.yaml`": "cifar10-lt-h-mean",
     "mean recall s.t. coverage ≥ .95/K, `cifar10_lt_coverage.yaml`": "cifar10-lt-coverage",
     "min recall, all weights, `cifar10_lt_whole_network.yaml`": "cifar10-lt-min-recall-whole-network",
+}
+TARGETS = {  # card -> what was hoped for before the runs
+    "cifar10-lt-min-recall": {"min_recall": 0.690, "mean_recall": 0.745},
+    "cifar10-lt-mean-recall": {"mean_recall": 0.760},
+    "cifar10-lt-h-mean": {"h_mean": 0.750},
+    "cifar10-lt-coverage": {"smallest_coverage": 0.95, "mean_recall": 0.750},
+    "cifar10-lt-min-recall-whole-network": {"min_recall": 0.700, "mean_recall": 0.760},
 }
 COLUMNS = ("mean_recall", "min_recall", "h_mean", "smallest_coverage")
 
@@ -61,6 +69,18 @@ def cifar10_lt_table() -> str:
     return markdown_table(["objective", *[KEY_METRICS[column] for column in COLUMNS]], rows)
 
 
+def targets_table() -> str:
+    """Where the CIFAR-10-LT runs stand against what was hoped for: on validation, which steered them, and on test."""
+    rows = []
+    for title, name in CIFAR10_LT.items():
+        runs = read(CARDS / name / "results.json")["runs"]
+        for metric, target in TARGETS.get(name, {}).items():
+            steering = mean_and_sd([run["validation_after"][f"eval_{metric}"] for run in runs])
+            test = mean_and_sd([run["test_after"][metric] for run in runs])
+            rows.append([title, KEY_METRICS[metric], short(f"{target:.3f}"), short(steering), short(test)])
+    return markdown_table(["objective", "metric", "hoped for", "on validation", "on test"], rows)
+
+
 def digits_table() -> str:
     return short(seeds_table(read(CARDS / "digits-min-recall" / "results.json")["test"]))
 
@@ -73,6 +93,7 @@ def tables() -> dict[str, Callable[[], str]]:
     return {
         "cifar10_lt": cifar10_lt_table,
         "digits": digits_table,
+        "targets": targets_table,
         "starts": lambda: short(starts.table(read(RECORDED / "starts.json"))),
         "gain": lambda: gain.table(read(RECORDED / "gain.json")["rows"]),
         **of_defaults,
@@ -88,6 +109,30 @@ def with_tables(text: str, known: dict[str, Callable[[], str]]) -> str:
     return re.sub(r"<!-- table: (\S+) -->.*?<!-- end -->", again, text, flags=re.DOTALL)
 
 
+def template() -> str:
+    """What `selmix_hf.model_card` makes a card of, each place named."""
+    facts = CardFacts(
+        name="{name}",
+        base="{base model}",
+        base_id=None,
+        task="image-classification",
+        objective="{objective}",
+        settings={"constraints": {"{constraint}": 0.95}, "freeze_backbone": True, "{option}": "{value}"},
+        class_names=["{largest class}", "{smallest class}"],
+        train_counts=[1000, 10],
+        set_name="test",
+        measured=None,
+        results="On {the set that the numbers come from}.\n\n{metrics and recall of each class, before and after}",
+        plots=["recall_per_class.png", "objective.png", "gain_matrix.png", "pair_distribution.png"],
+        digest="{digest of split.json}",
+        command="{the command that made the model}",
+        versions={"selmix_hf": "{version}", "torch": "{version}"},
+        hardware="{processes and processor}",
+        dataset_ids=["{owner}/{dataset}"],
+    )
+    return str(card_of(facts))
+
+
 def regenerate() -> dict[Path, str]:
     """Path -> text of every page and card."""
     known = tables()
@@ -95,6 +140,7 @@ def regenerate() -> dict[Path, str]:
     for path in sorted(CARDS.glob("*/results.json")):
         plots = sorted(plot.name for plot in (path.parent / "plots").glob("*.png"))
         texts[path.parent / "README.md"] = str(render_record(read(path), plots))
+    texts[CARDS / "template.md"] = template()
     return texts
 
 

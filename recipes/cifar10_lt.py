@@ -12,8 +12,8 @@ and adds the spread.
 
 Into output_dir go the model (ready for `pipeline`), the plots, split.json, results.json and the card.
 
-Measured (README, "Results", with the commands): test min recall .623 to .660 and mean recall .738 to .747 from a
-tf_efficientnet_lite0 with a frozen backbone; about a minute a seed on 2 cores once features are stored.
+Measured (README, "Results", with the commands): test min recall .623 to .663 ± .001 and mean recall .738 to .749 ±
+.001 over three seeds, from a tf_efficientnet_lite0 with a frozen backbone.
 Published (SelMix paper, stage 1 of MiSLAS, percent): mean 81.9 and min 72.5 before, mean 83.3, min 79.2, H-mean 82.6
 and G-mean 82.8 after; the settings are in configs/cifar10_lt_paper.yaml, and that run was not measured here.
 """

@@ -6,7 +6,38 @@ Names are imported on first use, so that `import selmix_hf` costs nothing.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers and editors see
+    from selmix_hf.callbacks import DeferredReweighting as DeferredReweighting
+    from selmix_hf.collator import ImageCollator as ImageCollator
+    from selmix_hf.collator import SelMixCollator as SelMixCollator
+    from selmix_hf.config import SelMixConfig as SelMixConfig
+    from selmix_hf.confusion import ClassStatistics as ClassStatistics
+    from selmix_hf.confusion import confusion_counts as confusion_counts
+    from selmix_hf.gain import gain_matrix as gain_matrix
+    from selmix_hf.gain import metric_gradient as metric_gradient
+    from selmix_hf.heads import find_head as find_head
+    from selmix_hf.held_out import hold_out as hold_out
+    from selmix_hf.list_files import load_list_file as load_list_file
+    from selmix_hf.list_files import load_list_files as load_list_files
+    from selmix_hf.long_tail import LongTailedSplit as LongTailedSplit
+    from selmix_hf.long_tail import make_long_tailed as make_long_tailed
+    from selmix_hf.losses import BalancedSoftmaxLoss as BalancedSoftmaxLoss
+    from selmix_hf.losses import LDAMLoss as LDAMLoss
+    from selmix_hf.losses import LogitAdjustedLoss as LogitAdjustedLoss
+    from selmix_hf.metrics import classification_metrics as classification_metrics
+    from selmix_hf.metrics import evaluate_metric as evaluate_metric
+    from selmix_hf.objectives import get_objective as get_objective
+    from selmix_hf.objectives import register_objective as register_objective
+    from selmix_hf.plots import save_plots as save_plots
+    from selmix_hf.pushing import PushError as PushError
+    from selmix_hf.sampling import ClassIndex as ClassIndex
+    from selmix_hf.sampling import PairDataset as PairDataset
+    from selmix_hf.sampling import PairSampler as PairSampler
+    from selmix_hf.saved_head import SelMixHead as SelMixHead
+    from selmix_hf.stage1 import Stage1Trainer as Stage1Trainer
+    from selmix_hf.trainer import SelMixTrainer as SelMixTrainer
 
 __version__ = "0.1.0"
 
@@ -24,7 +55,6 @@ _HOME = {
     "register_objective": "objectives",
     "metric_gradient": "gain",
     "gain_matrix": "gain",
-    "pair_distribution": "pair_distribution",
     "classification_metrics": "metrics",
     "evaluate_metric": "metrics",
     "LogitAdjustedLoss": "losses",

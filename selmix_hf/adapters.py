@@ -36,14 +36,19 @@ def first_item(dataset: Any) -> Any:
         return dataset[0]
 
 
+def has_features(dataset: Any) -> bool:
+    """Whether columns have types, as a `datasets.Dataset`'s; other sets may have an attribute of that name."""
+    return isinstance(getattr(dataset, "features", None), Mapping)
+
+
 def image_columns(dataset: Any) -> list[Column]:
     """Where an example holds an image: the `Image` columns of a `datasets.Dataset`, whatever their names; of any other
     dataset, the keys or places of PIL images in its first item."""
     from datasets import Image
     from PIL.Image import Image as PILImage
 
-    if hasattr(dataset, "features"):
-        return [name for name, kind in (dataset.features or {}).items() if isinstance(kind, Image)]
+    if has_features(dataset):
+        return [name for name, kind in dataset.features.items() if isinstance(kind, Image)]
     example = first_item(dataset)
     items = example.items() if isinstance(example, Mapping) else enumerate(example) if is_tuple(example) else ()
     return [name for name, value in items if isinstance(value, PILImage)]

@@ -33,11 +33,11 @@ from selmix_hf.benchmark_start import BenchmarkArguments, Stage1, augmentation, 
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.comparison import before_after_table, paired_bootstrap
 from selmix_hf.config import SelMixConfig
-from selmix_hf.confusion import confusion_counts
+from selmix_hf.confusion import confusion_counts, distinct_names
 from selmix_hf.labels import class_labels
 from selmix_hf.metrics import classification_metrics
 from selmix_hf.plots import save_plots
-from selmix_hf.pushing import PushError
+from selmix_hf.pushing import PushError, repeat_call
 from selmix_hf.resuming import require_checkpoint
 from selmix_hf.saved_head import SelMixHead
 from selmix_hf.timing import Timer, timing_line
@@ -129,7 +129,10 @@ class _Benchmark:
         # Trainer would push while it trains, and a push that fails would take the run with it
         self.push, config.push_to_hub = config.push_to_hub, False
         self.config, self.folder = config, Path(str(config.output_dir))
-        self.names, self.labels = data.class_names, class_labels(data.splits["test"], data.label_column)
+        self.names, self.labels = (
+            distinct_names(data.class_names),
+            class_labels(data.splits["test"], data.label_column),
+        )
         seeds = arguments.seeds or [config.seed]
         self.configs = [copy.copy(config) for _ in seeds]
         for own, seed in zip(self.configs, seeds, strict=True):
@@ -173,7 +176,14 @@ class _Benchmark:
             if self.push and to_push is None:
                 to_push = trainer
         with self.timer.part("evaluation"):
-            intervals = paired_bootstrap(self.labels, [start_N] * len(runs), predictions, len(self.names))
+            intervals = paired_bootstrap(
+                self.labels,
+                [start_N] * len(runs),
+                predictions,
+                len(self.names),
+                train_counts=self.data.train_counts,
+                tail_share=self.config.tail_share,
+            )
         results = self._results(runs, intervals)
         if is_main:
             (self.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -263,10 +273,12 @@ class _Benchmark:
         try:
             address = trainer.push_to_hub(**self._card())
         except PushError as error:
-            folder, name = str(trainer.args.output_dir), trainer.args.hub_model_id or self.folder.name
+            folder, args = str(trainer.args.output_dir), trainer.args
+            name = args.hub_model_id or self.folder.name
+            again = repeat_call(folder, name, args.hub_private_repo, args.hub_revision)
             raise SystemExit(
                 f"{self.script}: the run is complete and saved, but {error.__cause__ or error}. To push it later: "
-                f"python -c \"from selmix_hf.pushing import push_folder; push_folder({folder!r}, {name!r}, '')\""
+                f'python -c "from selmix_hf.pushing import push_folder; {again}"'
             ) from error
         if address is not None:
             print(f"Pushed: {address}", flush=True)

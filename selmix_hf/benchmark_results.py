@@ -92,7 +92,7 @@ def run_report(trainer: Any) -> dict[str, Any]:
             {name: log[name] for name in _HISTORY} for log in trainer.state.log_history if "gain_set_psi" in log
         ],
     }
-    if len(trainer.class_names) <= MATRIX_CLASSES:
+    if len(trainer.class_names) <= MATRIX_CLASSES and trainer.gain is not None:  # None if resumed in the last period
         report["gain"] = _four_digits(trainer.gain)
         report["pair_probability"] = _four_digits(torch.as_tensor(trainer.pair_state.probability))
     return report

@@ -5,7 +5,8 @@ Shape suffixes: N samples, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers.utils import logging
 
-from selmix_hf.adapters import first_item, has_column
+from selmix_hf.adapters import first_item, has_column, has_features
 from selmix_hf.collator import SelMixCollator, probe_batch
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import require_all_classes
@@ -98,7 +99,13 @@ def check_objective(objective: Objective, num_classes: int) -> None:
         ) from error
 
 
-def check_eval_sets(eval_dataset: Any, args: SelMixConfig, read: Callable[[Any, str], object], collator: Any) -> None:
+def check_eval_sets(
+    eval_dataset: Any,
+    args: SelMixConfig,
+    read: Callable[[Any, str], object],
+    collator: Any,
+    metrics: Callable[[], Iterable[str]] | None = None,
+) -> None:
     """Refuse, before the run, what evaluation would stop at.
 
     Args:
@@ -106,10 +113,11 @@ def check_eval_sets(eval_dataset: Any, args: SelMixConfig, read: Callable[[Any, 
         args: of the run.
         read: reads and checks the labels of a dataset, called by a name.
         collator: batches its examples.
+        metrics: tells what an evaluation will measure; None where a user's own function adds to it.
 
     Raises:
-        ValueError: bad labels, columns of other names than in the gain set, or a metric_for_best_model that is of none
-            of several sets.
+        ValueError: bad labels, columns of other names than in the gain set, or a metric_for_best_model that is not
+            measured or is of none of several sets.
         TypeError: a set without random access.
     """
     several = isinstance(eval_dataset, Mapping)
@@ -127,6 +135,17 @@ def check_eval_sets(eval_dataset: Any, args: SelMixConfig, read: Callable[[Any, 
         raise ValueError(
             f"eval_dataset holds several sets, and metric_for_best_model={args.metric_for_best_model!r} names none of "
             f"them: set it to one of {choices}."
+        )
+    prefixes = [f"{name}_" for name in eval_dataset if metric.startswith(f"{name}_")] if several else []
+    own = metric.removeprefix(prefixes[0] if prefixes else "")
+    if not needed or metrics is None or own in ("selection_score", "loss"):
+        return
+    known = sorted(name for name in metrics() if not name.startswith("recall/"))  # which are measured after the run
+    if own not in known:
+        near = difflib.get_close_matches(own, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model!r} is not measured; {hint}Known: {', '.join(known)}."
         )
 
 
@@ -258,11 +277,7 @@ def label_column_of(dataset: Any, label_column: str | None) -> str:
         if isinstance(dataset, Dataset) and dataset.format["type"] != "custom":  # a transform may make it
             require_column(dataset, label_column)
         return label_column
-    return (
-        infer_label_column(dataset)
-        if hasattr(dataset, "features")
-        else item_label_column(first_item(dataset)) or "labels"
-    )
+    return infer_label_column(dataset) if has_features(dataset) else item_label_column(first_item(dataset)) or "labels"
 
 
 def resolve_class_names(model: Any, dataset: Any, label_column: str, num_classes: int) -> list[str]:

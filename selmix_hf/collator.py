@@ -15,6 +15,7 @@ from selmix_hf.adapters import (
     collate_tuples,
     first_item,
     has_column,
+    has_features,
     image_columns,
     is_tuple,
     value_of,
@@ -83,7 +84,8 @@ def _stack(views: list[Any]) -> Tensor:
 
 
 def _as_rgb(image: Any) -> Any:
-    return image.convert("RGB") if getattr(image, "mode", "RGB") != "RGB" else image
+    mode = getattr(image, "mode", "RGB")  # of PIL; tensors have a function of that name
+    return image.convert("RGB") if isinstance(mode, str) and mode != "RGB" else image
 
 
 class TokenCollator:
@@ -120,13 +122,17 @@ class SelMixCollator:
             `eval_collator` is not given, for evaluation. One that accepts `seeds` (as `ImageCollator`) gets a seed a
             sample; any other runs under the random state of the batch's first seed.
         eval_collator: for examples that are not pairs.
+        reuse: whether a sample that the batch holds twice, under the same seed, is one row of the inputs; the batch
+            then has "mixing_index" (2B): the rows of the first samples, then those of the second ones.
 
     A batch of B pairs has 2B rows in every input, first samples before second ones; "labels" (B), those of the first
     samples; "mixing_coefficient" (B), the share of the first sample.
     """
 
-    def __init__(self, collator: Collator | ImageCollator, eval_collator: Collator | None = None) -> None:
-        self.collator = collator
+    def __init__(
+        self, collator: Collator | ImageCollator, eval_collator: Collator | None = None, reuse: bool = False
+    ) -> None:
+        self.collator, self.reuse = collator, reuse
         self.eval_collator = eval_collator or collator
         self.augments = getattr(collator, "transform", None) is not None
 
@@ -138,10 +144,18 @@ class SelMixCollator:
         pairs = [example.pair for example in examples]
         samples = [example.first for example in examples] + [example.second for example in examples]
         seeds = [pair.first_seed for pair in pairs] + [pair.second_seed for pair in pairs]
+        index = list(range(len(samples)))
+        if self.reuse:
+            keys = [(pair.first, pair.first_seed) for pair in pairs] + [(p.second, p.second_seed) for p in pairs]
+            row_of: dict[tuple[int, int], int] = {}
+            index = [row_of.setdefault(key, len(row_of)) for key in keys]
+            samples, seeds = ([column[keys.index(key)] for key in row_of] for column in (samples, seeds))
         batch = self._seeded(samples, seeds)
         if "labels" not in batch:
             raise ValueError(f"the collator must give 'labels', found {sorted(batch)}.")
-        batch["labels"] = batch["labels"][: len(pairs)]
+        batch["labels"] = batch["labels"][index[: len(pairs)]]
+        if self.reuse:
+            batch["mixing_index"] = torch.tensor(index)
         batch["mixing_coefficient"] = torch.tensor([pair.coefficient for pair in pairs], dtype=torch.float32)
         return batch
 
@@ -183,7 +197,7 @@ def default_collator(
         raise ValueError("train_transform and eval_transform work on images, but the dataset has no image column.")
     if isinstance(processing_class, PreTrainedTokenizerBase):
         return TokenCollator(processing_class, label_column)
-    in_tuple = not hasattr(dataset, "features") and is_tuple(first_item(dataset))
+    in_tuple = not has_features(dataset) and is_tuple(first_item(dataset))
     return NamedLabels(collate_tuples if in_tuple else default_data_collator, label_column)
 
 

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+from selmix_hf.metrics import class_groups
 
 KEY_METRICS = {
     "mean_recall": "mean recall",
@@ -54,7 +56,7 @@ def before_after_table(
     titles = dict(KEY_METRICS) | {name: title for name, title in GROUP_METRICS.items() if name in before[0]}
     num_summaries = len(titles)
     if per_class:
-        titles |= {n: f"recall of {n.removeprefix('recall/')}" for n in _classes_shown(before, after)}
+        titles |= {n: f"recall of {n.removeprefix('recall/')}" for n in classes_shown(before, after)}
     rows = []
     for name, title in titles.items():
         values_before, values_after = ([float(report[name]) for report in side] for side in (before, after))
@@ -69,7 +71,8 @@ def before_after_table(
     return markdown_table(header, rows)
 
 
-def _classes_shown(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
+def classes_shown(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The "recall/..." of a table: all, or of more than 20 classes the ten worst before and the ten worst after."""
     names = [name for name in before[0] if name.startswith("recall/")]
     if len(names) <= _MOST_CLASSES:
         return names
@@ -99,7 +102,14 @@ def seeds_table(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def paired_bootstrap(
-    labels: ArrayLike, before: ArrayLike, after: ArrayLike, num_classes: int, num_resamples: int = 1000, seed: int = 0
+    labels: ArrayLike,
+    before: ArrayLike,
+    after: ArrayLike,
+    num_classes: int,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    train_counts: Sequence[int] | NDArray[np.integer] | None = None,
+    tail_share: float = 0.1,
 ) -> dict[str, tuple[float, float, float]]:
     """How certain the change of each metric is, as far as the choice of test samples goes.
 
@@ -110,9 +120,10 @@ def paired_bootstrap(
         labels: true classes, shape N.
         before, after: predicted classes, S x N, or N for one seed.
         num_classes: K.
+        train_counts, tail_share: see `metrics.class_groups`; with them there are intervals for `GROUP_METRICS` too.
 
     Returns:
-        for each of `KEY_METRICS`: the change averaged over seeds, and the ends of its 95% percentile interval.
+        for each metric: the change averaged over seeds, and the ends of its 95% percentile interval.
     """
     labels_N = np.asarray(labels)
     order_N = np.argsort(labels_N, kind="stable")
@@ -121,29 +132,42 @@ def paired_bootstrap(
     labels_N = labels_N[order_N]
     first_N = np.repeat(np.cumsum(counts_K) - counts_K, counts_K)  # where the sample's class begins
     random = np.random.default_rng(seed)
+    groups = {} if train_counts is None else class_groups(train_counts, tail_share)
 
-    def changes(rows_N: np.ndarray) -> np.ndarray:
-        means = [
-            np.mean([_metrics(labels_N, predicted_N[rows_N], counts_K) for predicted_N in side_SN], axis=0)
-            for side_SN in sides
-        ]
-        return means[1] - means[0]
+    def changes(rows_N: np.ndarray) -> dict[str, float]:
+        before, after = (
+            [_metrics(labels_N, predicted_N[rows_N], counts_K, groups) for predicted_N in side_SN] for side_SN in sides
+        )
+        return {name: _mean(after, name) - _mean(before, name) for name in before[0]}
 
     observed = changes(np.arange(len(labels_N)))
-    resampled = np.array([changes(first_N + random.integers(0, counts_K[labels_N])) for _ in range(num_resamples)])
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    return {name: (float(observed[i]), float(low[i]), float(high[i])) for i, name in enumerate(KEY_METRICS)}
+    resampled = [changes(first_N + random.integers(0, counts_K[labels_N])) for _ in range(num_resamples)]
+    intervals = {}
+    for name, change in observed.items():
+        low, high = np.quantile([changed[name] for changed in resampled], [0.025, 0.975])
+        intervals[name] = (change, float(low), float(high))
+    return intervals
 
 
-def _metrics(labels_N: np.ndarray, predicted_N: np.ndarray, counts_K: np.ndarray) -> list[float]:
-    """`KEY_METRICS` as `classification_metrics` defines them, from hits and predictions a class: no K x K matrix."""
+def _mean(reports: Sequence[Mapping[str, float]], name: str) -> float:
+    return float(np.mean([report[name] for report in reports]))
+
+
+def _metrics(
+    labels_N: np.ndarray, predicted_N: np.ndarray, counts_K: np.ndarray, groups: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """As `classification_metrics` defines them, from hits and predictions a class: no K x K matrix."""
     recall_K = np.bincount(labels_N[predicted_N == labels_N], minlength=len(counts_K)) / counts_K
     relative_coverage_K = np.bincount(predicted_N, 1 / counts_K[labels_N], len(counts_K))
     none_is_zero = bool((recall_K > 0).all())
-    return [
-        float(recall_K.mean()),
-        float(recall_K.min()),
-        float(np.exp(np.log(recall_K).mean())) if none_is_zero else 0.0,
-        float(1 / (1 / recall_K).mean()) if none_is_zero else 0.0,
-        float(relative_coverage_K.min()),
-    ]
+    report = {
+        "mean_recall": float(recall_K.mean()),
+        "min_recall": float(recall_K.min()),
+        "g_mean": float(np.exp(np.log(recall_K).mean())) if none_is_zero else 0.0,
+        "h_mean": float(1 / (1 / recall_K).mean()) if none_is_zero else 0.0,
+        "smallest_coverage": float(relative_coverage_K.min()),
+    }
+    report |= {f"{group}_recall": float(recall_K[mask_K].mean()) for group, mask_K in groups.items()}
+    if groups:
+        report["min_head_tail_recall"] = min(report["head_recall"], report["tail_recall"])
+    return report

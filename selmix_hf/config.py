@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, cast
@@ -18,7 +19,7 @@ _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constra
 _NUMBERS = (*_NOT_NEGATIVE, "tail_share", "target_share", "beta_min", "min_memory")
 _BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _COUNTS = ("refresh_steps", "feature_views", "max_steps", *_BATCHES)
-_SWITCHES = ("freeze_backbone", "gain_quadrature")
+_SWITCHES = ("freeze_backbone", "reuse_samples", "gain_quadrature")
 
 
 @dataclass
@@ -51,10 +52,15 @@ class SelMixConfig(TrainingArguments):
         tail_share: share of the classes, the least frequent in training, that are the tail.
         constraint_tolerance: largest violation, in relative coverage, of a feasible checkpoint.
         freeze_backbone: train the head alone, on pooled features computed once.
+        reuse_samples: let a sample serve as first one of a pair and as second one of another in its batch, wherever
+            the drawn classes allow it, which saves up to half of the backbone's work; see `sampling.reuse_samples`.
         feature_views: with `freeze_backbone`, how many (augmented) views of each training image are stored; views
             beyond the first need a `train_transform` that is random.
         feature_cache_dir: with `freeze_backbone`, a folder that keeps features from run to run: those of the
-            training, gain and evaluation sets are read where backbone, data and transform are the same.
+            training, gain and evaluation sets are read where backbone, data and transform are the same. They are
+            memory-mapped, so they need not fit into memory, and a pass that was interrupted goes on. Without a folder
+            features are kept in memory.
+        feature_dtype: of stored features: "float32", or "float16", which takes half the room.
         backbone_learning_rate: absolute; default a thirtieth of `learning_rate`. A pretrained backbone is soon spoilt:
             raise it with care, and lower it further with momentum.
         refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a
@@ -80,7 +86,9 @@ class SelMixConfig(TrainingArguments):
     tail_share: float = field(default=0.1, metadata={"help": "Share of the classes that are the tail."})
     constraint_tolerance: float = field(default=0.01, metadata={"help": "Violation that counts as feasible."})
     freeze_backbone: bool = field(default=False, metadata={"help": "Train the head alone, on stored features."})
+    reuse_samples: bool = field(default=False, metadata={"help": "Let a sample serve in two pairs of a batch."})
     feature_views: int = field(default=1, metadata={"help": "Stored views of each training image."})
+    feature_dtype: str = field(default="float32", metadata={"help": "Of stored features: float32 or float16."})
     feature_cache_dir: str | None = field(default=None, metadata={"help": "Keep stored features in this folder."})
     backbone_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate / 30."})
     refresh_steps: int = field(default=0, metadata={"help": "Steps a period; 0: 10 frozen, else 50."})
@@ -181,6 +189,13 @@ class SelMixConfig(TrainingArguments):
                 raise ValueError(f"{name} must be {kind}, found {value!r}.")
 
     def _check(self) -> None:
+        for name, variable in (("fsdp", "ACCELERATE_USE_FSDP"), ("deepspeed", "ACCELERATE_USE_DEEPSPEED")):
+            if getattr(self, name, None) or os.environ.get(variable, "false").lower() in ("true", "1"):
+                raise ValueError(
+                    f"{name} is not supported: the gain needs the head's whole weights, and the statistics pass lets "
+                    "processes look at different numbers of samples, both of which sharded weights do not allow. Use "
+                    "plain distributed training; a frozen backbone or bf16 saves memory."
+                )
         if not isinstance(self.objective, str):
             raise ValueError(
                 f"objective must be a name in the options, found {self.objective!r}: give it to "
@@ -209,6 +224,10 @@ class SelMixConfig(TrainingArguments):
         for name in ("seed", "data_seed"):
             if not 0 <= (getattr(self, name) or 0) < 2**32:
                 raise ValueError(f"{name} must lie between 0 and 2**32 - 1, found {getattr(self, name)}.")
+        if self.feature_dtype not in ("float32", "float16"):
+            raise ValueError(f"feature_dtype must be 'float32' or 'float16', found {self.feature_dtype!r}.")
+        if self.reuse_samples and self.freeze_backbone:
+            raise ValueError("reuse_samples saves work of the backbone; with freeze_backbone=True there is none.")
         if self.feature_views > 1 and not self.freeze_backbone:
             raise ValueError(
                 "feature_views stores views for freeze_backbone=True; without it every step draws new ones."

@@ -8,7 +8,8 @@ Shape suffixes: N samples, K classes, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -103,10 +104,12 @@ class ClassStatistics:
 
     @property
     def num_samples(self) -> int:
+        """All that were counted."""
         return int(self.counts.sum())
 
     @property
     def mean_loss(self) -> float:
+        """Cross entropy a sample; 0 where no losses were given."""
         return float(self.loss_sum) / max(self.num_samples, 1)
 
     @property
@@ -126,8 +129,15 @@ def require_all_classes(
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
         raise ValueError(
             f"{where} has no sample of {len(missing)} of {len(class_counts)} classes: {', '.join(named)}{more}. "
-            "The metric needs the recall of every class: add samples of these classes, or leave the classes out."
+            "Every class needs one at least: add samples of these classes, or leave the classes out."
         )
+
+
+def distinct_names(class_names: Iterable[object]) -> list[str]:
+    """The names, those that several classes share with the class's number behind: ImageNet has two cranes."""
+    names = [str(name) for name in class_names]
+    often = {name for name, times in Counter(names).items() if times > 1}
+    return [f"{name} ({k})" if name in often else name for k, name in enumerate(names)]
 
 
 def resolve_class_prior(class_prior: str | Tensor | Sequence[float], class_counts: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from selmix_hf.confusion import ClassStatistics
@@ -28,29 +28,74 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
     """Stored features with their labels; several augmented views of a sample count as samples of their own.
 
     Args:
-        features: V x N x D, or N x D for one view.
+        features: N x D, V x N x D, or V tensors N x D, which may be memory-mapped and of any floating dtype.
         labels: integers, shape N.
     """
 
-    def __init__(self, features: Tensor, labels: Sequence[int] | NDArray[np.integer] | Tensor) -> None:
-        self.format = {"type": None}  # no transform of its own: samples can be fetched together
+    def __init__(
+        self, features: Tensor | Sequence[Tensor], labels: Sequence[int] | NDArray[np.integer] | Tensor
+    ) -> None:
         labels_N = torch.as_tensor(labels)
-        self.num_views = 1 if features.ndim == 2 else len(features)
-        self.features = features.reshape(-1, features.shape[-1])
-        self.labels = labels_N.repeat(self.num_views)
-        if len(self.labels) != len(self.features):
-            raise ValueError(f"{len(labels_N)} labels do not fit features of shape {tuple(features.shape)}.")
+        self.views = [features] if isinstance(features, Tensor) and features.ndim == 2 else list(features)
+        if any(len(view_ND) != len(labels_N) for view_ND in self.views):
+            found = [tuple(view_ND.shape) for view_ND in self.views]
+            raise ValueError(f"{len(labels_N)} labels do not fit features of shape {found}.")
+        self.labels = labels_N.repeat(len(self.views))
+        self._class_sums: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {FEATURES: self.features[index], "labels": self.labels[index]}
+        return {FEATURES: self.take([index])[0], "labels": self.labels[index]}
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-        chosen = torch.as_tensor(indices)
-        pairs = zip(self.features[chosen], self.labels[chosen], strict=True)
-        return [{FEATURES: feature, "labels": label} for feature, label in pairs]
+    def take(self, rows: Sequence[int] | Tensor | slice) -> Tensor:
+        """Features of the rows, float32; a slice of a single view is not copied."""
+        if isinstance(rows, slice):
+            if len(self.views) == 1:
+                return self.views[0][rows].float()
+            rows = range(len(self))[rows]
+        rows = torch.as_tensor(rows)
+        if len(self.views) == 1:
+            return self.views[0].index_select(0, rows).float()
+        view, row = rows // len(self.views[0]), rows % len(self.views[0])
+        features_ND = torch.empty(len(rows), self.views[0].shape[1])
+        for v in view.unique().tolist():
+            features_ND[view == v] = self.views[v].index_select(0, row[view == v]).float()
+        return features_ND
+
+    def class_sums(self, num_classes: int, rank: int = 0, world_size: int = 1) -> Tensor:
+        """Sums of the features of each class over the rows of a process, float64, K x D; computed once, since neither
+        features nor rows change during a run."""
+        if self._class_sums is None:
+            self._class_sums = torch.zeros(num_classes, self.views[0].shape[1], dtype=torch.float64)
+            for rows in _chunks(len(self), rank, world_size):
+                self._class_sums.index_add_(0, self.labels[rows].long(), self.take(rows).double())
+        return self._class_sums
+
+
+def _chunks(num_rows: int, rank: int, world_size: int) -> Iterator[slice]:
+    """The rows of a process, some thousand at a time."""
+    step = _FEATURES_AT_ONCE * world_size
+    return (slice(start, min(start + step, num_rows), world_size) for start in range(rank, num_rows, step))
+
+
+class FeaturePairs(Dataset[Any]):
+    """A `FeatureDataset` indexed by lists of `sampling.Pair`, which gives whole batches as `SelMixCollator` does."""
+
+    def __init__(self, dataset: FeatureDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, pairs: Sequence[tuple[Any, ...]]) -> dict[str, Tensor]:
+        first, second, coefficient, *_ = zip(*pairs, strict=True)
+        return {
+            FEATURES: self.dataset.take(first + second),
+            "labels": self.dataset.labels[list(first)],
+            "mixing_coefficient": torch.tensor(coefficient, dtype=torch.float32),
+        }
 
 
 @dataclass(frozen=True)
@@ -90,7 +135,17 @@ class DatasetPass:
         """
         device = next(self.model.parameters()).device
         statistics = ClassStatistics(self.head.num_classes, self.head.num_features, device)
-        for _, batch in self._batches(dataset, collator):
+        if isinstance(dataset, FeatureDataset):
+            sums_KD = dataset.class_sums(self.head.num_classes, self.rank, self.world_size)
+            statistics.feature_sums += sums_KD.to(statistics.feature_sums)
+            for chunk in _chunks(len(dataset), self.rank, self.world_size):
+                batch = self.prepare({FEATURES: dataset.take(chunk), "labels": dataset.labels[chunk]})
+                statistics.update(batch.pop("labels"), self._run(batch)[0])
+                if on_batch is not None:
+                    on_batch()
+            return statistics.all_reduce()
+        rows = torch.arange(self.rank, len(dataset), self.world_size)
+        for _, batch in self._batches(dataset, collator, rows.split(self.batch_size)):
             labels = batch.pop("labels", None)
             if labels is None:
                 raise ValueError(
@@ -105,18 +160,27 @@ class DatasetPass:
     def features(self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]]) -> Tensor:
         """Features that enter the head, float32 on the CPU, N x D, all of them on every process."""
         features_ND = torch.zeros(len(dataset), self.head.num_features)
-        bar = tqdm(total=len(dataset), desc="pooled features", unit=" samples", disable=not self.show_progress)
-        with bar:
-            for rows, batch in self._batches(dataset, collator):
-                batch.pop("labels", None)
-                features_ND[rows] = self._run(batch)[1].float().cpu()
-                bar.update(min(len(rows) * self.world_size, len(dataset) - bar.n))  # the others are as far
+        rows = torch.arange(self.rank, len(dataset), self.world_size)
+        for rows_R, batch_RD in self.feature_batches(dataset, collator, rows.split(self.batch_size)):
+            features_ND[rows_R] = batch_RD
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # a row is zero but on the process that computed it, so the sum is exact
             on_device = features_ND.to(next(self.model.parameters()).device)
             torch.distributed.all_reduce(on_device)
             features_ND = on_device.cpu()
         return features_ND
+
+    def feature_batches(
+        self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]], batches: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows (R) and their features (R x D, float32 on the CPU), for each of the given batches of rows."""
+        with tqdm(
+            total=sum(map(len, batches)), desc="pooled features", unit=" samples", disable=not self.show_progress
+        ) as bar:
+            for rows_R, batch in self._batches(dataset, collator, batches):
+                batch.pop("labels", None)
+                yield rows_R, self._run(batch)[1].float().cpu()
+                bar.update(len(rows_R))
 
     @torch.no_grad()
     def _run(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -129,23 +193,19 @@ class DatasetPass:
                 logits_NK = logits_of(self.model(**batch))
             return logits_NK, tapped.features
 
-    def _batches(self, dataset: Any, collator: Callable) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        rows = torch.arange(self.rank, len(dataset), self.world_size)
-        if isinstance(dataset, FeatureDataset):
-            for chunk in rows.split(_FEATURES_AT_ONCE):
-                batch = {FEATURES: dataset.features[chunk], "labels": dataset.labels[chunk]}
-                yield chunk, self.prepare(batch)
-            return
+    def _batches(
+        self, dataset: Any, collator: Callable, batches: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         loader: DataLoader = DataLoader(
-            Subset(dataset, rows.tolist()),
-            batch_size=self.batch_size,
+            dataset,
+            batch_sampler=[rows.tolist() for rows in batches],
             collate_fn=collator,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             generator=torch.Generator(),
         )
-        for chunk, batch in zip(rows.split(self.batch_size), loader, strict=True):
-            yield chunk, self.prepare(dict(batch))
+        for rows, batch in zip(batches, loader, strict=True):
+            yield rows, self.prepare(dict(batch))
 
 
 @contextmanager
@@ -188,8 +248,3 @@ def head_alone(model: nn.Module, head: ClassifierHead) -> Iterator[None]:
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-
-
-def collate_features(examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Batch examples of a `FeatureDataset`."""
-    return {key: torch.stack([example[key] for example in examples]) for key in examples[0]}

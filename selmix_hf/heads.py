@@ -82,6 +82,7 @@ class ClassifierHead:
         self.feature_step = share
         self.bias_step = share * sum(_bias(module) is not None for module in self.modules)
         self._mixing: Tensor | None = None
+        self._index: Tensor | None = None
         self._mixed = False
         self._tapped: TappedFeatures | None = None
         self._handles = [
@@ -98,6 +99,8 @@ class ClassifierHead:
     def _mix(self, feat: Tensor, where: str) -> Tensor:
         assert self._mixing is not None
         num_pairs = self._mixing.shape[0]
+        if self._index is not None:
+            feat = feat[self._index]
         if feat.shape[0] != 2 * num_pairs:
             raise HeadError(
                 f"Expected {2 * num_pairs} samples for {num_pairs} mixing coefficients, found {feat.shape[0]} at "
@@ -105,7 +108,7 @@ class ClassifierHead:
             )
         beta = self._mixing.to(feat).reshape(-1, *[1] * (feat.ndim - 1))
         self._mixed = True
-        return beta * feat[:num_pairs] + (1 - beta) * feat[num_pairs:]
+        return torch.lerp(feat[num_pairs:], feat[:num_pairs], beta)
 
     @property
     def weight(self) -> Tensor:
@@ -156,22 +159,24 @@ class ClassifierHead:
             self._tapped = outer
 
     @contextmanager
-    def mix(self, mixing_coefficient: Tensor) -> Iterator[None]:
+    def mix(self, mixing_coefficient: Tensor, index: Tensor | None = None) -> Iterator[None]:
         """Inside, the head's input [2B, D] becomes beta * first half + (1 - beta) * second half: logits are [B, K].
 
         Args:
             mixing_coefficient: beta [B], cast to the dtype of the features.
+            index: rows [2B] of the head's input that make up the two halves, where a sample serves in several pairs.
 
         Raises HeadError if the batch is not 2B samples, or if no forward pass inside reached the head (for example a
         model that was compiled before the head was found).
         """
         if mixing_coefficient.ndim != 1:
             raise HeadError(f"Expected mixing coefficients of shape [B], found {list(mixing_coefficient.shape)}.")
-        outer, self._mixing, self._mixed = self._mixing, mixing_coefficient, False
+        outer = self._mixing, self._index
+        self._mixing, self._index, self._mixed = mixing_coefficient, index, False
         try:
             yield
         finally:
-            self._mixing = outer
+            self._mixing, self._index = outer
         if not self._mixed:
             raise HeadError(
                 f"Expected a forward pass through '{self.names[0]}' inside mix(), found none. Run the model inside, "

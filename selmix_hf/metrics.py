@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selmix_hf.confusion import confusion_counts, confusion_matrix
+from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_names
 from selmix_hf.objectives import Objective, coverages, g_mean, h_mean, macro_f1, recalls, tail_classes
 from selmix_hf.pair_distribution import PairDistribution
 
@@ -38,7 +38,7 @@ def classification_metrics(
         counts: integers, K x K, rows true classes; every class must have samples.
         class_prior: prior of coverage and macro-F1; see `confusion.resolve_class_prior`. Recalls do not depend on it.
         train_counts: training samples of each class, for head, tail, many, medium and few.
-        class_names: K names.
+        class_names: K names; those that several classes share get the class's number behind them.
         tail_share: see `objectives.tail_classes`.
         per_class: whether to add "recall/<name>" for every class.
 
@@ -51,9 +51,9 @@ def classification_metrics(
     confusion_KK = confusion_matrix(counts, class_prior)
     recall_K = recalls(confusion_KK)
     num_classes = len(recall_K)
-    names = [str(name) for name in class_names] if class_names is not None else [str(k) for k in range(num_classes)]
+    names = distinct_names(range(num_classes) if class_names is None else class_names)
     report: dict[str, Any] = {
-        "accuracy": float(counts.diagonal().sum() / counts.sum()),
+        "accuracy": int(counts.diagonal().sum()) / int(counts.sum()),
         "mean_recall": float(recall_K.mean()),
         "min_recall": float(recall_K.min()),
         "worst_class": names[int(recall_K.argmin())],
@@ -63,17 +63,24 @@ def classification_metrics(
         "smallest_coverage": float(coverages(confusion_KK).min() * num_classes),
     }
     if train_counts is not None:
-        frequency_K = torch.as_tensor(np.asarray(train_counts))
-        tail_K = tail_classes(frequency_K, tail_share)
-        report["head_recall"], report["tail_recall"] = float(recall_K[~tail_K].mean()), float(recall_K[tail_K].mean())
+        groups = class_groups(train_counts, tail_share)
+        report |= {f"{group}_recall": float(recall_K[mask_K].mean()) for group, mask_K in groups.items()}
         report["min_head_tail_recall"] = min(report["head_recall"], report["tail_recall"])
-        many_K, few_K = frequency_K > MANY_ABOVE, frequency_K < FEW_BELOW
-        for group, mask_K in (("many", many_K), ("medium", ~many_K & ~few_K), ("few", few_K)):
-            if bool(mask_K.any()):
-                report[f"{group}_recall"] = float(recall_K[mask_K].mean())
     if per_class:
         report.update({f"recall/{name}": float(r) for name, r in zip(names, recall_K, strict=True)})
     return report
+
+
+def class_groups(
+    train_counts: Sequence[int] | NDArray[np.integer], tail_share: float = 0.1
+) -> dict[str, NDArray[np.bool_]]:
+    """Masks (K) of "head" and "tail", and of those of "many" (over 100 training samples), "medium" and "few" (under
+    20) that have classes; see `objectives.tail_classes` for `tail_share`."""
+    frequency_K = np.asarray(train_counts)
+    tail_K = tail_classes(torch.as_tensor(frequency_K), tail_share).numpy()
+    many_K, few_K = frequency_K > MANY_ABOVE, frequency_K < FEW_BELOW
+    groups = {"head": ~tail_K, "tail": tail_K, "many": many_K, "medium": ~many_K & ~few_K, "few": few_K}
+    return {name: mask_K for name, mask_K in groups.items() if mask_K.any()}
 
 
 def refresh_report(

@@ -15,7 +15,7 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from selmix_hf.card_parts import PAPER, assemble, samples_of, task_of
-from selmix_hf.comparison import KEY_METRICS, markdown_table
+from selmix_hf.comparison import GROUP_METRICS, KEY_METRICS, classes_shown, markdown_table
 from selmix_hf.config import SelMixConfig
 from selmix_hf.long_tail import LongTailedSplit
 from selmix_hf.pushing import hub_id
@@ -213,9 +213,18 @@ def _summary(facts: CardFacts) -> str:
 def _results(prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, samples: str) -> str:
     if after is None:
         return "Not evaluated."
-    titles = dict(KEY_METRICS) | {
-        n: f"recall of {n.removeprefix('recall/')}" for n in after if n.startswith("recall/")
-    }
+    start = after if before is None else before
+    titles = KEY_METRICS | {name: title for name, title in GROUP_METRICS.items() if name in after}
+    every = {name: name.removeprefix("recall/") for name in after if name.startswith("recall/")}
+    shown = classes_shown([start], [after])
+    table = _table(titles | {name: f"recall of {every[name]}" for name in shown}, before, after)
+    if len(shown) < len(every):
+        summary = f"<details><summary>Recall of all {len(every):,} classes</summary>"
+        table += f"\n\n{summary}\n\n{_table(every, before, after)}\n\n</details>"
+    return f"On {_SETS[prefix].format(samples)}.\n\n{table}"
+
+
+def _table(titles: Mapping[str, str], before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
     rows = []
     for metric, title in titles.items():
         row = [title, f"{float(after[metric]):.3f}"]
@@ -225,7 +234,7 @@ def _results(prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, 
             row.append(f"{float(after[metric]) - float(before[metric]):+.3f}" if known else "")
         rows.append(row)
     header = ["", "after"] if before is None else ["", "before", "after", "change"]
-    return f"On {_SETS[prefix].format(samples)}.\n\n{markdown_table(header, rows)}"
+    return markdown_table(header, rows)
 
 
 def _training(facts: CardFacts) -> str:

@@ -38,6 +38,7 @@ def coverages(confusion: Tensor) -> Tensor:
 
 
 def mean_recall(confusion: Tensor) -> Tensor:
+    """Arithmetic mean of the recalls."""
     return recalls(confusion).mean()
 
 
@@ -239,6 +240,8 @@ def tail_classes(class_counts: Sequence[int] | Tensor, tail_share: float = 0.1) 
 def _group_means(of_classes: Callable[[Tensor], Tensor], tail_K: Tensor) -> Callable[[Tensor], Tensor]:
     def means(confusion: Tensor) -> Tensor:
         values_K, mask_K = of_classes(confusion), tail_K.to(confusion.device)
+        if len(values_K) != len(mask_K):
+            raise ValueError(f"class_counts has {len(mask_K)} entries, but there are {len(values_K)} classes.")
         return torch.stack([values_K[~mask_K].mean(), values_K[mask_K].mean()])
 
     return means
@@ -328,6 +331,9 @@ def get_objective(
         )
     if not 0 <= min_memory < 1:
         raise ValueError(f"min_memory must lie in [0, 1), found {min_memory}.")
+    for option, rate in (("min_rate", min_rate), ("constraint_rate", constraint_rate)):
+        if not 0 < rate < math.inf:
+            raise ValueError(f"{option} must be a positive number, found {rate}.")
 
     def tail() -> Tensor:
         if class_counts is None:

@@ -19,6 +19,8 @@ from torch import Tensor
 PAIR_SAMPLING = ("selmix", "uniform", "greedy")
 _EXACT_UP_TO = 2**16  # pairs; beyond, entropies come from a histogram of the gains
 _HISTOGRAM_BINS = 4096
+_SMALLEST_EXPONENT = -700.0  # nothing beside exp(0), and still a normal number: others are slow
+_AT_ONCE = 2**18  # pairs, so that what is in between stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -74,37 +76,40 @@ def pair_distribution(
         ValueError: a gain that is not finite, an unknown `pair_sampling`, a bad temperature or share, or no class.
     """
     check_policy(pair_sampling, inverse_temperature, target_share)
-    gain, num_classes = gain.contiguous(), len(gain)
-    if not bool(gain.isfinite().all()):
+    if not math.isfinite(float(gain.sum())) and not bool(gain.isfinite().all()):
         raise ValueError(
             "the gain matrix holds values that are not finite; stop and look at the features and the head."
         )
-    allowed_KK = torch.ones_like(gain, dtype=torch.bool)
+    allowed_KK = torch.clone(gain, memory_format=torch.contiguous_format)  # -inf where a pair may not be drawn
     if first_classes is not None:
-        allowed_KK &= first_classes.to(gain.device)[:, None]
+        allowed_KK[~first_classes.to(gain.device)] = -math.inf
     if second_classes is not None:
-        allowed_KK &= second_classes.to(gain.device)[None, :]
-    if not bool(allowed_KK.any()):
+        allowed_KK[:, ~second_classes.to(gain.device)] = -math.inf
+    largest = float(allowed_KK.max())
+    if largest == -math.inf:
         raise ValueError("no pair of classes has samples in both sets.")
-    positive_KK = allowed_KK & (gain > 0)
-    num_positive = int(positive_KK.sum())
+    num_positive = int((allowed_KK > 0).sum())
     mask_dropped = num_positive == 0
     if pair_sampling == "uniform":
-        probability_KK = allowed_KK.to(gain.dtype) / allowed_KK.sum()
-        return PairDistribution(probability_KK, math.nan, num_positive, mask_dropped)
-    if not mask_dropped:
-        allowed_KK = positive_KK
-    gain_KK = gain.masked_fill(~allowed_KK, -math.inf)
+        probability_KK = (allowed_KK > -math.inf).to(gain.dtype)
+        return PairDistribution(probability_KK / probability_KK.sum(), math.nan, num_positive, mask_dropped)
     if pair_sampling == "greedy":
-        probability_KK = torch.zeros_like(gain)
-        probability_KK.view(-1)[gain_KK.argmax()] = 1
+        probability_KK = torch.zeros_like(allowed_KK)
+        probability_KK.view(-1)[allowed_KK.argmax()] = 1
         return PairDistribution(probability_KK, math.nan, num_positive, mask_dropped)
+    floor = -math.inf if mask_dropped else 0.0  # pairs at or below it are not drawn
     if inverse_temperature == "auto":
-        inverse_temperature = solve_inverse_temperature(gain[allowed_KK], target_share)
-    # float64 and relative to the largest gain: in float32 a large s overflows or makes ties; s * -inf is nan at s = 0
-    logits_KK = (gain.double() - gain_KK.max()).mul_(float(inverse_temperature)).masked_fill_(~allowed_KK, -math.inf)
-    probability_KK = torch.softmax(logits_KK.view(-1), 0).view(num_classes, num_classes).to(gain.dtype)
-    return PairDistribution(probability_KK, float(inverse_temperature), num_positive, mask_dropped)
+        num_allowed = int(torch.count_nonzero(allowed_KK > floor))
+        inverse_temperature = _solve(allowed_KK.view(-1), floor, target_share * num_allowed)
+    scale, total = float(inverse_temperature), 0.0
+    for chunk_P in allowed_KK.view(-1).split(_AT_ONCE):
+        # float64 and relative to the largest gain: in float32 a large s overflows or makes ties
+        offsets_P = (chunk_P.double() - largest).clamp_(-1e300)  # -inf times s = 0 would be nan
+        masses_P = offsets_P.mul_(scale).clamp_(_SMALLEST_EXPONENT).exp_()
+        masses_P *= chunk_P > floor
+        total += float(masses_P.sum())
+        chunk_P.copy_(masses_P)
+    return PairDistribution(allowed_KK.div_(total), scale, num_positive, mask_dropped)
 
 
 def check_policy(pair_sampling: str, inverse_temperature: float | str, target_share: float) -> None:
@@ -122,28 +127,32 @@ def solve_inverse_temperature(gains: Tensor, target_share: float) -> float:
     """The s at which softmax(s * gains) has exp(entropy) = target_share * (number of gains), but at least one pair.
 
     Args:
-        gains: the gains of the allowed pairs, any shape.
+        gains: of the pairs, any shape; -inf for a pair that is not allowed.
         target_share: in (0, 1].
 
     Returns:
         s >= 0; 0 where the gains are all equal (any s gives the same distribution).
     """
-    gains_P = gains.flatten().double()
-    spread = float(gains_P.max() - gains_P.min())
-    if spread <= 0 or target_share >= 1:
+    num_pairs = int(torch.count_nonzero(gains > -math.inf))
+    return _solve(gains.flatten(), -math.inf, target_share * num_pairs)
+
+
+def _solve(gains_P: Tensor, floor: float, wanted: float) -> float:
+    """The s at which softmax over the gains above `floor` has exp(entropy) = `wanted`."""
+    num_pairs, largest = int(torch.count_nonzero(gains_P > floor)), float(gains_P.max())
+    smallest = floor if math.isfinite(floor) else float(gains_P[gains_P > floor].min())
+    spread = largest - smallest
+    if spread <= 0 or num_pairs <= wanted:
         return 0.0
-    offsets_P = (gains_P - gains_P.max()) / spread  # in [-1, 0]
-    binned = len(offsets_P) > _EXACT_UP_TO
+    binned = num_pairs > _EXACT_UP_TO
     if binned:
-        bins_P = ((offsets_P + 1) * (_HISTOGRAM_BINS - 1)).round().long()
-        count_B = torch.bincount(bins_P, minlength=_HISTOGRAM_BINS).double()
-        offset_B = torch.bincount(bins_P, weights=offsets_P, minlength=_HISTOGRAM_BINS) / count_B.clamp(min=1)
-        offset_B, count_B = offset_B[count_B > 0], count_B[count_B > 0]
-        offset_B -= offset_B.max()  # a bin's mean lies below 0: without this every mass may underflow
+        count_B, offset_B = _histogram(gains_P, smallest, largest)
     else:
-        offset_B, count_B = offsets_P, torch.ones_like(offsets_P)
-    wanted = target_share * len(offsets_P)
+        offset_B = (gains_P[gains_P > floor].double() - largest) / spread  # in [-1, 0]
+        count_B = torch.ones_like(offset_B)
     num_top = float(count_B[offset_B == 0].sum())
+    if num_top == num_pairs:
+        return 0.0
     target = math.log(max(wanted, num_top))
 
     def entropy(s: float) -> float:
@@ -160,10 +169,26 @@ def solve_inverse_temperature(gains: Tensor, target_share: float) -> float:
             break
     if binned and (high > _HISTOGRAM_BINS / 8 or num_top > wanted):
         # P varies within a bin, and is zero but for gains near the largest: bin those alone
-        near_P = gains_P[offsets_P > -1 / 8]
-        if near_P.min() < near_P.max() and len(near_P) > wanted:
-            return solve_inverse_temperature(near_P, wanted / len(near_P))
+        finer = _solve(gains_P, largest - spread / 8, wanted)
+        if finer > 0:
+            return finer
     return high / spread
+
+
+def _histogram(gains_P: Tensor, smallest: float, largest: float) -> tuple[Tensor, Tensor]:
+    """How many gains fall into each bin from `smallest` up, and the mean of (gain - largest) / spread in it."""
+    count_B = torch.zeros(_HISTOGRAM_BINS + 1, dtype=torch.float64, device=gains_P.device)
+    sum_B, spread = torch.zeros_like(count_B), largest - smallest
+    for chunk_P in gains_P.split(_AT_ONCE):
+        offsets_P = (chunk_P.double() - largest).div_(spread)
+        # bin 0 takes what lies below
+        bins_P = (offsets_P + 1).mul_(_HISTOGRAM_BINS - 1).floor_().add_(1).clamp_(0, _HISTOGRAM_BINS).int()
+        count_B += torch.bincount(bins_P, minlength=_HISTOGRAM_BINS + 1)
+        sum_B += torch.bincount(bins_P, weights=offsets_P, minlength=_HISTOGRAM_BINS + 1)
+    count_B[0] = 0
+    offset_B = sum_B[count_B > 0] / count_B[count_B > 0]
+    # a bin's mean lies below 0: without this every mass may underflow
+    return count_B[count_B > 0], offset_B - offset_B.max()
 
 
 @dataclass
@@ -174,6 +199,7 @@ class PairState:
         period: number of the period that P was made for; -1 before the first.
         probability: P, K x K, or None before the first period.
         multipliers: of the objective.
+        start_counts: counts (K x K) of the gain set where the run began, or None before the first period.
         geometry: what fixes where a period begins and what it is for (refresh_steps, pairs a step, objective, ...),
             compared on resume.
     """
@@ -182,6 +208,7 @@ class PairState:
     probability: Tensor | None = None
     multipliers: dict[str, Tensor] = field(default_factory=dict)
     geometry: dict[str, Any] = field(default_factory=dict)
+    start_counts: Tensor | None = None
 
     FILE_NAME = "selmix_state.safetensors"
 
@@ -190,6 +217,9 @@ class PairState:
         tensors = {f"multiplier.{name}": value.contiguous() for name, value in self.multipliers.items()}
         if self.probability is not None:
             tensors["probability"] = self.probability.cpu().contiguous()
+        if self.start_counts is not None:  # as (row, column, count): no more entries than images were counted
+            rows, columns = self.start_counts.nonzero(as_tuple=True)
+            tensors["start_counts"] = torch.stack([rows, columns, self.start_counts[rows, columns]]).cpu()
         path = Path(folder) / self.FILE_NAME
         metadata = {"period": str(self.period), "geometry": json.dumps(self.geometry)}
         save_file(tensors, path.with_suffix(".tmp"), metadata=metadata)
@@ -210,9 +240,14 @@ class PairState:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata()
         tensors = load_file(path)
+        counts = tensors.pop("start_counts", None)
+        if counts is not None:
+            rows, columns, values = counts
+            counts = torch.zeros_like(tensors["probability"], dtype=values.dtype).index_put_((rows, columns), values)
         return cls(
             period=int(metadata["period"]),
             probability=tensors.pop("probability", None),
             multipliers={name.removeprefix("multiplier."): value for name, value in tensors.items()},
             geometry=json.loads(metadata["geometry"]),
+            start_counts=counts,
         )

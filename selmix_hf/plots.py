@@ -97,7 +97,7 @@ def plot_recalls(before: ArrayLike, after: ArrayLike, class_names: Sequence[str]
     axes.set_ylim(0, 1)
     axes.set_ylabel("recall")
     axes.set_title(
-        f"Recall per class on {set_name}: worst {before_K.min():.3f} → {after_K.min():.3f}, "
+        f"Recall per class on {set_name}\nworst {before_K.min():.3f} → {after_K.min():.3f}, "
         f"mean {before_K.mean():.3f} → {after_K.mean():.3f}",
         fontsize=10,
     )
@@ -153,26 +153,28 @@ def save_plots(
     Args:
         trainer: a `SelMixTrainer` after training.
         folder: made if need be.
-        before, after: counts (K x K) of a held-out set for the recalls; default those of the gain set at the start
-            and at the latest refresh.
+        before, after: counts (K x K) of a held-out set for the recalls; default those of the gain set at the start of
+            the run and with the weights that it returned.
         set_name: name of that set.
 
     Returns:
-        the paths.
+        the paths; without the gain matrix where a run was resumed in its last period, since checkpoints keep P alone.
 
     Raises:
         ValueError: the trainer has not trained.
     """
-    if trainer.gain is None or trainer.start_counts is None:
+    if trainer.gain_counts is None or trainer.pair_state.start_counts is None:
         raise ValueError("there is nothing to plot before trainer.train().")
     if before is None or after is None:
-        before, after, set_name = trainer.start_counts, trainer.gain_counts, "the gain set, which steered the training"
+        before, after = trainer.pair_state.start_counts, trainer.gain_counts
+        set_name = "the gain set, which steered the training"
     kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     return _save(
         folder,
         trainer.class_names,
         trainer.objective.name,
-        (trainer.gain, torch.as_tensor(trainer.pair_state.probability)),
+        trainer.gain,
+        trainer.pair_state.probability,
         [recalls(confusion_matrix(counts)).numpy() for counts in (before, after)],
         set_name or "the given set",
         trainer.state.log_history,
@@ -192,12 +194,13 @@ def save_record_plots(record: Mapping[str, Any], folder: str | os.PathLike, run:
         the paths.
     """
     of_run, names = record["runs"][run], record["class_names"]
-    matrices = [torch.tensor(of_run[key]) for key in ("gain", "pair_probability") if of_run.get(key) is not None]
+    gain, probability = (of_run.get(key) for key in ("gain", "pair_probability"))
     return _save(
         folder,
         names,
         record["objective"],
-        matrices,
+        None if gain is None else torch.tensor(gain),
+        None if probability is None else torch.tensor(probability),
         [[of_run[part][f"recall/{name}"] for name in names] for part in ("test_before", "test_after")],
         "the test set",
         of_run["history"],
@@ -209,17 +212,18 @@ def _save(
     folder: str | os.PathLike,
     names: Sequence[str],
     psi: str,
-    matrices: Sequence[Tensor],
+    gain_KK: Tensor | None,
+    probability_KK: Tensor | None,
     recalls_2K: Sequence[ArrayLike],
     set_name: str,
     history: Sequence[dict[str, Any]],
     kept_step: int | None,
 ) -> list[Path]:
     figures = {}
-    if matrices:
-        gain_KK, probability_KK = matrices
+    if gain_KK is not None:
         title = f"Gain of {psi} by mixing, last period"
         figures["gain_matrix"] = plot_matrix(gain_KK, names, title, "gain", signed=True)
+    if probability_KK is not None:
         title = "Share of the pairs drawn, last period"
         figures["pair_distribution"] = plot_matrix(probability_KK, names, title, "probability")
     figures["recall_per_class"] = plot_recalls(recalls_2K[0], recalls_2K[1], names, set_name)

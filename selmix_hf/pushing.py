@@ -87,7 +87,7 @@ def create_repository(repo_id: str, help: str, private: bool | None = None, toke
 def push_folder(
     folder: str | os.PathLike,
     repo_id: str,
-    again: str,
+    again: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -99,7 +99,7 @@ def push_folder(
     Args:
         folder: where the files are.
         repo_id: "name" or "owner/name".
-        again: the call that repeats the push, for the message.
+        again: the call that repeats the push, for the message; default this one.
         private: of a new repository; default is the owner's setting.
         revision: branch, made where there is none; default "main".
         token: default is the one that `hf auth login` stored, or HF_TOKEN.
@@ -111,7 +111,7 @@ def push_folder(
     Raises:
         PushError: as `create_repository`, and a card that the Hub does not accept.
     """
-    help = help_after_failure(folder, again)
+    help = help_after_failure(folder, again or repeat_call(folder, repo_id, private, revision))
     repo_id = create_repository(repo_id, help, private, token)
     with _explained(f"the push to {repo_id!r}", help):
         return upload(folder, repo_id, revision, token, commit_message, more_files)
@@ -161,6 +161,13 @@ def help_after_failure(folder: str | os.PathLike, again: str) -> str:
 def call_again(call: str, **given: Any) -> str:
     """The call as code, with the arguments that were given."""
     return f"{call}({', '.join(f'{name}={value!r}' for name, value in given.items() if value is not None)})"
+
+
+def repeat_call(
+    folder: str | os.PathLike, repo_id: str, private: bool | None = None, revision: str | None = None
+) -> str:
+    """The call of `push_folder` as code."""
+    return call_again("push_folder", folder=str(folder), repo_id=repo_id, private=private, revision=revision)
 
 
 def reason_of(error: BaseException) -> str:

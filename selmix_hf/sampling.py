@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-_ROWS_AT_ONCE = 512
+_AT_ONCE = 2**18  # pairs of classes, so that what is in between stays in the processor's cache
 
 
 class Pair(NamedTuple):
@@ -54,31 +54,33 @@ def draw_class_pairs(probability: Tensor, num_pairs: int, generator: np.random.G
     """
     row_uniform_M, column_uniform_M = generator.random((2, num_pairs))
     table_KK = probability.detach().cpu()
-    rows_M = _invert(table_KK.sum(1, dtype=torch.float64).numpy()[None], np.zeros(num_pairs, int), row_uniform_M)
+    rows_at_once = max(1, _AT_ONCE // len(table_KK))
+    row_sum_K = torch.cat([rows_RK.double().sum(1) for rows_RK in table_KK.split(rows_at_once)])
+    rows_M = _invert(row_sum_K.numpy()[None], np.zeros(num_pairs, int), row_uniform_M)
     columns_M = np.empty_like(rows_M)
     drawn_rows = np.unique(rows_M)
     order_M = np.argsort(rows_M, kind="stable")
     ends = np.searchsorted(rows_M[order_M], drawn_rows, side="right")
-    for start in range(0, len(drawn_rows), _ROWS_AT_ONCE):  # bounds the memory of the cumulative sums
-        rows_R = drawn_rows[start : start + _ROWS_AT_ONCE]
+    for start in range(0, len(drawn_rows), rows_at_once):
+        rows_R = drawn_rows[start : start + rows_at_once]
         first = ends[start - 1] if start else 0
         these_M = order_M[first : ends[start + len(rows_R) - 1]]
         local_M = np.searchsorted(rows_R, rows_M[these_M])
-        columns_M[these_M] = _invert(table_KK[rows_R].double().numpy(), local_M, column_uniform_M[these_M])
+        columns_M[these_M] = _invert(table_KK[rows_R].numpy(), local_M, column_uniform_M[these_M])
     return np.stack([rows_M, columns_M], 1)
 
 
 def _invert(weights_RK: NDArray, row_M: NDArray, uniform_M: NDArray) -> NDArray[np.int64]:
     """Inverse of each row's cumulative distribution; a weight of zero is never drawn."""
-    cumulative_RK = np.cumsum(weights_RK, 1)
-    # rows are laid end to end, row r on [r, r + 1), so that one search serves all of them
-    cumulative_RK /= cumulative_RK[:, -1:]
-    num_columns = cumulative_RK.shape[1]
-    flat = (cumulative_RK + np.arange(len(cumulative_RK))[:, None]).ravel()
-    drawn_M = np.searchsorted(flat, uniform_M + row_M, side="right") - row_M * num_columns
-    # rounding of uniform + row may reach the row's end
-    last_R = num_columns - 1 - np.argmax((weights_RK > 0)[:, ::-1], 1)
-    return np.minimum(drawn_M, last_R[row_M]).astype(np.int64)
+    num_columns = weights_RK.shape[1]
+    cumulative = np.cumsum(weights_RK, dtype=np.float64)  # over rows laid end to end: one search serves all of them
+    end_R = cumulative[num_columns - 1 :: num_columns]
+    begin_R = np.concatenate([[0.0], end_R[:-1]])
+    target_M = begin_R[row_M] + uniform_M * (end_R - begin_R)[row_M]
+    drawn_M = np.searchsorted(cumulative, target_M, side="right") - row_M * num_columns
+    for m in np.flatnonzero(drawn_M >= num_columns):  # rounding of the target may reach the row's end
+        drawn_M[m] = np.flatnonzero(weights_RK[row_M[m]])[-1]
+    return drawn_M.astype(np.int64)
 
 
 def largest_repeat(probability: Tensor, class_counts: NDArray[np.integer], num_pairs: int) -> float:
@@ -121,6 +123,10 @@ class PairSampler(Sampler[Pair]):
         num_pairs: length of a period.
         beta_min: the mixing coefficient is uniform on [beta_min, 1].
         seed: of the run.
+        reuse_within: pairs of a batch, for `reuse_samples`; default none. Both sets must be the same.
+
+    Raises:
+        ValueError: beta_min outside [0, 1].
     """
 
     def __init__(
@@ -132,10 +138,14 @@ class PairSampler(Sampler[Pair]):
         get_period: Callable[[], int] | None = None,
         beta_min: float = 0.6,
         seed: int = 0,
+        reuse_within: int | None = None,
     ) -> None:
+        if not 0 <= beta_min <= 1:
+            raise ValueError(f"beta_min must lie in [0, 1], found {beta_min}.")
         self.first_index, self.second_index = first_index, second_index
         self.get_probability, self.get_period = get_probability, get_period
         self.num_pairs, self.beta_min, self.seed = num_pairs, beta_min, seed
+        self.reuse_within = reuse_within
         self._iterations = 0
 
     def __len__(self) -> int:
@@ -155,7 +165,37 @@ class PairSampler(Sampler[Pair]):
         second_M = self.second_index.draw(classes_M2[:, 1], generator)
         coefficient_M = generator.uniform(self.beta_min, 1, self.num_pairs)
         seeds_2M = generator.integers(2**31, size=(2, self.num_pairs))
+        if self.reuse_within is not None:
+            taken_M = reuse_samples(classes_M2, self.reuse_within)
+            known_M = taken_M >= 0
+            second_M[known_M], seeds_2M[1][known_M] = first_M[taken_M[known_M]], seeds_2M[0][taken_M[known_M]]
         return first_M, second_M, coefficient_M, seeds_2M[0], seeds_2M[1]
+
+
+def reuse_samples(classes: NDArray[np.int64], batch_size: int) -> NDArray[np.int64]:
+    """For each pair, the pair of its batch whose first sample can be its second one.
+
+    Every first sample serves once at most, never its own pair. Only classes decide: the two samples of a pair stay
+    independent and uniform in their classes, as without reuse. Pairs of a batch are no longer independent of each
+    other, so the gradient has the same mean and a somewhat larger variance.
+
+    Args:
+        classes: M x 2.
+        batch_size: consecutive pairs that make a batch.
+
+    Returns:
+        numbers of pairs, shape M; -1 where there is none.
+    """
+    taken_M = np.full(len(classes), -1)
+    for start in range(0, len(classes), batch_size):
+        first_B, second_B = classes[start : start + batch_size].T
+        for k in np.intersect1d(first_B, second_B):
+            givers, takers = np.flatnonzero(first_B == k), np.flatnonzero(second_B == k)
+            number = min(len(givers), len(takers))
+            givers, takers = np.roll(givers, -1)[:number], takers[:number]
+            apart = givers != takers
+            taken_M[start + takers[apart]] = start + givers[apart]
+    return taken_M
 
 
 class PairDataset(Dataset[PairExample]):
@@ -164,10 +204,12 @@ class PairDataset(Dataset[PairExample]):
     Args:
         first: the labelled set that x1 comes from.
         second: the set that x2 comes from; default the same.
+        reuse: whether a sample that a batch holds twice, under the same seed, is fetched once.
     """
 
-    def __init__(self, first: Any, second: Any = None) -> None:
+    def __init__(self, first: Any, second: Any = None, reuse: bool = False) -> None:
         self.first, self.second = first, first if second is None else second
+        self.reuse = reuse
 
     def __len__(self) -> int:
         return len(self.first)
@@ -177,7 +219,14 @@ class PairDataset(Dataset[PairExample]):
 
     def __getitems__(self, pairs: Sequence[Pair]) -> list[PairExample]:
         firsts = fetch(self.first, [pair.first for pair in pairs], [pair.first_seed for pair in pairs])
-        seconds = fetch(self.second, [pair.second for pair in pairs], [pair.second_seed for pair in pairs])
+        if self.reuse:
+            known = {(pair.first, pair.first_seed): sample for pair, sample in zip(pairs, firsts, strict=True)}
+            others = [pair for pair in pairs if (pair.second, pair.second_seed) not in known]
+            fresh = iter(fetch(self.second, [pair.second for pair in others], [pair.second_seed for pair in others]))
+            keys = [(pair.second, pair.second_seed) for pair in pairs]
+            seconds: Sequence[Any] = [known[key] if key in known else next(fresh) for key in keys]
+        else:
+            seconds = fetch(self.second, [pair.second for pair in pairs], [pair.second_seed for pair in pairs])
         return [PairExample(*parts) for parts in zip(firsts, seconds, pairs, strict=True)]
 
 

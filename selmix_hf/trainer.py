@@ -1,4 +1,4 @@
-"""`SelMixTrainer`: the only module, beside `pushing_trainer`, that knows Trainer's private hooks."""
+"""`SelMixTrainer`. Beside `pushing_trainer` and `confusion_trainer` the only module that knows Trainer's hooks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from selmix_hf import checks
@@ -23,22 +23,21 @@ from selmix_hf.callbacks import RefreshCallback
 from selmix_hf.checkpoint import load_pair_state, load_weights
 from selmix_hf.collator import SelMixCollator, default_collator
 from selmix_hf.config import SelMixConfig
-from selmix_hf.confusion import ClassStatistics, confusion_matrix
-from selmix_hf.feature_cache import FeatureCache
-from selmix_hf.features import FEATURES, DatasetPass, FeatureDataset, collate_features, head_alone
+from selmix_hf.confusion import distinct_names
+from selmix_hf.confusion_trainer import ConfusionTrainer
+from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, head_alone
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import GainWatch, require_finite, require_finite_weights, say_if_never_feasible
-from selmix_hf.hub import HubTrainer
-from selmix_hf.metrics import classification_metrics, counts_of, refresh_report
+from selmix_hf.metrics import refresh_report
 from selmix_hf.objectives import Objective
 from selmix_hf.pair_distribution import PairState, pair_distribution
-from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, isolated_random_state, largest_repeat
+from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, largest_repeat
 
 logger = logging.get_logger(__name__)
 
 
-class SelMixTrainer(HubTrainer):
+class SelMixTrainer(ConfusionTrainer):
     """`transformers.Trainer` that fine-tunes a classifier for an objective of its confusion matrix.
 
     Args:
@@ -53,13 +52,15 @@ class SelMixTrainer(HubTrainer):
         data_collator: batches raw examples into model inputs with "labels", for data that are not PIL images.
         head_name: the head's module path, where the search should not decide.
         label_column: default: found from the dataset's features.
+        compute_metrics: as for Trainer; its numbers come beside the package's own, which need no other.
         kwargs: as for Trainer.
 
     Attributes:
         head: the `heads.ClassifierHead`.
         pair_state: P, the multipliers and the period; saved with every checkpoint.
         gain: G of the latest refresh, K x K.
-        start_counts, gain_counts: counts (K x K) of `gain_dataset` at the start and at the latest refresh.
+        gain_counts: counts (K x K) of `gain_dataset` at the latest refresh, and once training has ended those of the
+            weights that it returned; `pair_state.start_counts` are those of the start.
 
     Raises:
         ValueError, TypeError: on data or options that cannot work, see `checks`; `heads.HeadError` for the model.
@@ -99,6 +100,7 @@ class SelMixTrainer(HubTrainer):
             data_collator=SelMixCollator(
                 default_collator(train_dataset, processing_class, data_collator, train_transform, column),
                 default_collator(gain_dataset, processing_class, data_collator, eval_transform, column),
+                args.reuse_samples,
             ),
             train_dataset=train_dataset,
             eval_dataset=gain_dataset if eval_dataset is None else eval_dataset,
@@ -108,29 +110,25 @@ class SelMixTrainer(HubTrainer):
         )
         self.loss_is_scaled_for_ga = False  # a mean over the micro-batch: Trainer divides it by the accumulation steps
         self.model_accepts_loss_kwargs = False
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("SelMixTrainer does not run under FSDP or DeepSpeed yet: use plain distributed training.")
         if eval_dataset is None:
             logger.warning("no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint.")
 
         probe = self._prepare_inputs(checks.check_batches(train_dataset, gain_dataset, self.data_collator))
         self.head = find_head(self.model, probe, head_name=head_name)
-        self.class_names = checks.resolve_class_names(
-            self.model, train_dataset, self.label_column, self.head.num_classes
-        )
+        known = self.model, train_dataset, self.label_column, self.head.num_classes
+        self.class_names = distinct_names(checks.resolve_class_names(*known))
         self._train_labels = self._labels_of(train_dataset, "train_dataset")
         self._gain_labels = self._labels_of(gain_dataset, "gain_dataset")
         self.train_counts = np.bincount(self._train_labels, minlength=self.head.num_classes)
         self.objective = args.make_objective(objective, self.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
-        checks.check_eval_sets(self.eval_dataset, args, self._labels_of, self.data_collator.eval_collator)
+        measured = None if compute_metrics else lambda: self._metrics(torch.eye(self.head.num_classes).long())
+        checks.check_eval_sets(self.eval_dataset, args, self._labels_of, self.data_collator.eval_collator, measured)
 
         self.pair_state = PairState(geometry=self._geometry())
         self.gain: Tensor | None = None
-        self.start_counts: Tensor | None = None
         self.gain_counts: Tensor | None = None
-        self._gain_features: FeatureDataset | None = None
-        self._statistics_at: tuple[int, ClassStatistics] | None = None
+        self._statistics_at = {}
         self._watch = GainWatch(logger.warning)
         self.add_callback(RefreshCallback(self))
 
@@ -138,7 +136,7 @@ class SelMixTrainer(HubTrainer):
 
     def start_run(self) -> None:
         """Make the start a candidate for the best checkpoint, so that a run never returns something worse."""
-        self._statistics_at = None
+        self._statistics_at = {}
         if self.state.global_step > 0:
             return
         self.pair_state = PairState(geometry=self._geometry())  # train() may have been called before
@@ -154,16 +152,17 @@ class SelMixTrainer(HubTrainer):
             return
         statistics = self._gain_set_statistics()
         self.gain_counts = statistics.counts.cpu()
-        self.start_counts = self.gain_counts if self.start_counts is None else self.start_counts
+        start_counts = self.gain_counts if self.pair_state.start_counts is None else self.pair_state.start_counts
         multipliers = self.objective.update_multipliers(self.pair_state.multipliers, self.gain_counts)
         low = self.args.beta_min
         gradient = metric_gradient(self.objective, self.gain_counts, multipliers=multipliers)
         beta = (low, 1.0) if self.args.gain_quadrature else (low + 1) / 2
         gain = head_gain(self.head, statistics.centroids, gradient, beta)
-        if isinstance(self.args.temperature, float):  # "auto" does not see the scale
-            gain = gain / (1 + max((float(m.max()) for m in multipliers.values()), default=0.0))
+        scale = 1.0
+        if isinstance(self.args.temperature, float):  # "auto" does not see that multipliers make gains larger
+            scale += max((float(multipliers[c.name].max()) for c in self.objective.constraints), default=0.0)
         distribution = pair_distribution(
-            gain,
+            gain / scale,
             self.args.pair_sampling,
             self.args.temperature,
             self.args.target_share,
@@ -171,37 +170,12 @@ class SelMixTrainer(HubTrainer):
         )
         probability = broadcast(distribution.probability.contiguous()).cpu()
         self.gain = gain.cpu()
-        self.pair_state = PairState(period, probability, multipliers, self._geometry())
+        self.pair_state = PairState(period, probability, multipliers, self._geometry(), start_counts)
 
         report = refresh_report(self.objective, self.gain_counts, gain, distribution, multipliers, self.class_names)
         pairs = self._geometry()["pairs_per_step"] * self.args.refresh_steps
         self.log({**report, "largest_repeat": largest_repeat(probability, self.train_counts, pairs)})
         self._watch.look(gain, distribution, report["gain_set_worst_recall"])
-
-    def _gain_set_statistics(self) -> ClassStatistics:
-        """Of the current weights; an evaluation at the end of a period and the refresh that follows share one pass."""
-        if self._statistics_at is None or self._statistics_at[0] != self.state.global_step:
-            dataset = self.gain_dataset if self._gain_features is None else self._gain_features
-            with isolated_random_state(self._seed()):
-                statistics = self._pass().statistics(dataset, self.data_collator.eval_collator)
-            logits_KK = statistics.centroids @ self.head.weight.to(statistics.centroids).T
-            require_finite(logits_KK, "gain", self.state.global_step)  # before a checkpoint is written
-            self._statistics_at = (self.state.global_step, statistics)
-        return self._statistics_at[1]
-
-    def _pass(self) -> DatasetPass:
-        return DatasetPass(
-            self.model,
-            self.head,
-            batch_size=self.args.eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
-            prepare=self._prepare_inputs,
-            autocast=self.compute_loss_context_manager,
-            show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
-        )
 
     # --- training ------------------------------------------------------------------------------------------------
 
@@ -211,16 +185,19 @@ class SelMixTrainer(HubTrainer):
             try:
                 output = super().train(*args, **kwargs)
                 require_finite_weights(self.model, self.state.global_step)
+                self.gain_counts = self._gain_set_statistics().counts.cpu()
                 say_if_never_feasible(self.state.log_history, logger.warning)
                 return output
             finally:
-                self._gain_features = self._statistics_at = None
+                self._gain_features, self._statistics_at = None, {}
 
     def get_train_dataloader(self) -> DataLoader:
-        dataset, collator, workers = self.train_dataset, self.data_collator, self.args.dataloader_num_workers
+        collator: Callable = self.data_collator
+        dataset: Dataset = PairDataset(self.train_dataset, reuse=self.args.reuse_samples)
+        labels, workers = self._train_labels, self.args.dataloader_num_workers
         if self.args.freeze_backbone:
-            dataset, collator, workers = self._store_features(), SelMixCollator(collate_features), 0
-        labels = dataset.labels if isinstance(dataset, FeatureDataset) else self._train_labels
+            stored = self._store_features()
+            dataset, collator, labels, workers = FeaturePairs(stored), dict, stored.labels.numpy(), 0
         index = ClassIndex(labels, self.head.num_classes)
         sampler = PairSampler(
             index,
@@ -230,9 +207,10 @@ class SelMixTrainer(HubTrainer):
             num_pairs=self._geometry()["pairs_per_step"] * self.args.refresh_steps,
             beta_min=self.args.beta_min,
             seed=self._seed(),
+            reuse_within=self._train_batch_size if self.args.reuse_samples else None,
         )
         loader: DataLoader = DataLoader(
-            PairDataset(dataset),
+            dataset,
             batch_size=self._train_batch_size,
             sampler=sampler,
             collate_fn=collator,
@@ -252,28 +230,25 @@ class SelMixTrainer(HubTrainer):
         random = self.data_collator.augments or self.args.feature_views > 1
         seeds = [self._seed() * 1000 + view if random else 0 for view in range(self.args.feature_views)]
         views = [cache.features(self._pass(), self.train_dataset, collator, seed) for seed in seeds]
-        return FeatureDataset(torch.stack(views), self._train_labels)
-
-    def _as_features(self, dataset: Any, labels: np.ndarray) -> FeatureDataset:
-        collator = SelMixCollator(self.data_collator.eval_collator)
-        return FeatureDataset(self._feature_cache().features(self._pass(), dataset, collator), labels)
-
-    def _feature_cache(self) -> FeatureCache:
-        return FeatureCache(self.args.feature_cache_dir, str(self.accelerator.mixed_precision))
+        return FeatureDataset(views, self._train_labels)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         inputs = dict(inputs)
-        coefficient, labels = inputs.pop("mixing_coefficient", None), inputs.pop("labels")
+        coefficient, index = inputs.pop("mixing_coefficient", None), inputs.pop("mixing_index", None)
+        labels = inputs.pop("labels")
         if coefficient is not None and not self.args.freeze_backbone:
             freeze_batch_norm(model)
-        with nullcontext() if coefficient is None else self.head.mix(coefficient):
-            outputs: Any = SequenceClassifierOutput(logits=logits_of(model(**inputs)))
+        with nullcontext() if coefficient is None else self.head.mix(coefficient, index):
+            logits = logits_of(model(**inputs))
+        outputs = None
+        if return_outputs or self.compute_loss_func is not None:
+            outputs = SequenceClassifierOutput(logits=logits)
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
         else:
-            loss = F.cross_entropy(outputs.logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
         if coefficient is not None:
             require_finite(loss.detach(), "loss", self.state.global_step)
         return (loss, outputs) if return_outputs else loss
@@ -297,62 +272,6 @@ class SelMixTrainer(HubTrainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0 if FEATURES in inputs else super().floating_point_ops(inputs)
-
-    # --- evaluation ----------------------------------------------------------------------------------------------
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        if description != "Evaluation" or self.compute_metrics is not None:  # predict, or metrics of the user's own
-            return super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-        dataset = dataloader.dataset
-        labels = self._labels_of(dataset, f"the {metric_key_prefix} set")
-        self.callback_handler.eval_dataloader = dataloader
-        if self.is_in_train and dataset is self.gain_dataset:
-            statistics = self._gain_set_statistics()
-        else:
-            if self.args.freeze_backbone and self.args.feature_cache_dir is not None:
-                dataset = self._as_features(dataset, labels)
-            statistics = self._pass().statistics(dataset, self.data_collator.eval_collator, self._show_progress)
-        metrics = {"loss": statistics.mean_loss, **self._metrics(statistics.counts.cpu())}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(
-            predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=statistics.num_samples
-        )
-
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        # with persistent workers Trainer keeps one loader for every dataset that is given as an object
-        getattr(self, "_eval_dataloaders", {}).pop("eval", None)
-        return super().get_eval_dataloader(eval_dataset)
-
-    def _metrics(self, counts: Tensor) -> dict[str, Any]:
-        prior = self.objective.class_prior if self.objective.constraints else "balanced"
-        report = classification_metrics(
-            counts,
-            class_prior=prior,
-            train_counts=self.train_counts,
-            class_names=self.class_names,
-            tail_share=self.args.tail_share,
-            per_class=not self.is_in_train,
-        )
-        confusion_KK = confusion_matrix(counts, self.objective.class_prior)
-        own = {"psi": float(self.objective.value(confusion_KK)), "selection_score": self.objective.score(counts)}
-        if self.objective.constraints:
-            own["violation"] = self.objective.violation(confusion_KK)
-        return {**own, **report}
-
-    def _metrics_beside(self, compute_metrics: Callable) -> Callable:
-        return lambda prediction: {
-            **self._metrics(counts_of(prediction, self.head.num_classes)),
-            **compute_metrics(prediction),
-        }
 
     # --- saving and loading --------------------------------------------------------------------------------------
 
@@ -384,16 +303,9 @@ class SelMixTrainer(HubTrainer):
     def _geometry(self) -> dict[str, Any]:
         """What fixes where periods begin, what is drawn in them and what for."""
         pairs = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        kept = {name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone")}
+        kept = {
+            name: getattr(self.args, name)
+            for name in ("refresh_steps", "beta_min", "freeze_backbone", "reuse_samples")
+        }
         aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
         return {**kept, **aim, "pairs_per_step": pairs, "seed": self._seed()}
-
-    def _show_progress(self) -> None:
-        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-
-    def _seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    def _labels_of(self, dataset: Any, name: str) -> np.ndarray:
-        known = self.head.num_classes, self.class_names
-        return checks.read_labels(dataset, name, self.label_column, *known, like=self.train_dataset)

@@ -3,7 +3,10 @@
 torchrun --nproc_per_node 2 tests/distributed_run.py FOLDER
 """
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ CASES = {
     "frozen": ("resnet", {"freeze_backbone": True}),
     "augmented": ("convnext", {}),
     "augmented and frozen": ("convnext", {"freeze_backbone": True, "feature_views": 2}),
+    "augmented, features on disk": ("convnext", {"freeze_backbone": True, "feature_views": 2}),
+    "features on disks of two nodes": ("convnext", {"freeze_backbone": True}),
 }
 
 
@@ -23,6 +28,9 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
     kind, options = CASES[case]
     if "augmented" in case:
         options = {**options, "train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
+    if "disk" in case:
+        node = os.environ.get("RANK", "0") if "nodes" in case else "0"
+        options = {**options, "feature_cache_dir": str(folder / case / f"cache-{node}")}
     options = {"objective": "mean_recall", "learning_rate": 0.02, "save_strategy": "epoch", **options}
     run = tiny.trainer(folder / case, kind, per_device_train_batch_size=batch, **options)
     if case == "whole":
@@ -39,10 +47,23 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
         counts.append((run.gain_counts, run.pair_state.probability))
 
     run.compute_loss, run.refresh = compute_loss, refresh
-    seen = {"start": run.evaluate()}
-    run.train()
-    seen |= {"end": run.evaluate(), "draws": draws, "counts": counts, "losses": tiny.losses(run)}
+    with as_on_two_nodes() if "nodes" in case else nullcontext():
+        seen = {"start": run.evaluate()}
+        run.train()
+        seen["end"] = run.evaluate()
+    seen |= {"draws": draws, "counts": counts, "losses": tiny.losses(run)}
     return seen | {"weights": tiny.weights(run), "best": Path(run.state.best_model_checkpoint).name, "run": run}
+
+
+@contextmanager
+def as_on_two_nodes() -> Iterator[None]:
+    """Each process is the only one of its node."""
+    before = {name: os.environ.get(name) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+    os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    yield
+    for name, value in before.items():
+        os.environ.pop(name)
+        os.environ |= {} if value is None else {name: value}
 
 
 def main(folder: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -54,13 +55,14 @@ FLOORS = {
     "plots": 4,
     "callbacks": 4,
     "stage1": 7,
-    "trainer": 8,
+    "confusion_trainer": 8,
+    "trainer": 9,
     "timing": 1,
     "augment": 1,
     "benchmark_data": 5,
     "benchmark_start": 8,
     "benchmark_results": 7,
-    "benchmark": 9,
+    "benchmark": 10,
 }
 
 # Somebody with their own training loop can use these: they know torch and nothing of transformers.
@@ -134,8 +136,8 @@ def test_imports_go_to_lower_floors_only(path):
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("from selmix_hf.trainer import SelMixTrainer", "gain (floor 3) imports trainer (floor 8)"),
-        ("from .trainer import SelMixTrainer", "gain (floor 3) imports trainer (floor 8)"),
+        ("from selmix_hf.trainer import SelMixTrainer", "gain (floor 3) imports trainer (floor 9)"),
+        ("from .trainer import SelMixTrainer", "gain (floor 3) imports trainer (floor 9)"),
         ("def f():\n    import selmix_hf.sampling", "gain (floor 3) imports sampling (floor 3)"),
         ("from selmix_hf import plots", "gain (floor 3) imports plots (floor 4)"),
         ("from . import plots", "gain (floor 3) imports plots (floor 4)"),
@@ -175,6 +177,15 @@ def test_every_public_name_can_be_fetched():
     assert selmix_hf.__all__, "selmix_hf.__all__ names nothing"
     missing = [name for name in selmix_hf.__all__ if getattr(selmix_hf, name, None) is None]
     assert not missing, f"selmix_hf.__all__ names what cannot be fetched: {missing}"
+    modules = [name for name in selmix_hf.__all__ if isinstance(getattr(selmix_hf, name), ModuleType)]
+    assert not modules, f"a module of the same name hides the public name: {modules}"
+
+
+def test_type_checkers_see_every_public_name():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {name.asname: statement.module for statement in block.body for name in statement.names}
+    assert seen == {name: f"selmix_hf.{home}" for name, home in selmix_hf._HOME.items()}
 
 
 def test_the_trainer_stays_thin():

@@ -187,7 +187,8 @@ def test_cifar100_runs_stage_1_once_and_keeps_a_run_that_cannot_be_pushed(
     more = ["--dataset", cifar100, "--imbalance_factor", "4", "--validation_per_class", "2", "--augment", *stage1]
     command = options(checkpoint, tmp_path / "out", *more)
     with pytest.raises(SystemExit, match="the run is complete and saved, but .*offline.*push_folder") as stop:
-        cifar100_lt.main([*command, "--push_to_hub"])
+        cifar100_lt.main([*command, "--push_to_hub", "--hub_private_repo", "true", "--hub_revision", "v1"])
+    assert "push_folder(folder=" in str(stop.value) and ", private=True, revision='v1')" in str(stop.value)
     assert stop.value.code not in (0, None)
     assert "Stage 1, balanced_softmax: 3 steps" in capsys.readouterr().out
     saved = json.loads((tmp_path / "out" / "results.json").read_text())

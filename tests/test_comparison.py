@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from selmix_hf.comparison import (
+    GROUP_METRICS,
     KEY_METRICS,
     before_after_table,
     markdown_table,
@@ -88,12 +89,14 @@ def test_the_bootstrap_measures_what_the_report_does():
     random = np.random.default_rng(0)
     labels = random.permutation(np.repeat(np.arange(6), [3, 9, 20, 5, 7, 40]))
     before, after = (np.where(random.random(84) < right, labels, random.integers(0, 6, 84)) for right in (0.6, 0.8))
+    frequency = {"train_counts": [300, 200, 50, 40, 5, 1], "tail_share": 0.02}
     reports = [
-        classification_metrics(confusion_counts(torch.as_tensor(labels), torch.as_tensor(predicted), 6))
+        classification_metrics(confusion_counts(torch.as_tensor(labels), torch.as_tensor(predicted), 6), **frequency)
         for predicted in (before, after)
     ]
-    intervals = paired_bootstrap(labels, before, after, 6, num_resamples=5)
-    for name in KEY_METRICS:
+    intervals = paired_bootstrap(labels, before, after, 6, num_resamples=5, **frequency)
+    assert set(intervals) == {*KEY_METRICS, *GROUP_METRICS, "head_recall", "tail_recall"}
+    for name in intervals:
         assert intervals[name][0] == pytest.approx(reports[1][name] - reports[0][name], abs=1e-12)
 
 

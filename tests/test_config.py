@@ -132,6 +132,8 @@ def test_a_class_prior_of_ones_own(given):
         ({"constraints": "[0.9]"}, r"constraints must map names to levels, found '\[0.9\]'"),
         ({"constraints": {"coverage": 95}}, r"the level of constraint 'coverage' must lie in \(0, 1\], found 95"),
         ({"class_prior": "uniform"}, "class_prior must be 'validation', 'balanced'"),
+        ({"fsdp": "full_shard"}, "fsdp is not supported: the gain needs the head's whole weights"),
+        ({"deepspeed": "zero3.json"}, "deepspeed is not supported"),
         ({"beta_min": 1.2}, r"beta_min must lie in \[0, 1\], found 1.2"),
         ({"beta_min": -0.1}, "beta_min must lie in"),
         ({"pair_sampling": "best"}, "pair_sampling must be one of selmix, uniform, greedy, found 'best'"),
@@ -169,6 +171,7 @@ def test_a_class_prior_of_ones_own(given):
         ({"feature_cache_dir": "features"}, "feature_cache_dir keeps the features of freeze_backbone=True"),
         ({"refresh_steps": -1}, "refresh_steps must be at least 1"),
         ({"max_steps": -1}, "max_steps must be at least 1"),
+        ({"reuse_samples": True, "freeze_backbone": True}, "reuse_samples saves work of the backbone"),
         ({"feature_views": 2}, "feature_views stores views for freeze_backbone=True"),
         (
             {"num_train_epochs": 10},
@@ -183,3 +186,10 @@ def test_a_class_prior_of_ones_own(given):
 def test_bad_options_are_refused_before_any_weight_loads(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         SelMixConfig(**options, **QUIET)
+
+
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
+def test_a_launcher_that_shards_the_weights_is_refused(name, monkeypatch, tmp_path):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
+    with pytest.raises(ValueError, match=f"{name} is not supported"):
+        SelMixConfig(str(tmp_path))

@@ -1,20 +1,25 @@
 """Stored features are those of the whole model, row by row, and take its place in front of the head."""
 
+import subprocess
+import sys
+
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 from selmix_hf import ImageCollator, find_head
 from selmix_hf.collator import SelMixCollator
-from selmix_hf.feature_cache import FeatureCache
+from selmix_hf.feature_cache import FeatureCache, _create
 from selmix_hf.features import (
     FEATURES,
     DatasetPass,
     FeatureDataset,
-    collate_features,
+    FeaturePairs,
     features_as_inputs,
 )
 from selmix_hf.fingerprint import backbone_fingerprint
+from selmix_hf.sampling import Pair
 
 DATA = tiny.images((5, 4, 3, 3))
 COLLATOR = ImageCollator(transform=tiny.to_tensor)
@@ -30,14 +35,18 @@ def look(kind="convnext", **options):
 def test_rows_views_and_labels():
     features = torch.arange(24.0).reshape(2, 4, 3)
     dataset = FeatureDataset(features, [0, 1, 1, 2])
-    assert len(dataset) == 8 and dataset.num_views == 2
+    assert len(dataset) == 8 and len(dataset.views) == 2
     assert dataset.labels.tolist() == [0, 1, 1, 2] * 2
     assert torch.equal(dataset[5][FEATURES], features[1, 1]) and dataset[5]["labels"] == 1
-    batch = collate_features(dataset.__getitems__([5, 0]))
-    assert torch.equal(batch[FEATURES], torch.stack([features[1, 1], features[0, 0]]))
-    assert batch["labels"].tolist() == [1, 0]
-    assert FeatureDataset(features[0], [0, 1, 1, 2]).num_views == 1
-    with pytest.raises(ValueError, match=r"3 labels do not fit features of shape \(2, 4, 3\)"):
+    flat, single = features.reshape(8, 3), FeatureDataset(features[0], [0, 1, 1, 2])
+    for rows in ([5, 0, 7], slice(1, 8, 3)):
+        assert torch.equal(dataset.take(rows), flat[rows])
+    for rows in ([3, 1], slice(0, 3)):
+        assert torch.equal(single.take(rows), features[0][rows])
+    batch = FeaturePairs(dataset).__getitems__([Pair(5, 0, 0.75, 1, 2), Pair(3, 2, 0.5, 3, 4)])
+    assert torch.equal(batch[FEATURES], flat[[5, 3, 0, 2]])
+    assert batch["labels"].tolist() == [1, 2] and batch["mixing_coefficient"].tolist() == [0.75, 0.5]
+    with pytest.raises(ValueError, match=r"3 labels do not fit features of shape \[\(4, 3\), \(4, 3\)\]"):
         FeatureDataset(features, [0, 1, 2])
 
 
@@ -56,8 +65,8 @@ def test_a_bar_shows_how_far_the_features_are(capsys):
     assert capsys.readouterr().err == ""
     look(show_progress=True).features(DATA, COLLATOR)
     assert "pooled features: 100%" in (shown := capsys.readouterr().err) and "15/15" in shown
-    look(show_progress=True, world_size=2, rank=0).features(DATA, COLLATOR)  # 8 of the 15 rows
-    assert "15/15" in capsys.readouterr().err
+    look(show_progress=True, world_size=2, rank=0).features(DATA, COLLATOR)
+    assert "8/8" in capsys.readouterr().err
 
 
 def test_batches_without_labels_are_refused():
@@ -144,13 +153,72 @@ def test_cached_features_are_read_back(tmp_path, monkeypatch):
     assert torch.equal(FeatureCache(tmp_path).features(at, DATA, collator), first)
 
 
+class Interrupted(Exception):
+    pass
+
+
+def test_a_pass_that_was_interrupted_goes_on(tmp_path, monkeypatch):
+    """Chunks of 4 of 15 rows: the second pass computes what the first had not finished, with the same values."""
+    monkeypatch.setattr("selmix_hf.feature_cache._CHUNK", 4)
+    at, collator, seen = look(batch_size=3), SelMixCollator(ImageCollator(transform=tiny.random_view)), []
+    whole = FeatureCache(tmp_path / "whole").features(at, DATA, collator, seed=5)
+    run = DatasetPass._run
+
+    def count_and_stop(self, batch):
+        if len(seen) == limit:
+            raise Interrupted
+        seen.append(len(batch["pixel_values"]))
+        return run(self, batch)
+
+    monkeypatch.setattr(DatasetPass, "_run", count_and_stop)
+    cache, limit = FeatureCache(tmp_path / "cache"), 5
+    with pytest.raises(Interrupted):
+        cache.features(at, DATA, collator, seed=5)
+    assert seen == [3, 1, 3, 1, 3]
+    limit = 100
+    assert torch.equal(cache.features(at, DATA, collator, seed=5), whole)
+    assert seen[5:] == [3, 1, 3]  # rows 8 to 14
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+
+
+def test_half_precision_takes_half_the_room(tmp_path):
+    at, collator, files = look(), SelMixCollator(COLLATOR), []
+    for dtype in ("float32", "float16"):
+        features = FeatureCache(tmp_path / dtype, dtype).features(at, DATA, collator)
+        assert features.dtype == getattr(torch, dtype) == FeatureCache(None, dtype).features(at, DATA, collator).dtype
+        assert torch.allclose(features.float(), at.features(DATA, COLLATOR), atol=2e-3)
+        files += list((tmp_path / dtype).iterdir())
+        assert torch.equal(load_file(files[-1])["features"], features)
+        assert FeatureDataset(features, [0] * 15).take([1, 2]).dtype == torch.float32
+    assert files[0].stat().st_size - files[1].stat().st_size == 15 * at.head.num_features * 2
+
+
+def test_stored_features_are_mapped_and_not_read_into_memory(tmp_path):
+    """In a process of its own: 512 MB of features, of which a few rows are looked at."""
+    path = tmp_path / "big.partial"
+    _create(path, tmp_path / "big.done", (131072, 1024), "float32", 128)
+    code = f"""
+import resource, torch
+from safetensors import safe_open
+from selmix_hf.features import FeatureDataset
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with safe_open({str(path)!r}, "pt") as opened:
+    dataset = FeatureDataset(opened.get_tensor("features"), torch.zeros(131072, dtype=torch.long))
+assert dataset.take(list(range(0, 131072, 4096))).shape == (32, 1024)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 65536  # kB
+
+
 def test_other_data_weights_transforms_and_seeds_are_computed_anew(tmp_path):
     cache, at, collator = FeatureCache(tmp_path), look(), SelMixCollator(COLLATOR)
     cache.features(at, DATA, collator)
     cache.features(at, DATA.select(range(9)), collator)
     cache.features(at, DATA, SelMixCollator(ImageCollator(transform=tiny.random_view)))
     cache.features(at, DATA, SelMixCollator(ImageCollator(transform=tiny.random_view)), seed=1)
-    FeatureCache(tmp_path, "bf16").features(at, DATA, collator)
+    FeatureCache(tmp_path, salt="bf16").features(at, DATA, collator)
     next(at.model.parameters()).data += 1
     cache.features(at, DATA, collator)
     assert len(list(tmp_path.iterdir())) == 6

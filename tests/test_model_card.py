@@ -7,7 +7,7 @@ import tiny
 from huggingface_hub import ModelCard
 
 from selmix_hf import save_plots
-from selmix_hf.model_card import own_command, reports_in
+from selmix_hf.model_card import _results, own_command, reports_in
 from selmix_hf.pushing import PushError, push_folder
 
 
@@ -55,6 +55,18 @@ def test_numbers_are_the_measured_ones(run):
     ):
         assert words in card.text, words
     assert run.args.output_dir not in card.text
+
+
+def test_of_many_classes_the_worst_are_shown_and_all_are_a_click_away():
+    names = [f"class {k}" for k in range(60)]
+    after = {"mean_recall": 0.5, "min_recall": 0.0, "g_mean": 0.0, "h_mean": 0.0, "smallest_coverage": 0.0}
+    after |= {f"recall/{name}": k / 60 for k, name in enumerate(names)}
+    before = {**after, "recall/class 59": 0.0}
+    table, _, every = _results("test", before, after, "images").partition("<details>")
+    assert [line.split("|")[1].strip() for line in table.splitlines() if "recall of" in line] == [
+        f"recall of {name}" for name in [names[0], names[59], *names[1:10]]
+    ]
+    assert all(f"| {name} " in every for name in names) and every.endswith("</details>")
 
 
 def test_the_samples_of_another_task_are_not_called_images(run):

@@ -284,6 +284,14 @@ def test_head_and_tail_need_class_counts(name, constraints):
         ({"name": "h_mean", "constraints": {"coverage": float("nan")}}, "found nan"),
         ({"name": "h_mean", "constraint_update": "adam"}, "constraint_update must be .* found 'adam'"),
         ({"name": "min_recall", "min_memory": 1.0}, r"min_memory must lie in \[0, 1\)"),
+        ({"name": "min_recall", "min_rate": -1.0}, "min_rate must be a positive number, found -1.0"),
+        ({"name": "h_mean", "constraint_rate": 0}, "constraint_rate must be a positive number, found 0"),
+        (
+            {"name": "h_mean", "constraints": "coverage"},
+            "constraints must map names to levels, such as .* found 'coverage'",
+        ),
+        ({"name": "h_mean", "constraints": {"coverage": "a"}}, r"must lie in \(0, 1\], found 'a'"),
+        ({"name": "h_mean", "class_prior": [1, -2, 3]}, "positive"),
         ({"name": "h_mean", "class_prior": "flat"}, "class_prior must be 'validation', 'balanced'"),
     ],
 )
@@ -351,6 +359,12 @@ def test_an_objective_keeps_its_own_constraints():
         get_objective(own, {"coverage": 0.95})
     with pytest.raises(ValueError, match="found class_prior='balanced' beside it. Leave them out"):
         get_objective(own, class_prior="balanced")
+
+
+def test_class_counts_of_another_length_are_refused():
+    objective = get_objective("min_head_tail_recall", class_counts=[5, 3, 1])
+    with pytest.raises(ValueError, match="class_counts has 3 entries, but there are 4 classes"):
+        objective.value(torch.eye(4) / 4)
 
 
 def test_constraints_and_functions_of_a_wrong_kind():

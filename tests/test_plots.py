@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from selmix_hf import save_plots
+from selmix_hf.metrics import counts_of
 from selmix_hf.objectives import get_objective
 from selmix_hf.pair_distribution import PairState
 from selmix_hf.plots import plot_matrix, plot_objective, plot_recalls
@@ -23,9 +24,10 @@ class Finished:
     def __init__(self, num_classes):
         generator = torch.Generator().manual_seed(0)
         self.gain = torch.randn(num_classes, num_classes, generator=generator)
-        self.pair_state = PairState(0, torch.softmax(self.gain.flatten(), 0).reshape(num_classes, -1))
-        self.start_counts = torch.randint(1, 20, (num_classes, num_classes), generator=generator)
-        self.gain_counts = self.start_counts + 20 * torch.eye(num_classes, dtype=torch.long)
+        counts = torch.randint(1, 20, (num_classes, num_classes), generator=generator)
+        probability = torch.softmax(self.gain.flatten(), 0).reshape(num_classes, -1)
+        self.pair_state = PairState(0, probability, start_counts=counts)
+        self.gain_counts = counts + 20 * torch.eye(num_classes, dtype=torch.long)
         self.class_names = [f"class {k}" for k in range(num_classes)]
         self.objective = get_objective("min_recall")
         numbers = {"gain_set_mean_recall": 0.5, "gain_set_worst_recall": 0.1, "effective_pairs": 7.0}
@@ -82,3 +84,27 @@ def test_a_real_run(tmp_path):
     counts = torch.tensor([[5, 1, 1, 1]] * 4)
     assert all(path.is_file() for path in save_plots(run, tmp_path, counts, counts, "the test set"))
     assert ("matplotlib.pyplot" in sys.modules) is loaded  # no display, no global state
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_after_is_what_the_run_returned_and_before_is_its_start_also_after_a_resume(freeze, tmp_path):
+    """At a rate that destroys the model the run returns its start; resumed in the last period there is no new G."""
+    options = {"freeze_backbone": freeze, "learning_rate": 30.0, "eval_strategy": "epoch", "save_strategy": "steps"}
+    options |= {"save_steps": 2, "save_total_limit": 10, "load_best_model_at_end": False}
+    run = tiny.trainer(tmp_path / "run", "convnext", **options)
+    at_start = counts_of(run.predict(run.gain_dataset)[:2], 4)
+    run.train()
+    assert torch.equal(run.pair_state.start_counts, at_start)
+    assert torch.equal(run.gain_counts, counts_of(run.predict(run.gain_dataset)[:2], 4))
+    assert not torch.equal(run.gain_counts, at_start)
+
+    resumed = tiny.trainer(tmp_path / "resumed", "convnext", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-6"))
+    assert torch.equal(resumed.pair_state.start_counts, at_start)
+    assert torch.equal(resumed.gain_counts, run.gain_counts)
+    assert [path.name for path in save_plots(resumed, tmp_path / "plots")] == FILES[1:]
+
+    best = {**options, "eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    kept = tiny.trainer(tmp_path / "best", "convnext", objective="mean_recall", **best)
+    kept.train()
+    assert torch.equal(kept.gain_counts, counts_of(kept.predict(kept.gain_dataset)[:2], 4))

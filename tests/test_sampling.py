@@ -11,7 +11,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from selmix_hf.sampling import ClassIndex, Pair, PairDataset, PairExample, PairSampler, draw_class_pairs, fetch
+from selmix_hf.sampling import (
+    ClassIndex,
+    Pair,
+    PairDataset,
+    PairExample,
+    PairSampler,
+    draw_class_pairs,
+    fetch,
+    reuse_samples,
+)
 
 LABELS = [0, 1, 0, 2, 1, 0, 0]  # class 2 has one sample
 P = torch.tensor([[0.0, 0.3, 0.1], [0.2, 0.0, 0.05], [0.25, 0.1, 0.0]])
@@ -173,6 +182,12 @@ def test_pairs_are_of_the_drawn_classes_with_coefficients_in_range():
     assert statistic < limit
     assert len(set(columns[3]) | set(columns[4])) > 99_000  # a seed of its own for each sample
     assert all(type(value) in (int, float) for value in pairs[0])
+
+
+@pytest.mark.parametrize("beta_min", [-1, 2])
+def test_a_coefficient_that_cannot_be_is_refused(beta_min):
+    with pytest.raises(ValueError, match=r"beta_min must lie in \[0, 1\], found"):
+        make_sampler(beta_min=beta_min)
 
 
 @pytest.mark.parametrize("beta_min", [0.0, 1.0])
@@ -367,3 +382,35 @@ def test_a_loader_gives_the_same_pairs_with_and_without_workers():
     for example in read[1]:
         assert example.first["value"] == 10 * example.pair.first
         assert example.second["value"] == 10 * example.pair.second
+
+
+# --- a sample in two pairs ---------------------------------------------------------------------------------------
+
+
+def test_reused_samples_are_of_the_right_class_and_serve_once():
+    classes = np.random.default_rng(0).integers(0, 5, (200, 2))
+    taken = reuse_samples(classes, 32)
+    pairs = np.flatnonzero(taken >= 0)
+    assert len(pairs) > 100 and len(set(taken[pairs])) == len(pairs)
+    assert (taken[pairs] != pairs).all() and (taken[pairs] // 32 == pairs // 32).all()
+    assert (classes[taken[pairs], 0] == classes[pairs, 1]).all()
+    assert reuse_samples(np.array([[0, 0], [1, 2]]), 2).tolist() == [-1, -1]
+    assert reuse_samples(np.array([[0, 1], [1, 0]]), 2).tolist() == [1, 0]
+    assert reuse_samples(np.array([[0, 1], [1, 0]]), 1).tolist() == [-1, -1]
+
+
+def test_reuse_leaves_the_samples_of_a_pair_uniform_and_independent():
+    """chi-squared over the sixteen combinations of two classes with four samples each, among the pairs that reuse."""
+    index = ClassIndex([0] * 4 + [1] * 4, 2)
+    probability = torch.tensor([[0.1, 0.4], [0.4, 0.1]])
+    sampler = PairSampler(index, index, lambda: probability, num_pairs=64_000, seed=1, reuse_within=8)
+    first, second, _, first_seeds, second_seeds = sampler.draw()
+    reused = np.isin(second_seeds, first_seeds)
+    assert 0.5 < reused.mean() < 1
+    for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        of_classes = reused & (first // 4 == a) & (second // 4 == b)
+        counts = np.bincount(first[of_classes] % 4 * 4 + second[of_classes] % 4, minlength=16)
+        expected = counts.sum() / 16
+        assert ((counts - expected) ** 2 / expected).sum() < 37.7  # one in a thousand, 15 degrees of freedom
+    plain = PairSampler(index, index, lambda: probability, num_pairs=64_000, seed=1).draw()
+    assert (plain[0] == first).all() and (plain[1][~reused] == second[~reused]).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from datasets import Value
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback, pipeline
 
 import selmix_hf.trainer
@@ -17,6 +18,7 @@ from selmix_hf.features import DatasetPass
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import HeadError
 from selmix_hf.objectives import get_objective
+from selmix_hf.pair_distribution import pair_distribution
 
 LEARN = {"objective": "mean_recall", "max_steps": 24, "learning_rate": 0.05, "backbone_learning_rate": 0.02}
 BOTH = pytest.mark.parametrize("freeze", [False, True], ids=["whole", "frozen"])
@@ -205,11 +207,11 @@ def test_feature_views_are_different_views_of_the_same_image(num_workers, tmp_pa
     transforms = {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
     run = tiny.trainer(tmp_path, "convnext", **transforms, **options, **tiny.BARE)
     stored = run._store_features()
-    assert stored.num_views == 3 and len(stored) == 3 * sum(tiny.TRAIN_COUNTS)
-    first, second, third = stored.features.reshape(3, sum(tiny.TRAIN_COUNTS), -1)
+    assert len(stored.views) == 3 and len(stored) == 3 * sum(tiny.TRAIN_COUNTS)
+    first, second, third = stored.views
     for one, other in ((first, second), (first, third), (second, third)):
         assert (one - other).abs().amax(1).min() > 0  # every image
-    assert torch.equal(stored.features, run._store_features().features)
+    assert torch.equal(torch.stack(stored.views), torch.stack(run._store_features().views))
     run.train()
     assert all(np.isfinite(tiny.losses(run)))
 
@@ -218,7 +220,7 @@ def test_stored_views_do_not_depend_on_workers_and_batches(tmp_path):
     def stored(folder, **options):
         transforms = {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
         run = tiny.trainer(tmp_path / folder, "convnext", freeze_backbone=True, **transforms, **options)
-        return run._store_features().features
+        return torch.stack(run._store_features().views)
 
     plain = stored("plain")
     assert torch.allclose(plain, stored("workers", dataloader_num_workers=2), atol=1e-5)
@@ -280,7 +282,7 @@ def _cross_entropy(outputs, labels, num_items_in_batch=None):
 @pytest.mark.parametrize(("freeze", "own_loss"), [(False, None), (True, None), (True, _cross_entropy)])
 def test_accumulation_traces_the_same_curve(freeze, own_loss, tmp_path):
     runs = []
-    for batch, accumulation in ((8, 1), (4, 2), (2, 4)):
+    for batch, accumulation in ((8, 1), (4, 2), (2, 4), (1, 8)):
         options = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
         options |= {"freeze_backbone": freeze, "objective": "mean_recall", "learning_rate": 0.02, **tiny.BARE}
         runs.append(tiny.trainer(tmp_path / str(batch), "resnet", compute_loss_func=own_loss, **options))
@@ -453,16 +455,46 @@ def test_pair_sampling(policy, effective, tmp_path):
     assert report["effective_pairs"] == pytest.approx(effective)
 
 
-def test_a_numeric_temperature_divides_the_gain_by_the_multipliers(tmp_path):
-    gains = {}
-    for temperature in ("auto", 100.0):
-        options = {"objective": "mean_recall", "constraints": {"coverage": 0.95}, "inverse_temperature": temperature}
-        run = tiny.trainer(tmp_path / str(temperature), max_steps=4, **options, **tiny.BARE)
+def test_a_numeric_temperature_sees_gains_divided_by_the_multipliers_and_the_reported_gain_is_not(tmp_path):
+    options = {"objective": "mean_recall", "constraints": {"coverage": 0.95}, "max_steps": 4}
+    auto = tiny.trainer(tmp_path / "auto", **options, **tiny.BARE)
+    numeric = tiny.trainer(tmp_path / "numeric", inverse_temperature=100.0, **options, **tiny.BARE)
+    for run in (auto, numeric):
         run.train()
-        gains[temperature] = run.gain
-    largest = float(run.pair_state.multipliers["coverage"].max())
-    assert largest > 0
-    assert torch.allclose(gains["auto"], gains[100.0] * (1 + largest), rtol=1e-5)
+    largest = float(numeric.pair_state.multipliers["coverage"].max())
+    assert largest > 0 and torch.equal(auto.gain, numeric.gain)
+    expected = pair_distribution(numeric.gain / (1 + largest), inverse_temperature=100.0).probability
+    assert torch.allclose(numeric.pair_state.probability, expected, atol=1e-7)
+    plain = tiny.trainer(tmp_path / "plain", inverse_temperature=100.0, max_steps=4, **tiny.BARE)
+    plain.train()  # its multipliers are weights of the classes, which sum to 1
+    expected = pair_distribution(plain.gain, inverse_temperature=100.0).probability
+    assert torch.allclose(plain.pair_state.probability, expected, atol=1e-7)
+
+
+def test_classes_of_one_name_are_told_apart(tmp_path):
+    names = ["crane", "ox", "crane", "owl"]
+    model = tiny.model()
+    model.config.id2label = dict(enumerate(names))
+    counts = (tiny.TRAIN_COUNTS, tiny.GAIN_COUNTS)
+    train, gain = (tiny.images(of_set).cast_column("label", Value("int64")) for of_set in counts)
+    run = tiny.trainer(tmp_path, model, train_dataset=train, gain_dataset=gain)
+    recalls = [name for name in run.evaluate() if name.startswith("eval_recall/")]
+    assert recalls == ["eval_recall/crane (0)", "eval_recall/ox", "eval_recall/crane (2)", "eval_recall/owl"]
+
+
+def test_a_metric_that_nobody_measures_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="'eval_min_recal' is not measured; did you mean 'min_recall'"):
+        tiny.trainer(tmp_path, metric_for_best_model="eval_min_recal")
+    tiny.trainer(tmp_path, metric_for_best_model="h_mean")
+    tiny.trainer(tmp_path, metric_for_best_model="eval_mine", compute_metrics=lambda prediction: {"mine": 1.0})
+
+
+def test_images_that_come_as_tensors(tmp_path):
+    plain = tiny.trainer(tmp_path / "a", **tiny.BARE)
+    tensors = tiny.trainer(tmp_path / "b", train_dataset=tiny.images().with_format("torch"), **tiny.BARE)
+    for run in (plain, tensors):
+        run.train()
+    assert tiny.losses(plain) == pytest.approx(tiny.losses(tensors))
 
 
 def test_classes_absent_from_training_are_named(tmp_path):
@@ -861,3 +893,26 @@ def test_beta_min_bounds_the_coefficients_of_the_batches(freeze, tmp_path):
     run.train()
     drawn = torch.cat(coefficients)
     assert len(drawn) == 64 and 0.9 <= float(drawn.min()) < 0.92 and 0.98 < float(drawn.max()) <= 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sample_in_two_pairs_passes_the_backbone_once_and_counts_twice(workers, tmp_path):
+    """Against the same pairs with every sample a row of its own, augmented under its seed."""
+    runs, rows = [], {}
+    for name in ("reused", "apart"):
+        options = {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor, "reuse_samples": True}
+        run = tiny.trainer(tmp_path / name, "convnext", dataloader_num_workers=workers, **options, **tiny.BARE)
+        run.data_collator.reuse = name == "reused"
+        rows[name], plain_loss = [], run.compute_loss
+
+        def compute_loss(model, inputs, rows=rows[name], plain_loss=plain_loss, **kwargs):
+            rows.append(len(inputs["pixel_values"]))
+            return plain_loss(model, inputs, **kwargs)
+
+        run.compute_loss = compute_loss
+        run.train()
+        runs.append(run)
+    assert set(rows["apart"]) == {16} and all(8 <= number <= 16 for number in rows["reused"])
+    assert sum(rows["reused"]) < 0.9 * sum(rows["apart"])
+    assert tiny.losses(runs[0]) == pytest.approx(tiny.losses(runs[1]), abs=1e-6)
+    assert tiny.largest_difference(tiny.weights(runs[0]), tiny.weights(runs[1])) < 1e-6

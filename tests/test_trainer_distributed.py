@@ -31,6 +31,11 @@ def test_two_processes_equal_one(case, two_processes, tmp_path):
     two = [torch.load(two_processes / f"{case}-{rank}.pt", weights_only=False) for rank in (0, 1)]
     one = distributed_run.run_case(tmp_path, case, batch=8)
 
+    if "disk" in case:
+        for folder, sets in ((two_processes, 2 if "nodes" in case else 1), (tmp_path, 1)):
+            caches = sorted((folder / case).glob("cache-*"))
+            files = [path.suffix for cache in caches for path in cache.iterdir()]
+            assert len(caches) == sets and set(files) == {".safetensors"}
     for (counts, probability), (first, p), (second, q) in zip(one["counts"], *(x["counts"] for x in two), strict=True):
         assert int(counts.sum()) == sum(tiny.GAIN_COUNTS) == 33  # odd: nothing is padded, nothing seen twice
         assert torch.equal(first, counts) and torch.equal(second, counts)

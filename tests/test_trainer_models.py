@@ -133,6 +133,16 @@ def test_activation_checkpointing_changes_nothing(freeze, tmp_path):
 
 
 @BOTH
+def test_channels_last_changes_nothing(freeze, tmp_path):
+    plain = run_with(tmp_path / "plain", "convnext", freeze_backbone=freeze)
+    model = tiny.model("convnext").to(memory_format=torch.channels_last)
+    run = run_with(tmp_path / "last", model, freeze_backbone=freeze)
+    assert any(p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters())
+    assert tiny.losses(run) == pytest.approx(tiny.losses(plain), abs=1e-5)
+    assert tiny.largest_difference(tiny.weights(run), tiny.weights(plain)) < 1e-5
+
+
+@BOTH
 def test_bf16_autocast(freeze, tmp_path):
     plain = run_with(tmp_path / "plain", freeze_backbone=freeze)
     half = run_with(tmp_path / "half", freeze_backbone=freeze, bf16=True)

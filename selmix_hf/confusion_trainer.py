@@ -1,0 +1,133 @@
+"""The part of the trainer that looks at data: passes, statistics of the gain set, evaluation by confusion counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
+from transformers.trainer_utils import EvalLoopOutput
+
+from selmix_hf import checks
+from selmix_hf.collator import SelMixCollator
+from selmix_hf.confusion import ClassStatistics, confusion_matrix
+from selmix_hf.feature_cache import FeatureCache
+from selmix_hf.features import DatasetPass, FeatureDataset
+from selmix_hf.health import require_finite
+from selmix_hf.hub import HubTrainer
+from selmix_hf.metrics import classification_metrics, counts_of
+from selmix_hf.sampling import isolated_random_state
+
+
+class ConfusionTrainer(HubTrainer):
+    """The part of `SelMixTrainer` whose evaluation is a pass that counts (true class, predicted class)."""
+
+    model: PreTrainedModel
+    data_collator: SelMixCollator
+    gain_dataset: Any
+    label_column: str
+    _gain_features: FeatureDataset | None = None
+    _statistics_at: dict[int, ClassStatistics]
+
+    def _gain_set_statistics(self) -> ClassStatistics:
+        """Of the current weights; an evaluation at the end of a period and the refresh that follows share one pass."""
+        step = self._step_of_weights()
+        if step not in self._statistics_at:
+            dataset = self.gain_dataset if self._gain_features is None else self._gain_features
+            with isolated_random_state(self._seed()):
+                statistics = self._pass().statistics(dataset, self.data_collator.eval_collator)
+            logits_KK = statistics.centroids @ self.head.weight.to(statistics.centroids).T
+            require_finite(logits_KK, "gain", step)  # before a checkpoint is written
+            best = self.state.best_global_step  # the run may end with those weights
+            self._statistics_at = {at: kept for at, kept in self._statistics_at.items() if at == best}
+            self._statistics_at[step] = statistics
+        return self._statistics_at[step]
+
+    def _pass(self) -> DatasetPass:
+        return DatasetPass(
+            self.model,
+            self.head,
+            batch_size=self.args.eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+            prepare=self._prepare_inputs,
+            autocast=self.compute_loss_context_manager,
+            show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+        )
+
+    def _as_features(self, dataset: Any, labels: np.ndarray) -> FeatureDataset:
+        collator = SelMixCollator(self.data_collator.eval_collator)
+        return FeatureDataset(self._feature_cache().features(self._pass(), dataset, collator), labels)
+
+    def _feature_cache(self) -> FeatureCache:
+        args, precision = self.args, str(self.accelerator.mixed_precision)
+        return FeatureCache(args.feature_cache_dir, args.feature_dtype, precision)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        if description != "Evaluation" or self.compute_metrics is not None:  # predict, or metrics of the user's own
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        dataset = dataloader.dataset
+        labels = self._labels_of(dataset, f"the {metric_key_prefix} set")
+        self.callback_handler.eval_dataloader = dataloader
+        if self.is_in_train and dataset is self.gain_dataset:
+            statistics = self._gain_set_statistics()
+        else:
+            if self.args.freeze_backbone and self.args.feature_cache_dir is not None:
+                dataset = self._as_features(dataset, labels)
+            statistics = self._pass().statistics(dataset, self.data_collator.eval_collator, self._show_progress)
+        metrics = {"loss": statistics.mean_loss, **self._metrics(statistics.counts.cpu())}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(
+            predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=statistics.num_samples
+        )
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        # with persistent workers Trainer keeps one loader for every dataset that is given as an object
+        getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def _metrics(self, counts: Tensor) -> dict[str, Any]:
+        prior = self.objective.class_prior if self.objective.constraints else "balanced"
+        report = classification_metrics(
+            counts,
+            class_prior=prior,
+            train_counts=self.train_counts,
+            class_names=self.class_names,
+            tail_share=self.args.tail_share,
+            per_class=not self.is_in_train,
+        )
+        confusion_KK = confusion_matrix(counts, self.objective.class_prior)
+        own = {"psi": float(self.objective.value(confusion_KK)), "selection_score": self.objective.score(counts)}
+        if self.objective.constraints:
+            own["violation"] = self.objective.violation(confusion_KK)
+        return {**own, **report}
+
+    def _metrics_beside(self, compute_metrics: Callable) -> Callable:
+        return lambda prediction: {
+            **self._metrics(counts_of(prediction, self.head.num_classes)),
+            **compute_metrics(prediction),
+        }
+
+    def _seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _show_progress(self) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    def _labels_of(self, dataset: Any, name: str) -> np.ndarray:
+        known = self.head.num_classes, self.class_names
+        return checks.read_labels(dataset, name, self.label_column, *known, like=self.train_dataset)
