@@ -83,6 +83,10 @@ def run_recipe(
         arguments, config = parse_arguments((arguments_type, SelMixConfig), argv)
         config.resume_from_checkpoint = _checkpoint_of(arguments, config)
         data = load(arguments, Path(config.output_dir))
+        if "validation" not in data.splits:
+            raise ValueError(
+                "there is no validation set, which steers the training: set validation_per_class above 0."
+            )
         stage1 = Stage1(arguments, config, data)
     if config.process_index == 0 and stage1.trainer is not None:
         print(f"Stage 1, {arguments.stage1_loss}: {arguments.stage1_steps} steps", flush=True)

@@ -36,6 +36,15 @@ class BenchmarkArguments:
     stage1_batch_size: int = field(default=64, metadata={"help": "Images a step and device."})
     stage1_mixup_alpha: float = field(default=0.0, metadata={"help": "Of mixup in stage 1; 0: none."})
 
+    def __post_init__(self) -> None:
+        for name, least in (("image_size", 1), ("stage1_steps", 0), ("stage1_batch_size", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}.")
+        if not self.stage1_learning_rate > 0:
+            raise ValueError(f"stage1_learning_rate must be positive, found {self.stage1_learning_rate}.")
+        if len(set(self.seeds)) < len(self.seeds) or not all(0 <= seed < 2**32 for seed in self.seeds):
+            raise ValueError(f"seeds must differ and lie between 0 and 2**32 - 1, found {self.seeds}.")
+
 
 def augmentation(arguments: BenchmarkArguments, data: BenchmarkData, processor: Any) -> CropAndFlip | None:
     """The random view that the options and the kind of images ask for."""

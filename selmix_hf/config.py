@@ -17,7 +17,8 @@ from selmix_hf.pair_distribution import check_policy
 _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
 _NUMBERS = (*_NOT_NEGATIVE, "tail_share", "target_share", "beta_min", "min_memory")
-_COUNTS = ("refresh_steps", "feature_views", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+_BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+_COUNTS = ("refresh_steps", "feature_views", "max_steps", *_BATCHES)
 _SWITCHES = ("freeze_backbone", "reuse_samples", "gain_quadrature")
 
 

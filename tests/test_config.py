@@ -152,6 +152,7 @@ def test_a_class_prior_of_ones_own(given):
         ({"max_steps": 10.5}, "max_steps must be a whole number, found 10.5"),
         ({"refresh_steps": True}, "refresh_steps must be a whole number, found True"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be at least 1, found 0"),
+        ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size must be at least 1, found 0"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be at least 1, found 0"),
         ({"freeze_backbone": "yes"}, "freeze_backbone must be True or False, found 'yes'"),
         ({"seed": -1}, r"seed must lie between 0 and 2\*\*32 - 1, found -1"),
