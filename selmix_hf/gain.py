@@ -19,6 +19,7 @@ from selmix_hf.objectives import Objective
 
 _SMALLEST_DENOMINATOR = 1e-30
 _EXACT_UP_TO = 256  # classes
+_UNBLOCKED_UP_TO, _BLOCK = 4096, 512  # classes
 
 
 def metric_gradient(
@@ -114,7 +115,8 @@ def gain_matrix(
             Gauss-Legendre nodes (eight on either side of 1/2 when low < 1/2 < high).
         feature_step: coefficient of z . z' in a unit step; 1/4 for a head that averages two linear layers.
         bias_step: coefficient of the bias in a unit step; default 1 with a bias, 0 without; 1/2 for two layers.
-        block_size: rows computed at a time; default all. Blocks bound the memory beyond the inputs and G.
+        block_size: rows computed at a time; default all up to 4,096 classes, and 512 beyond. With blocks the memory
+            beyond the inputs is below five K x K matrices, G among them; without, nine.
 
     Returns:
         G, K x K, row i the class whose label is kept, in centroids' dtype.
@@ -137,8 +139,9 @@ def gain_matrix(
     logits_KK -= logits_KK.amax(1, keepdim=True)
 
     gain_KK = torch.zeros_like(logits_KK)
+    block = block_size or (len(gain_KK) if len(gain_KK) <= _UNBLOCKED_UP_TO else _BLOCK)
     for node, share in _beta_nodes(beta):
-        _add_gain(gain_KK, logits_KK, alignment_KK, node, share, block_size or len(gain_KK))
+        _add_gain(gain_KK, logits_KK, alignment_KK, node, share, block)
     if not _all_finite(gain_KK):
         raise ValueError("the gain is not finite: the head's logits at the centroids overflow; check the features.")
     return gain_KK.to(dtype)
@@ -169,7 +172,6 @@ def head_gain(
 def _add_gain(gain_KK: Tensor, logits_KK: Tensor, align_KK: Tensor, beta: float, share: float, block: int) -> None:
     """gain_KK += share * (gain at one beta)."""
     second_KK = torch.mul(logits_KK, 1 - beta).exp_()
-    second_align_KK = second_KK * align_KK
     own_align_K = align_KK.diagonal()
     for start in range(0, len(gain_KK), block):
         rows = slice(start, start + block)
@@ -177,7 +179,9 @@ def _add_gain(gain_KK: Tensor, logits_KK: Tensor, align_KK: Tensor, beta: float,
         diagonal_R = first_RK.diagonal(start).clone()
         first_RK.diagonal(start).zero_()
         others_RK = first_RK @ second_KK.T
-        top_RK = first_RK @ second_align_KK.T
+        top_RK = torch.empty_like(others_RK)
+        for columns in (slice(at, at + block) for at in range(0, len(gain_KK), block)):
+            top_RK[:, columns] = first_RK @ (second_KK[columns] * align_KK[columns]).T
         top_RK.addcmul_(align_KK.T[rows], others_RK, value=-1).mul_(1 - beta)
         first_RK *= align_KK[rows] - own_align_K[rows, None]
         top_RK.addmm_(first_RK, second_KK.T, alpha=beta)
