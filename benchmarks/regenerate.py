@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import defaults, gain, starts
+from benchmarks import defaults, frozen, gain, network, pairs, starts, startup
 from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd, seeds_table
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
@@ -26,7 +26,7 @@ from selmix_hf.record_card import released_run, render_record
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
-PAGES = ("README.md", "docs/defaults.md", "docs/method.md", "recipes/README.md")
+PAGES = ("README.md", "docs/defaults.md", "docs/method.md", "docs/performance.md", "recipes/README.md")
 CIFAR10_LT = {  # row -> card
     "min recall, defaults": "cifar10-lt-min-recall-defaults",
     "min recall, `cifar10_lt_min_recall.yaml`": "cifar10-lt-min-recall",
@@ -96,6 +96,11 @@ def tables() -> dict[str, Callable[[], str]]:
         "targets": targets_table,
         "starts": lambda: short(starts.table(read(RECORDED / "starts.json"))),
         "gain": lambda: gain.table(read(RECORDED / "gain.json")["rows"]),
+        "gain_8142": lambda: gain.table(read(RECORDED / "gain_8142.json")["rows"]),
+        "pairs": lambda: pairs.table(read(RECORDED / "pairs.json")["rows"]),
+        "frozen": lambda: frozen.table(read(RECORDED / "frozen.json")),
+        "network": lambda: network.table(read(RECORDED / "network.json")),
+        "startup": lambda: startup.table(read(RECORDED / "startup.json")),
         **of_defaults,
     }
 

@@ -411,6 +411,15 @@ def test_float32_keeps_its_digits_on_aligned_logits(margin, beta):
     assert relative_error(got, exact) < 1e-5
 
 
+def test_float32_keeps_its_digits_on_random_logits():
+    """Logits between -50 and 50."""
+    z, weight, bias, gradient = random_case(60, 80)
+    weight *= 50 / float((z @ weight.T).abs().max())
+    exact = gain_matrix(z, weight, bias, gradient, 0.8)
+    assert 49 < float((z @ weight.T).abs().max()) < 51
+    assert relative_error(gain_matrix(*(t.float() for t in (z, weight, bias, gradient)), 0.8), exact) < 1e-4
+
+
 @pytest.mark.parametrize(("margin", "error"), [(20, 1e-3), (30, 0.1)])
 def test_the_obvious_form_loses_them(margin, error):
     """The same sum without the own class taken out, which is right in float64, is useless in float32."""
