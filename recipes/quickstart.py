@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -53,6 +54,8 @@ SHARED = {
     "disable_tqdm": True,
     "dataloader_pin_memory": torch.cuda.is_available(),
 }
+if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
+    SHARED |= {"use_cpu": True, "ddp_backend": "gloo"}  # or the processes would not know of each other
 PROCESSOR = TimmWrapperImageProcessor(PIXELS, ARCHITECTURE)
 
 
@@ -208,7 +211,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     began = time.perf_counter()
     try:
         (arguments,) = parse_arguments(Arguments, argv)
-        config = SelMixConfig(arguments.output_dir, objective=arguments.objective)
+        config = SelMixConfig(arguments.output_dir, objective=arguments.objective, **SHARED)
     except (OSError, ValueError) as error:
         raise SystemExit(f"quickstart.py: {error}") from error
     is_main = config.process_index == 0
