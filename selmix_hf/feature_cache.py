@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +57,11 @@ class FeatureCache:
             seed: of what is random in the collator and in the dataset's own transform.
         """
         seeded = SeededDataset(dataset, [seed])
-        path = self._path(look, dataset, collator, seed)
-        if path is None:
-            return look.features(seeded, collator).to(getattr(torch, self.dtype))
-        if not all(_of_all_processes(path.is_file())):
+        name = _of_first(self._name(look, dataset, collator, seed) if look.rank == 0 else None)
+        if name is None or self.folder is None:
+            return self._cast(look.features(seeded, collator))
+        path = self.folder / name
+        if not all(_of_all(path.is_file())):
             self._build(path, look, seeded, collator)
         with safe_open(path, "pt") as opened:
             features_ND: Tensor = opened.get_tensor("features")
@@ -66,43 +69,76 @@ class FeatureCache:
 
     def _build(self, path: Path, look: DatasetPass, dataset: SeededDataset, collator: Callable) -> None:
         partial, done_path = path.with_suffix(".partial"), path.with_suffix(".done")
-        shape = (len(dataset), look.head.num_features)
-        starts = range(0, len(dataset), _CHUNK)
-        rank, world_size = look.rank, look.world_size
-        if rank == 0:
+        shape, starts = (len(dataset), look.head.num_features), range(0, len(dataset), _CHUNK)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rank, world_size = _place_among_those_who_share(path.parent, look)
+        if rank == 0 and not path.is_file():
             _create(partial, done_path, shape, self.dtype, len(starts))
-        if not all(_of_all_processes(partial.is_file() or path.is_file())):  # nodes without a common file system
-            rank, world_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-            if rank == 0 and not path.is_file():
-                _create(partial, done_path, shape, self.dtype, len(starts))
-            _of_all_processes(True)
-        if not path.is_file():
-            features_ND = np.memmap(partial, self.dtype, "r+", len(_header(shape, self.dtype)), shape)
+        _of_all(True)
+        try:
             done = np.memmap(done_path, np.uint8, "r+", shape=(len(starts),))
-            missing = [start for i, start in enumerate(starts) if i % world_size == rank and not done[i]]
+            features_ND = np.memmap(partial, self.dtype, "r+", len(_header(shape, self.dtype)), shape)
+        except FileNotFoundError:
+            if not path.is_file():  # else they are there already, or another run has just finished them
+                raise
+        else:
+            own = [start for i, start in enumerate(starts) if i % world_size == rank and not done[i]]
             batches = [
                 rows_R
-                for start in missing
+                for start in own
                 for rows_R in torch.arange(start, min(start + _CHUNK, len(dataset))).split(look.batch_size)
             ]
             for rows_R, batch_RD in look.feature_batches(dataset, collator, batches):
-                features_ND[rows_R.numpy()] = batch_RD.numpy()
+                features_ND[rows_R.numpy()] = self._cast(batch_RD).numpy()
                 last = int(rows_R[-1])
                 if last + 1 == len(dataset) or (last + 1) % _CHUNK == 0:
                     features_ND.flush()
                     done[last // _CHUNK] = 1
-        _of_all_processes(True)
-        if rank == 0 and partial.is_file():
-            os.replace(partial, path)  # whole or not at all
+        _of_all(True)
+        if rank == 0 and not path.is_file():
+            if not done.all():
+                raise RuntimeError(f"{partial} is not complete: a process did not write its part. Run again.")
             done_path.unlink(missing_ok=True)
-        _of_all_processes(True)
+            os.replace(partial, path)  # whole or not at all
+        _of_all(True)
 
-    def _path(self, look: DatasetPass, dataset: Any, collator: Any, seed: int) -> Path | None:
+    def _cast(self, features: Tensor) -> Tensor:
+        cast = features.to(getattr(torch, self.dtype))
+        if not bool(cast.isfinite().all()) and bool(features.isfinite().all()):
+            raise ValueError(
+                f"features reach {float(features.abs().max()):.3g}, beyond {self.dtype}: set feature_dtype='float32'."
+            )
+        return cast
+
+    def _name(self, look: DatasetPass, dataset: Any, collator: Any, seed: int) -> str | None:
         if self.folder is None or not hasattr(dataset, "_fingerprint"):
             return None
-        parts = [backbone_fingerprint(look.model, look.head.parameters()), dataset._fingerprint, Hasher.hash(collator)]
-        key = hashlib.sha256("|".join([*parts, str(seed), self.dtype, self.salt]).encode()).hexdigest()
-        return self.folder / f"{key[:32]}.safetensors"
+        parts = [backbone_fingerprint(look.model, look.head.parameters()), _forward_config(look.model)]
+        parts += [dataset._fingerprint, Hasher.hash(collator), str(seed), self.dtype, self.salt]
+        return f"{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:32]}.safetensors"
+
+
+def _forward_config(model: Any) -> str:
+    """What beside weights may decide a forward pass: the model's options, without the names of its classes."""
+    options = dict(model.config.to_dict()) if hasattr(model, "config") else {}
+    for name in ("_name_or_path", "id2label", "label2id", "label_names", "num_labels", "transformers_version"):
+        options.pop(name, None)
+    return json.dumps(options, sort_keys=True, default=str)
+
+
+def _place_among_those_who_share(folder: Path, look: DatasetPass) -> tuple[int, int]:
+    """Rank and number of the processes that see this folder: all of them, or those of a node without a common file
+    system. A file of a known name would prove nothing, as an earlier run may have left it on every node."""
+    token = folder / str(_of_first(f".{uuid.uuid4().hex}"))
+    if look.rank == 0:
+        token.touch()
+    _of_all(True)
+    shared = all(_of_all(token.is_file()))
+    if look.rank == 0:
+        token.unlink()
+    if shared:
+        return look.rank, look.world_size
+    return int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def _header(shape: tuple[int, int], dtype: str) -> bytes:
@@ -114,23 +150,46 @@ def _header(shape: tuple[int, int], dtype: str) -> bytes:
 
 
 def _create(partial: Path, done_path: Path, shape: tuple[int, int], dtype: str, num_chunks: int) -> None:
-    """Empty files for features and for the list of chunks that are there, where an earlier pass left none."""
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    """Empty files for the list of chunks that are there and for features, where there are none. Each appears whole,
+    and never in the place of another: a second run may be at the same work.
+
+    Raises:
+        OSError: no room.
+    """
     header = _header(shape, dtype)
     size = len(header) + shape[0] * shape[1] * np.dtype(dtype).itemsize
-    known = [path.stat().st_size if path.is_file() else 0 for path in (partial, done_path)]
-    if known == [size, num_chunks]:
-        return
-    done_path.write_bytes(bytes(num_chunks))
-    with open(partial, "wb") as file:
-        file.write(header)
-        file.truncate(size)
+    for path, begin, length in ((done_path, b"", num_chunks), (partial, header, size)):
+        if path.is_file() and path.stat().st_size != length:  # of another version of this package
+            path.unlink()
+        own = path.with_suffix(f"{path.suffix}.{uuid.uuid4().hex}")
+        try:
+            with open(own, "wb") as file:
+                file.write(begin)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, length)  # a full disk must be met here: later it kills
+                file.truncate(length)
+            with suppress(FileExistsError):
+                os.link(own, path)
+        finally:
+            own.unlink(missing_ok=True)
 
 
-def _of_all_processes(value: bool) -> list[bool]:
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _of_all(value: bool) -> list[bool]:
     """Everybody's value; waits for the others."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        values: list[bool] = [False] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(values, value)
-        return values
-    return [value]
+    if not _distributed():
+        return [value]
+    values: list[bool] = [False] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _of_first(value: str | None) -> str | None:
+    """The first process's value."""
+    values = [value]
+    if _distributed():
+        torch.distributed.broadcast_object_list(values)
+    return values[0]

@@ -4,6 +4,7 @@ torchrun --nproc_per_node 2 tests/distributed_run.py FOLDER
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,16 @@ CASES = {
 }
 
 
+class OfThisProcess:
+    """A transform that hashes to something else on every process."""
+
+    def __init__(self) -> None:
+        self.rank = os.environ.get("RANK")
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        return tiny.to_tensor(image)
+
+
 def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
     """Train; what this process saw of labels, coefficients, counts, P, losses, weights and metrics."""
     kind, options = CASES[case]
@@ -31,6 +42,7 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
     if "disk" in case:
         node = os.environ.get("RANK", "0") if "nodes" in case else "0"
         options = {**options, "feature_cache_dir": str(folder / case / f"cache-{node}")}
+        options = {"train_transform": tiny.to_tensor, **options, "eval_transform": OfThisProcess()}
     options = {"objective": "mean_recall", "learning_rate": 0.02, "save_strategy": "epoch", **options}
     run = tiny.trainer(folder / case, kind, per_device_train_batch_size=batch, **options)
     if case == "whole":
@@ -50,6 +62,8 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
     with as_on_two_nodes() if "nodes" in case else nullcontext():
         seen = {"start": run.evaluate()}
         run.train()
+        if "nodes" in case and run.is_world_process_zero():  # the other node still has its features
+            shutil.rmtree(run.args.feature_cache_dir)
         seen["end"] = run.evaluate()
     seen |= {"draws": draws, "counts": counts, "losses": tiny.losses(run)}
     return seen | {"weights": tiny.weights(run), "best": Path(run.state.best_model_checkpoint).name, "run": run}

@@ -1,5 +1,7 @@
 """Stored features are those of the whole model, row by row, and take its place in front of the head."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -179,6 +181,53 @@ def test_a_pass_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     assert torch.equal(cache.features(at, DATA, collator, seed=5), whole)
     assert seen[5:] == [3, 1, 3]  # rows 8 to 14
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+
+
+def test_a_full_disk_is_met_before_the_pass(tmp_path, monkeypatch):
+    def no_room(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    monkeypatch.setattr(DatasetPass, "feature_batches", None)  # computing would fail otherwise
+    with pytest.raises(OSError, match="No space left"):
+        FeatureCache(tmp_path).features(look(), DATA, SelMixCollator(COLLATOR))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_run_does_not_take_the_files_of_the_first(tmp_path):
+    """It makes files while the first one writes: the first one's stay, with what is in them."""
+    partial, done = tmp_path / "a.partial", tmp_path / "a.done"
+    _create(partial, done, (5, 3), "float32", 2)
+    done.write_bytes(bytes([1, 0]))
+    nodes = [path.stat().st_ino for path in (partial, done)]
+    _create(partial, done, (5, 3), "float32", 2)
+    assert [path.stat().st_ino for path in (partial, done)] == nodes and done.read_bytes() == bytes([1, 0])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_incomplete_features_are_never_called_complete(tmp_path, monkeypatch):
+    monkeypatch.setattr(DatasetPass, "feature_batches", lambda *args: iter(()))  # a process that did not do its part
+    with pytest.raises(RuntimeError, match="is not complete"):
+        FeatureCache(tmp_path).features(look(), DATA, SelMixCollator(COLLATOR))
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_another_forward_pass_with_the_same_weights_is_computed_anew(tmp_path):
+    cache, found = FeatureCache(tmp_path), []
+    for act in ("relu", "gelu"):
+        model = tiny.model("resnet", hidden_act=act)
+        head = find_head(model, {"pixel_values": PIXELS[:2]})
+        found.append(cache.features(DatasetPass(model, head, 4), DATA, SelMixCollator(COLLATOR)))
+    assert not torch.allclose(*found)
+
+
+@pytest.mark.parametrize("folder", [None, "cache"])
+def test_features_beyond_half_precision_are_refused(folder, tmp_path):
+    at = look()
+    at.model.convnext.layernorm.weight.data.fill_(1e6)
+    cache = FeatureCache(folder and tmp_path / folder, "float16")
+    with pytest.raises(ValueError, match="beyond float16: set feature_dtype='float32'"):
+        cache.features(at, DATA, SelMixCollator(COLLATOR))
 
 
 def test_half_precision_takes_half_the_room(tmp_path):
