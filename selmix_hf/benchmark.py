@@ -129,10 +129,8 @@ class _Benchmark:
         # Trainer would push while it trains, and a push that fails would take the run with it
         self.push, config.push_to_hub = config.push_to_hub, False
         self.config, self.folder = config, Path(str(config.output_dir))
-        self.names, self.labels = (
-            distinct_names(data.class_names),
-            class_labels(data.splits["test"], data.label_column),
-        )
+        self.names = distinct_names(data.class_names)
+        self.labels = class_labels(data.splits["test"], data.label_column)
         seeds = arguments.seeds or [config.seed]
         self.configs = [copy.copy(config) for _ in seeds]
         for own, seed in zip(self.configs, seeds, strict=True):

@@ -5,7 +5,6 @@ Shape suffixes: N samples, K classes.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import require_all_classes
 from selmix_hf.gain import metric_gradient
 from selmix_hf.labels import class_labels, infer_label_column, item_label_column, require_column, set_class_names
-from selmix_hf.objectives import Objective
+from selmix_hf.objectives import Objective, known_names
 
 logger = logging.get_logger(__name__)
 
@@ -140,12 +139,10 @@ def check_eval_sets(
     own = metric.removeprefix(prefixes[0] if prefixes else "")
     if not needed or metrics is None or own in ("selection_score", "loss"):
         return
-    known = sorted(name for name in metrics() if not name.startswith("recall/"))  # which are measured after the run
+    known = [name for name in metrics() if not name.startswith("recall/")]  # those are measured after the run
     if own not in known:
-        near = difflib.get_close_matches(own, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(
-            f"metric_for_best_model={args.metric_for_best_model!r} is not measured; {hint}Known: {', '.join(known)}."
+            f"metric_for_best_model={args.metric_for_best_model!r} is not measured; {known_names(own, known)}"
         )
 
 

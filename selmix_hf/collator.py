@@ -149,7 +149,8 @@ class SelMixCollator:
             keys = [(pair.first, pair.first_seed) for pair in pairs] + [(p.second, p.second_seed) for p in pairs]
             row_of: dict[tuple[int, int], int] = {}
             index = [row_of.setdefault(key, len(row_of)) for key in keys]
-            samples, seeds = ([column[keys.index(key)] for key in row_of] for column in (samples, seeds))
+            sample_of = dict(zip(keys, samples, strict=True))  # in the order of the rows
+            samples, seeds = list(sample_of.values()), [seed for _, seed in sample_of]
         batch = self._seeded(samples, seeds)
         if "labels" not in batch:
             raise ValueError(f"the collator must give 'labels', found {sorted(batch)}.")

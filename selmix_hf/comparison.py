@@ -72,12 +72,13 @@ def before_after_table(
 
 
 def classes_shown(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The "recall/..." of a table: all, or of more than 20 classes the ten worst before and the ten worst after."""
-    names = [name for name in before[0] if name.startswith("recall/")]
+    """The "recall/..." of a table: all, or of more than 20 classes the ten worst before (where recalls of the classes
+    were measured then) and the ten worst after."""
+    names = [name for name in after[0] if name.startswith("recall/")]
     if len(names) <= _MOST_CLASSES:
         return names
     worst: list[str] = []
-    for side in (before, after):
+    for side in [side for side in (before, after) if all(name in side[0] for name in names)]:
         worst += sorted(names, key=lambda name: np.mean([report[name] for report in side]))[:_WORST_SHOWN]
     return list(dict.fromkeys(worst))
 

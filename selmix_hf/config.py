@@ -54,6 +54,7 @@ class SelMixConfig(TrainingArguments):
         freeze_backbone: train the head alone, on pooled features computed once.
         reuse_samples: let a sample serve as first one of a pair and as second one of another in its batch, wherever
             the drawn classes allow it, which saves up to half of the backbone's work; see `sampling.reuse_samples`.
+            The pairs then depend on how a step's pairs are cut into batches.
         feature_views: with `freeze_backbone`, how many (augmented) views of each training image are stored; views
             beyond the first need a `train_transform` that is random.
         feature_cache_dir: with `freeze_backbone`, a folder that keeps features from run to run: those of the
@@ -138,6 +139,11 @@ class SelMixConfig(TrainingArguments):
         super().__post_init__()
         if cast(Any, self.accelerator_config).split_batches:  # by now no longer a dictionary or the name of a file
             raise ValueError("split_batches would make a period too long: set per_device_train_batch_size instead.")
+        if cast(Any, self.accelerator_config).dispatch_batches:
+            raise ValueError(
+                "dispatch_batches would cut inputs and labels of a batch at the same length, though a batch of pairs "
+                "has two samples a label: leave it out, every process draws its own pairs."
+            )
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
         if self.n_gpu > 1:
@@ -187,6 +193,8 @@ class SelMixConfig(TrainingArguments):
                 right, kind = isinstance(value, Real) and math.isfinite(value), "a finite number"
             if not right or (name not in _SWITCHES and isinstance(value, bool)):
                 raise ValueError(f"{name} must be {kind}, found {value!r}.")
+            if hasattr(value, "item"):  # numpy's scalars would not go into JSON
+                setattr(self, name, value.item())
 
     def _check(self) -> None:
         for name, variable in (("fsdp", "ACCELERATE_USE_FSDP"), ("deepspeed", "ACCELERATE_USE_DEEPSPEED")):

@@ -29,14 +29,14 @@ class ConfusionTrainer(HubTrainer):
     data_collator: SelMixCollator
     gain_dataset: Any
     label_column: str
-    _gain_features: FeatureDataset | None = None
+    _stored_features: dict[int, tuple[Any, FeatureDataset]]
     _statistics_at: dict[int, ClassStatistics]
 
     def _gain_set_statistics(self) -> ClassStatistics:
         """Of the current weights; an evaluation at the end of a period and the refresh that follows share one pass."""
         step = self._step_of_weights()
         if step not in self._statistics_at:
-            dataset = self.gain_dataset if self._gain_features is None else self._gain_features
+            dataset = self._stored_features.get(id(self.gain_dataset), (None, self.gain_dataset))[1]
             with isolated_random_state(self._seed()):
                 statistics = self._pass().statistics(dataset, self.data_collator.eval_collator)
             logits_KK = statistics.centroids @ self.head.weight.to(statistics.centroids).T
@@ -61,8 +61,16 @@ class ConfusionTrainer(HubTrainer):
         )
 
     def _as_features(self, dataset: Any, labels: np.ndarray) -> FeatureDataset:
-        collator = SelMixCollator(self.data_collator.eval_collator)
-        return FeatureDataset(self._feature_cache().features(self._pass(), dataset, collator), labels)
+        """Features of the whole set; during a run, when the backbone is what it is, those of a set are made once."""
+        known = self._stored_features if self.is_in_train else {}
+        if id(dataset) not in known:
+            collator = SelMixCollator(self.data_collator.eval_collator)
+            features_ND = self._feature_cache().features(self._pass(), dataset, collator)
+            known[id(dataset)] = (
+                dataset,
+                FeatureDataset(features_ND, labels),
+            )  # alive: the id stays its own
+        return known[id(dataset)][1]
 
     def _feature_cache(self) -> FeatureCache:
         args, precision = self.args, str(self.accelerator.mixed_precision)

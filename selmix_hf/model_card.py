@@ -220,7 +220,8 @@ def _results(prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, 
     table = _table(titles | {name: f"recall of {every[name]}" for name in shown}, before, after)
     if len(shown) < len(every):
         summary = f"<details><summary>Recall of all {len(every):,} classes</summary>"
-        table += f"\n\n{summary}\n\n{_table(every, before, after)}\n\n</details>"
+        known = before if before is not None and every.keys() <= before.keys() else None
+        table += f"\n\n{summary}\n\n{_table(every, known, after)}\n\n</details>"
     return f"On {_SETS[prefix].format(samples)}.\n\n{table}"
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -379,6 +379,12 @@ def _weights(class_prior: Sequence[float]) -> list[float]:
 def _look_up(registry: Mapping[str, Callable], name: str, kind: str) -> Callable:
     if name in registry:
         return registry[name]
-    near = difflib.get_close_matches(str(name), registry, n=1)
+    raise ValueError(f"unknown {kind} {name!r}; {known_names(str(name), registry)}")
+
+
+def known_names(name: str, known: Iterable[str]) -> str:
+    """For an error: the nearest of the known names, if one is near, and all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown {kind} {name!r}; {hint}Known: {', '.join(sorted(registry))}.")
+    return f"{hint}Known: {', '.join(known)}."

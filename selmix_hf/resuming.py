@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.trainer_utils import sort_checkpoints
 
-_STATE = "trainer_state.json"  # Trainer writes it last but for the random states
+_STATE = "trainer_state.json"  # Trainer writes it last
 
 
 def require_checkpoint(asked: Any, output_dir: str | None) -> str | None:

@@ -128,7 +128,7 @@ class SelMixTrainer(ConfusionTrainer):
         self.pair_state = PairState(geometry=self._geometry())
         self.gain: Tensor | None = None
         self.gain_counts: Tensor | None = None
-        self._statistics_at = {}
+        self._stored_features, self._statistics_at = {}, {}
         self._watch = GainWatch(logger.warning)
         self.add_callback(RefreshCallback(self))
 
@@ -189,7 +189,7 @@ class SelMixTrainer(ConfusionTrainer):
                 say_if_never_feasible(self.state.log_history, logger.warning)
                 return output
             finally:
-                self._gain_features, self._statistics_at = None, {}
+                self._stored_features, self._statistics_at = {}, {}
 
     def get_train_dataloader(self) -> DataLoader:
         collator: Callable = self.data_collator
@@ -223,9 +223,9 @@ class SelMixTrainer(ConfusionTrainer):
         return self.accelerator.prepare(loader)
 
     def _store_features(self) -> FeatureDataset:
-        """Stored features of the training set; those of the gain set are kept beside."""
+        """Stored features of the training set; those of the gain set are made beside."""
         logger.info("freeze_backbone: computing the pooled features of train_dataset and gain_dataset once.")
-        self._gain_features = self._as_features(self.gain_dataset, self._gain_labels)
+        self._as_features(self.gain_dataset, self._gain_labels)
         cache, collator = self._feature_cache(), SelMixCollator(self.data_collator.collator)
         random = self.data_collator.augments or self.args.feature_views > 1
         seeds = [self._seed() * 1000 + view if random else 0 for view in range(self.args.feature_views)]
@@ -303,9 +303,7 @@ class SelMixTrainer(ConfusionTrainer):
     def _geometry(self) -> dict[str, Any]:
         """What fixes where periods begin, what is drawn in them and what for."""
         pairs = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        kept = {
-            name: getattr(self.args, name)
-            for name in ("refresh_steps", "beta_min", "freeze_backbone", "reuse_samples")
-        }
+        kept = {name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone")}
+        kept["reuse_samples"] = self.args.reuse_samples and self._train_batch_size  # within a batch of a process
         aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
         return {**kept, **aim, "pairs_per_step": pairs, "seed": self._seed()}

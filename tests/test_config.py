@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -179,6 +180,7 @@ def test_a_class_prior_of_ones_own(given):
         ),
         ({"remove_unused_columns": True}, "remove_unused_columns must stay False"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size would change the length of a period"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches would cut inputs and labels"),
         ({"accelerator_config": {"split_batches": True}}, "split_batches would make a period too long"),
         ({"accelerator_config": '{"split_batches": true}'}, "split_batches would make a period too long"),
     ],
@@ -193,3 +195,9 @@ def test_a_launcher_that_shards_the_weights_is_refused(name, monkeypatch, tmp_pa
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
     with pytest.raises(ValueError, match=f"{name} is not supported"):
         SelMixConfig(str(tmp_path))
+
+
+def test_numbers_of_numpy_become_plain_ones(tmp_path):
+    config = SelMixConfig(str(tmp_path), refresh_steps=np.int64(3), beta_min=np.float32(0.5), max_steps=np.int64(6))
+    assert (config.refresh_steps, config.beta_min, config.max_steps) == (3, 0.5, 6)
+    json.dumps([config.refresh_steps, config.beta_min, config.max_steps])

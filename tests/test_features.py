@@ -313,3 +313,15 @@ def test_stored_features_enter_a_bfloat16_head_in_its_dtype():
         logits = at.model(**{FEATURES: features})["logits"]
     assert logits.dtype == torch.bfloat16
     assert torch.allclose(logits.float(), (features @ at.head.weight.float().T + at.head.bias.float()), atol=0.05)
+
+
+def test_a_backbone_is_fingerprinted_once_a_set_and_run(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "selmix_hf.feature_cache.backbone_fingerprint", lambda *args: calls.append(1) or backbone_fingerprint(*args)
+    )
+    options = {"freeze_backbone": True, "feature_cache_dir": str(tmp_path / "cache"), "max_steps": 16}
+    run = tiny.trainer(tmp_path / "run", eval_dataset=tiny.images((5, 5, 5, 5), seed=3), **options)
+    run.train()
+    assert len([log for log in run.state.log_history if "eval_loss" in log]) == 5
+    assert len(calls) == 3  # the gain set, the training set, the evaluation set

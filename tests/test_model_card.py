@@ -77,6 +77,29 @@ def test_the_samples_of_another_task_are_not_called_images(run):
     assert "training texts: 57 of 4 classes" in text and "On test texts, which took no part" in text
 
 
+@pytest.mark.parametrize("evaluate_first", [True, False])
+def test_an_evaluation_before_or_after_the_run_and_none_of_classes_in_it(evaluate_first, tmp_path):
+    """In a run no recalls of the classes are measured, so the start or the kept weights lack them."""
+    trainer = tiny.trainer(tmp_path / "out", "vit", max_steps=4, eval_strategy="epoch")
+    if evaluate_first:
+        trainer.evaluate()
+    trainer.train()
+    if not evaluate_first:
+        trainer.evaluate()
+    text = card_of(trainer).text
+    assert "| worst-class recall" in text and "<details>" not in text
+    assert text.count("recall of ") == (0 if evaluate_first else 4)
+
+
+def test_of_many_classes_measured_after_the_run_alone():
+    names = [f"class {k}" for k in range(30)]
+    before = {"mean_recall": 0.5, "min_recall": 0.0, "g_mean": 0.0, "h_mean": 0.0, "smallest_coverage": 0.0}
+    after = before | {f"recall/{name}": k / 30 for k, name in enumerate(names)}
+    table, _, every = _results("test", before, after, "images").partition("<details>")
+    assert table.count("recall of ") == 10 and "recall of class 9 " in table
+    assert "before" in table and "before" not in every and all(f"| {name} " in every for name in names)
+
+
 def test_nothing_measured(tmp_path):
     card = card_of(tiny.trainer(tmp_path / "out", "vit", **tiny.BARE))
     assert "Not evaluated." in card.text and card.data.eval_results is None

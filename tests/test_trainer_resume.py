@@ -169,6 +169,15 @@ def test_changed_periods_are_refused(changed, tmp_path):
         run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
+def test_reused_samples_need_the_same_batches(tmp_path):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 3, "reuse_samples": True}
+    options |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    tiny.trainer(tmp_path, **options).train()
+    run = tiny.trainer(tmp_path, **options, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match="a resumed run must keep them"):
+        run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
 def test_same_geometry_by_other_means_is_accepted(tmp_path):
     options = {
         "freeze_backbone": True,
