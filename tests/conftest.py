@@ -6,6 +6,7 @@ inherit them. A value that is set already stays: HF_HUB_OFFLINE=0 pytest -m hub 
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -55,9 +56,11 @@ def hub(monkeypatch, tmp_path):
     """The Hub of this test, and a good token for it."""
     from fake_hub import FakeHub, use
 
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs do not hear Ctrl-C
     with FakeHub().running() as fake:
         use(fake, monkeypatch, tmp_path / "cache")
         yield fake
+    signal.signal(signal.SIGINT, heard)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
 from card_rules import problems
+from transformers.utils.hub import hf_api
 
 TOKEN = "hf_good"
 
@@ -59,6 +60,7 @@ def use(hub, monkeypatch, cache):
     constants = huggingface_hub.constants
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(hf_api(), "endpoint", hub.url)  # transformers keeps the first one for good
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
