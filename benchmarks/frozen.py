@@ -24,6 +24,7 @@ from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArg
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from benchmarks.gain import hardware
+from benchmarks.pairs import ratio
 from selmix_hf import SelMixConfig, SelMixTrainer
 from selmix_hf.comparison import markdown_table
 
@@ -140,12 +141,13 @@ def stock(options: argparse.Namespace, train: Rows, folder: str) -> float:
 
 def bare(options: argparse.Namespace, train: Rows) -> float:
     """No Trainer: random rows of a tensor, a matrix product, a step."""
-    head = model(options).classifier
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    head = model(options).classifier.to(device)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.01)
     start = time.perf_counter()
     for _ in range(options.steps):
         rows = torch.randint(len(train), (options.batch,))
-        loss = F.cross_entropy(head(train.features[rows]), train.labels[rows])
+        loss = F.cross_entropy(head(train.features[rows].to(device)), train.labels[rows].to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -153,10 +155,10 @@ def bare(options: argparse.Namespace, train: Rows) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: best of the repeats."""
-    best = {name: min(seconds) for name, seconds in result["seconds"].items()}
+    """Markdown: best of the repeats, with the spread of the ratio over them."""
+    seconds = result["seconds"]
     rows = [
-        [title, f"{best[name]:.2f}", f"{best[name] / best['stock']:.2f}"]
+        [title, f"{min(seconds[name]):.2f}", ratio(seconds[name], seconds["stock"])]
         for name, title in (
             ("selmix", f"SelMixTrainer, {result['refreshes']} refreshes"),
             ("stock", "stock Trainer"),

@@ -6,8 +6,8 @@
 - step: SelMixTrainer with B pairs against stock Trainer on the same 2B images, by turns in one process;
 - refresh: one refresh (statistics of the validation set, gain, P) against one bare forward pass over it with the same
   loader, by turns;
-- processes: images a second of two processes with one thread each, started by torchrun, against one process with one
-  thread, the same global batch; and of two separate runs at the same time, which is what the machine itself can give.
+- processes: a step of one process with one thread against that of two with one thread each, started by torchrun, the
+  same global batch; and against two separate runs at the same time, which is what the machine itself can give.
 
 A timm network with random weights on random images, no evaluation and no checkpoint.
 """
@@ -33,7 +33,7 @@ from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrap
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
 from benchmarks.gain import hardware
-from benchmarks.pairs import best_of
+from benchmarks.pairs import by_turns, ratio
 from selmix_hf import SelMixConfig, SelMixTrainer
 from selmix_hf.comparison import markdown_table
 
@@ -116,7 +116,7 @@ def step(options: argparse.Namespace) -> dict[str, list[float]]:
     return seconds
 
 
-def refresh(options: argparse.Namespace) -> dict[str, float]:
+def refresh(options: argparse.Namespace) -> dict[str, list[float]]:
     run: Any = trainer(options, True, options.batch)
     run.log = lambda *args, **kwargs: None
 
@@ -130,12 +130,12 @@ def refresh(options: argparse.Namespace) -> dict[str, float]:
         for batch in DataLoader(run.gain_dataset, batch_size=64, collate_fn=collate):
             run.model(pixel_values=batch["pixel_values"].to(run.model.device)).logits.argmax(-1)
 
-    return dict(zip(("refresh", "bare"), best_of(options.repeats, whole, bare), strict=True))
+    return dict(zip(("refresh", "bare"), by_turns(options.repeats, whole, bare), strict=True))
 
 
-def processes(options: argparse.Namespace) -> dict[str, float]:
-    """Images a second: of one process, of two that work together, and of two that know nothing of each other, which
-    is what the machine can give."""
+def processes(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds a step of the same global batch: of one process, of two that work together, and of two that know nothing
+    of each other, which is what the machine can give."""
     worker = ["-m", "benchmarks.network", *sys.argv[1:], "--worker"]
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     half = str(options.batch // 2)
@@ -145,7 +145,7 @@ def processes(options: argparse.Namespace) -> dict[str, float]:
         "apart": [[*worker, half], [*worker, half]],
     }
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    found = dict.fromkeys(commands, 0.0)
+    found: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(options.repeats):
         for name, parts in commands.items():
             running = [
@@ -153,23 +153,21 @@ def processes(options: argparse.Namespace) -> dict[str, float]:
                 for part in parts
             ]
             output = " ".join(process.communicate()[0] for process in running)
-            slowest = max(map(float, re.findall(r"SECONDS ([0-9.]+)", output)))
-            found[name] = max(found[name], 2 * options.batch / slowest)
+            found[name].append(max(map(float, re.findall(r"SECONDS ([0-9.]+)", output))))
     return found
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: best of the repeats."""
-    step = {name: min(seconds) for name, seconds in result["step"].items()}
-    look, images = result["refresh"], result["processes"]
+    """Markdown: the best of the repeats, and ratios with their spread over them."""
+    step, look, steps = result["step"], result["refresh"], result["processes"]
     rows = [
-        ["step, s", f"{step['selmix']:.3f}", f"{step['stock']:.3f}", f"{step['selmix'] / step['stock']:.2f}"],
-        ["refresh, s", f"{look['refresh']:.3f}", f"{look['bare']:.3f}", f"{look['refresh'] / look['bare']:.2f}"],
+        ["step, s: SelMix, stock Trainer", step["selmix"], step["stock"]],
+        ["refresh, s: SelMix, a bare pass", look["refresh"], look["bare"]],
+        ["step, s: 1 process, 2 processes", steps["one"], steps["together"]],
+        ["step, s: 1 process, 2 separate runs of half the batch", steps["one"], steps["apart"]],
     ]
-    for title, name in (("2 processes", "together"), ("2 separate runs", "apart")):
-        ratio = images[name] / images["one"]
-        rows.append([f"images a second, {title}", f"{images[name]:.0f}", f"{images['one']:.0f}", f"{ratio:.2f}"])
-    return markdown_table(["", "SelMix", "beside it", "ratio"], rows)
+    cells = [[title, f"{min(a):.3f}", f"{min(b):.3f}", ratio(a, b)] for title, a, b in rows]
+    return markdown_table(["", "first", "second", "ratio"], cells)
 
 
 def main() -> None:

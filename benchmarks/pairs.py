@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,18 +27,24 @@ from selmix_hf.pair_distribution import pair_distribution
 from selmix_hf.sampling import ClassIndex, PairSampler
 
 
-def best_of(repeats: int, *functions: Callable[[], object]) -> list[float]:
-    """Best seconds of each function, run by turns."""
+def by_turns(repeats: int, *functions: Callable[[], object]) -> list[list[float]]:
+    """Seconds of each function, in each of the repeats."""
     seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
         for function, taken in zip(functions, seconds, strict=True):
             start = time.perf_counter()
             function()
             taken.append(time.perf_counter() - start)
-    return [min(taken) for taken in seconds]
+    return seconds
 
 
-def measure(num_classes: int, num_pairs: int, repeats: int) -> dict[str, float]:
+def ratio(taken: Sequence[float], beside: Sequence[float]) -> str:
+    """Of the best times, and in brackets the smallest and the largest ratio within a turn."""
+    turns = [a / b for a, b in zip(taken, beside, strict=True)]
+    return f"{min(taken) / min(beside):.2f} ({min(turns):.2f} to {max(turns):.2f})"
+
+
+def measure(num_classes: int, num_pairs: int, repeats: int) -> dict[str, Any]:
     """One size."""
     generator = torch.Generator().manual_seed(0)
     gain_KK = torch.randn(num_classes, num_classes, generator=generator)
@@ -45,29 +52,27 @@ def measure(num_classes: int, num_pairs: int, repeats: int) -> dict[str, float]:
     index = ClassIndex(np.arange(20 * num_classes) % num_classes, num_classes)
     probability_KK = pair_distribution(gain_KK).probability
     sampler = PairSampler(index, index, lambda: probability_KK, num_pairs)
-    distribution, draw, bare = best_of(
+    distribution, draw, bare = by_turns(
         repeats, lambda: pair_distribution(gain_KK), sampler.draw, lambda: values_KK.exp().sum()
     )
     return {
         "classes": num_classes,
         "pairs": num_pairs,
-        "repeats": repeats,
         "distribution": distribution,
         "draw": draw,
         "bare": bare,
-        "pairs_a_second": num_pairs / draw,
     }
 
 
 def table(rows: Sequence[dict]) -> str:
-    """Markdown: best of the repeats."""
+    """Markdown: the best of the repeats, with the slowest in brackets, and ratios within a turn."""
     cells = [
         [
             f"{row['classes']:,}",
-            f"{row['distribution']:.3g}",
-            f"{row['distribution'] / row['bare']:.1f}",
-            f"{row['draw']:.3g}",
-            f"{row['pairs_a_second'] / 1e6:.1f}",
+            f"{min(row['distribution']):.3g} ({max(row['distribution']):.3g})",
+            ratio(row["distribution"], row["bare"]),
+            f"{min(row['draw']):.3g} ({max(row['draw']):.3g})",
+            f"{row['pairs'] / min(row['draw']) / 1e6:.1f}",
         ]
         for row in rows
     ]

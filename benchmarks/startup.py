@@ -31,11 +31,16 @@ def seconds_of(statement: str) -> float:
 
 
 def table(result: dict) -> str:
-    """Markdown: best of the repeats, beyond starting Python."""
-    best = {name: min(seconds) for name, seconds in result["seconds"].items()}
+    """Markdown: best of the repeats and the slowest, beyond the best time of starting Python."""
+    seconds = result["seconds"]
+    start = min(seconds["nothing"])
     return markdown_table(
-        ["", "s beyond starting Python"],
-        [[f"`{name}`", f"{best[name] - best['nothing']:.2f}"] for name in STATEMENTS if name != "nothing"],
+        ["", "s beyond starting Python", "slowest"],
+        [
+            [f"`{name}`", f"{min(seconds[name]) - start:.2f}", f"{max(seconds[name]) - start:.2f}"]
+            for name in STATEMENTS
+            if name != "nothing"
+        ],
     )
 
 

@@ -57,7 +57,7 @@ class _Parser(HfArgumentParser):
     """An argument parser that raises a sentence instead of printing a hundred options and leaving."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. --help lists the options.")
+        raise ValueError(f"{message}{'' if message.endswith('?') else '.'} --help lists the options.")
 
     @property
     def option_strings(self) -> list[str]:
