@@ -14,7 +14,6 @@ Measured: docs/method.md. At K = 10 the ratio is that of starting many small ope
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ import torch
 
 from selmix_hf.comparison import markdown_table
 from selmix_hf.gain import gain_matrix
+from selmix_hf.hardware import processor
 
 SECONDS_A_SIZE = 10
 
@@ -81,11 +81,12 @@ def measure(num_classes: int, num_features: int, repeats: int | None) -> dict[st
 
 
 def hardware() -> dict[str, str | int]:
-    cpu = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    return {"cpu": cpu, "cores": os.cpu_count() or 0, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {
+        "cpu": processor(),
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def table(rows: Sequence[dict]) -> str:

@@ -28,13 +28,12 @@ from selmix_hf.loading import load_images
 @dataclass(kw_only=True)
 class Arguments(LongTailedArguments, BenchmarkArguments):
     dataset: str = field(default="uoft-cs/cifar100", metadata={"help": "Hub id or folder with two parquet files."})
+    label_column: str = field(default="fine_label", metadata={"help": "coarse_label has the superclasses."})
     validation_per_class: int = field(default=50, metadata={"help": "Set aside in a drawn split."})
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
-    dataset = load_images(arguments.dataset)
-    if "coarse_label" in dataset["train"].column_names:
-        dataset = dataset.remove_columns("coarse_label")  # the twenty superclasses
+    dataset = load_images(arguments.dataset, label_column=arguments.label_column)
     splits, digest = split_images(arguments, dataset, folder / "split.json")
     return BenchmarkData(splits, digest, f"CIFAR-100-LT (rho = {arguments.imbalance_factor:g})", "uoft-cs/cifar100")
 

@@ -36,10 +36,11 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperFo
 
 from selmix_hf import LogitAdjustedLoss, SelMixConfig, SelMixTrainer, make_long_tailed, save_plots
 from selmix_hf.arguments import parse_arguments
-from selmix_hf.benchmark_results import command_of, hardware, rounded, run_report, settings_of, versions
+from selmix_hf.benchmark_results import command_of, rounded, run_report, settings_of, versions
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.collator import ImageCollator
 from selmix_hf.comparison import before_after_table, seeds_table
+from selmix_hf.hardware import hardware
 from selmix_hf.metrics import classification_metrics, counts_of, make_compute_metrics
 
 ARCHITECTURE = "test_resnet"  # 0.4 million weights

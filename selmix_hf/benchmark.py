@@ -22,7 +22,6 @@ from selmix_hf.arguments import parse_arguments
 from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.benchmark_results import (
     command_of,
-    hardware,
     rounded,
     run_report,
     settings_of,
@@ -34,10 +33,11 @@ from selmix_hf.callbacks import ProgressLines
 from selmix_hf.comparison import before_after_table, paired_bootstrap
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts, distinct_names
+from selmix_hf.hardware import hardware
 from selmix_hf.labels import class_labels
 from selmix_hf.metrics import classification_metrics
 from selmix_hf.plots import save_plots
-from selmix_hf.pushing import PushError, repeat_call
+from selmix_hf.pushing import PushError, create_repository, help_after_failure, push_folder, repeat_call
 from selmix_hf.resuming import require_checkpoint
 from selmix_hf.saved_head import SelMixHead
 from selmix_hf.timing import Timer, timing_line
@@ -91,10 +91,11 @@ def run_recipe(
     if config.process_index == 0 and stage1.trainer is not None:
         print(f"Stage 1, {arguments.stage1_loss}: {arguments.stage1_steps} steps", flush=True)
     if arguments.stage1_steps > 0:
-        with timer.part("stage 1"):
+        with timer.part("stage 1"), _naming_a_broken_image(script, data):
             stage1.run()
     command = command_of(script, sys.argv[1:] if argv is None else argv)
-    return _Benchmark(script, arguments, config, data, timer, command).run(stage1.checkpoint)
+    with _naming_a_broken_image(script, data):
+        return _Benchmark(script, arguments, config, data, timer, command).run(stage1.checkpoint)
 
 
 def _checkpoint_of(arguments: BenchmarkArguments, config: SelMixConfig) -> str | None:
@@ -111,6 +112,17 @@ def _leaving_with_a_sentence(script: str) -> Iterator[None]:
         yield
     except (OSError, TypeError, ValueError) as error:
         raise SystemExit(f"{script}: {error}") from error
+
+
+@contextmanager
+def _naming_a_broken_image(script: str, data: BenchmarkData) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SyntaxError) as error:  # what PIL raises, without a name
+        broken = data.broken_image()
+        if broken is None:
+            raise
+        raise SystemExit(f"{script}: {broken}") from error
 
 
 class _Benchmark:
@@ -238,9 +250,12 @@ class _Benchmark:
 
     def _card(self) -> dict[str, Any]:
         return {
+            "license": self.arguments.license,
             "finetuned_from": self.arguments.model_name_or_path,
             "dataset": self.data.name,
             "dataset_tags": self.data.dataset_id,
+            "split_digest": self.data.digest,
+            "remark": self.data.remark,
             "command": self.command,
         }
 
@@ -267,19 +282,22 @@ class _Benchmark:
         return dict(rounded(results))
 
     def _push(self, trainer: SelMixTrainer) -> None:
-        """The run of the first seed. A failure is told at the very end, when all is saved."""
+        """The run of the first seed, when all is saved. Trainer's own push would name a trainer that is soon gone."""
+        if not trainer.is_world_process_zero():
+            return
+        args, folder = trainer.args, str(trainer.args.output_dir)
+        name, where = args.hub_model_id or self.folder.name, (args.hub_private_repo, args.hub_revision)
+        again = f'python -c "from selmix_hf.pushing import push_folder; {repeat_call(folder, name, *where)}"'
         try:
-            address = trainer.push_to_hub(**self._card())
+            help = help_after_failure(folder, again)
+            repo_id = create_repository(name, help, args.hub_private_repo, args.hub_token)
+            trainer.create_model_card(model_name=repo_id, **self._card())
+            address = push_folder(folder, repo_id, again, *where, args.hub_token)
         except PushError as error:
-            folder, args = str(trainer.args.output_dir), trainer.args
-            name = args.hub_model_id or self.folder.name
-            again = repeat_call(folder, name, args.hub_private_repo, args.hub_revision)
-            raise SystemExit(
-                f"{self.script}: the run is complete and saved, but {error.__cause__ or error}. To push it later: "
-                f'python -c "from selmix_hf.pushing import push_folder; {again}"'
-            ) from error
-        if address is not None:
-            print(f"Pushed: {address}", flush=True)
+            raise SystemExit(f"{self.script}: the run is complete, but {error}") from error
+        except KeyboardInterrupt:  # how to repeat it was said
+            raise SystemExit(130) from None
+        print(f"Pushed: {address}", flush=True)
 
 
 def _classes(logits: Any, labels: Any) -> torch.Tensor:

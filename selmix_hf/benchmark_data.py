@@ -52,6 +52,20 @@ class BenchmarkData:
     def image_column(self) -> str:
         return next(name for name, kind in self.splits["train"].features.items() if isinstance(kind, Image))
 
+    def broken_image(self) -> str | None:
+        """A sentence on the first image that cannot be decoded; reads images until then."""
+        for part, dataset in self.splits.items():
+            column = dataset.select_columns(self.image_column)
+            for row in range(len(column)):
+                try:
+                    column[row]
+                except (OSError, SyntaxError) as error:
+                    path = column.cast_column(self.image_column, Image(decode=False))[row][self.image_column]["path"]
+                    return (
+                        f"{path or f'row {row}'} of the split {part} is no whole image ({error}): download it again."
+                    )
+        return None
+
     @property
     def class_names(self) -> list[str]:
         """K names."""
@@ -68,6 +82,7 @@ class BenchmarkData:
 class LongTailedArguments:
     """Options of a recipe whose data are made long-tailed here."""
 
+    label_column: str | None = field(default=None, metadata={"help": "Default: the one that can hold classes."})
     split: str | None = field(default=None, metadata={"help": "JSON of a split; default: draw one."})
     imbalance_factor: float = field(default=100, metadata={"help": "n_max / n_min of a drawn split."})
     max_per_class: int | None = field(default=None, metadata={"help": "n_max of a drawn split; default: most."})
@@ -130,7 +145,7 @@ def load_published(arguments: ListArguments, files: Mapping[str, str], source: s
 
     Raises:
         FileNotFoundError: a folder, a list file or images are missing.
-        ValueError: bad lines, or names that do not fit.
+        ValueError: no text files, bad lines, or names that do not fit.
     """
     if arguments.image_root is None:
         raise ValueError(
@@ -155,8 +170,8 @@ def load_published(arguments: ListArguments, files: Mapping[str, str], source: s
             raise ValueError(f"--class_names: {', '.join(twice)} occurs twice in {arguments.class_names}.")
     try:
         splits = load_list_files(paths, root, names, arguments.check_images)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}. {source}") from error
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{error}. {source}") from error
     digest = hashlib.sha256()
     for part, path in paths.items():
         digest.update(part.encode() + hashlib.sha256(path.read_bytes()).digest())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -28,7 +27,7 @@ _NOT_SETTINGS = {"logging_dir", "run_name", "hub_token", "output_dir", "accelera
 def without_folders(value: Any) -> Any:
     """The last component of what is a path on this machine; anything else as it is."""
     if isinstance(value, str) and value and (Path(value).is_absolute() or Path(value).exists()):
-        return Path(value).name
+        return Path(value).name or value
     return value
 
 
@@ -60,24 +59,6 @@ def versions() -> dict[str, str]:
     """Of this package and of those that numbers may depend on."""
     modules = (transformers, accelerate, datasets, timm, torch)
     return {"selmix_hf": __version__} | {module.__name__: module.__version__ for module in modules}
-
-
-def hardware(num_processes: int, use_cpu: bool) -> str:
-    """Such as "2 processes x NVIDIA H100" or "1 process x Intel(R) Xeon(R) Processor, 1 thread"."""
-    processes = f"{num_processes} process{'es' if num_processes > 1 else ''}"
-    if torch.cuda.is_available() and not use_cpu:
-        return f"{processes} x {torch.cuda.get_device_name()}"
-    threads = torch.get_num_threads()
-    return f"{processes} x {_processor()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def run_report(trainer: Any) -> dict[str, Any]:

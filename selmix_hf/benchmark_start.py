@@ -27,6 +27,9 @@ class BenchmarkArguments:
     image_size: int | None = field(default=None, metadata={"help": "Side in pixels; default: the checkpoint's."})
     augment: bool = field(default=False, metadata={"help": "Random crop and flip; when frozen, see feature_views."})
     channels_last: bool = field(default=False, metadata={"help": "Memory format; faster for many CNNs, even on CPU."})
+    license: str | None = field(
+        default=None, metadata={"help": "Of the model, for the card; an identifier of the Hub."}
+    )
     seeds: list[int] = field(default_factory=list, metadata={"help": "Repeat with these; default: --seed."})
     stage1_steps: int = field(default=0, metadata={"help": "Train for so many steps first; 0: start as it is."})
     stage1_loss: str = field(default="logit_adjusted", metadata={"help": "See Stage1Trainer."})

@@ -26,7 +26,7 @@ def load_list_file(
         check_files: look for every image now rather than in the middle of an epoch.
 
     Raises:
-        ValueError: an empty file, or a line without a path or a valid label (with its line number).
+        ValueError: an empty file, one that is not text, or a line without path or valid label (its number is told).
         FileNotFoundError: images that are not under `image_root`.
     """
     return load_list_files({"list": path}, image_root, label_names, check_files)["list"]
@@ -67,19 +67,22 @@ def load_list_files(
 
 def _parse_list_file(path: Path, image_root: Path, limit: int | None) -> tuple[list[str], list[int]]:
     images, labels = [], []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            image, _, label = line.strip().replace("\t", " ").rpartition(" ")
-            if not image.strip():
-                raise ValueError(f"{path}, line {number}: expected 'path label', found {line.strip()!r}")
-            if not (label.isascii() and label.isdigit()):
-                raise ValueError(f"{path}, line {number}: the label must be an integer from 0, found {label!r}")
-            if limit is not None and int(label) >= limit:
-                raise ValueError(f"{path}, line {number}: label {label}, but there are {limit} label_names")
-            images.append(os.path.join(image_root, image.strip().lstrip("/")))
-            labels.append(int(label))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected lines of 'path label', found no text ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        image, _, label = line.strip().replace("\t", " ").rpartition(" ")
+        if not image.strip():
+            raise ValueError(f"{path}, line {number}: expected 'path label', found {line.strip()!r}")
+        if not (label.isascii() and label.isdigit()):
+            raise ValueError(f"{path}, line {number}: the label must be an integer from 0, found {label!r}")
+        if limit is not None and int(label) >= limit:
+            raise ValueError(f"{path}, line {number}: label {label}, but there are {limit} label_names")
+        images.append(os.path.join(image_root, image.strip().lstrip("/")))
+        labels.append(int(label))
     if not images:
         raise ValueError(f"{path} lists no image")
     return images, labels

@@ -11,38 +11,50 @@ from datasets import DatasetDict, Image, load_dataset
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from selmix_hf.heads import find_head
-from selmix_hf.labels import excerpt, set_class_names
+from selmix_hf.labels import excerpt, require_column, set_class_names
 
 
-def load_images(name: str, test: str = "test") -> DatasetDict:
+def load_images(name: str, test: str = "test", label_column: str | None = None) -> DatasetDict:
     """Splits "train" and "test", with one image column, of a Hub id or a folder with train.parquet and test.parquet.
 
     Args:
         name: a Hub id or a folder.
         test: the split that becomes "test": "validation" where the test labels are withheld, as in ImageNet-1k. In a
             folder, the name of its file.
+        label_column: the column that becomes "label"; default: the one that can be, under its own name.
 
     Raises:
         FileNotFoundError: nothing that can be loaded.
-        ValueError: a split is missing, or there is not one image column.
+        ValueError: a file that is not parquet, a split is missing, there is not one image column, no such label.
     """
     folder = Path(name)
     files = {part: folder / f"{part}.parquet" for part in ("train", test)}
+    advice = (
+        f"Give a folder with train.parquet and {test}.parquet, or a Hub id such as uoft-cs/cifar10 with the network "
+        "on."
+    )
     if folder.is_dir():
         missing = [file.name for file in files.values() if not file.is_file()]
         if missing:
+            found = ", ".join(sorted(file.name for file in folder.glob("*.parquet"))) or "none"
             raise FileNotFoundError(
-                f"the folder {name!r} must hold train.parquet and {test}.parquet, but lacks {' and '.join(missing)}."
+                f"the folder {name!r} must hold train.parquet and {test}.parquet, but lacks {' and '.join(missing)} "
+                f"(parquet files in it: {found}). {advice}"
             )
-        dataset = load_dataset("parquet", data_files={part: str(file) for part, file in files.items()})
+        try:
+            dataset = load_dataset("parquet", data_files={part: str(file) for part, file in files.items()})
+        except Exception as error:  # of pyarrow, of datasets
+            cause = str(error.__cause__ or error).splitlines()[0]
+            raise ValueError(
+                f"train.parquet or {test}.parquet in {name!r} cannot be read ({cause}): download it again. {advice}"
+            ) from error
     else:
         try:
             dataset = load_dataset(name)
         except Exception as error:
             raise FileNotFoundError(
                 f"{name!r} is no folder here ({Path.cwd()}) and could not be loaded from the Hub "
-                f"({type(error).__name__}). Give a folder with train.parquet and {test}.parquet, or a Hub id such as "
-                "uoft-cs/cifar10 with the network on."
+                f"({type(error).__name__}). {advice}"
             ) from error
     if not {"train", test} <= set(dataset):
         raise ValueError(f"the dataset {name!r} must have splits train and {test}, found {', '.join(dataset)}.")
@@ -52,7 +64,13 @@ def load_images(name: str, test: str = "test") -> DatasetDict:
             f"the dataset {name!r} must have one image column, found {columns or 'none'} among "
             f"{', '.join(dataset['train'].column_names)}."
         )
-    return DatasetDict(train=dataset["train"], test=dataset[test])
+    splits = DatasetDict(train=dataset["train"], test=dataset[test])
+    if label_column is not None and label_column != "label":
+        require_column(splits["train"], label_column)
+        if "label" in splits["train"].column_names:
+            splits = splits.remove_columns("label")
+        splits = splits.rename_column(label_column, "label")
+    return splits
 
 
 def load_classifier(name: str, class_names: Sequence[str], image_size: int | None = None) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from selmix_hf.card_parts import PAPER, assemble, samples_of, task_of
 from selmix_hf.comparison import GROUP_METRICS, KEY_METRICS, classes_shown, markdown_table
 from selmix_hf.config import SelMixConfig
+from selmix_hf.hardware import hardware
 from selmix_hf.long_tail import LongTailedSplit
 from selmix_hf.pushing import hub_id
 
@@ -70,6 +71,8 @@ def render(
     tasks: str | list[str] | None = None,
     dataset_tags: str | list[str] | None = None,
     dataset: str | list[str] | None = None,
+    split_digest: str | None = None,
+    remark: str = "",
     command: str | None = None,
 ) -> ModelCard:
     """The card, with model-index metadata.
@@ -80,11 +83,15 @@ def render(
         evaluations, kept_step: see `reports_in`; all numbers come from there.
         license, language, tags, finetuned_from, tasks, dataset_tags, dataset: as for Trainer's `create_model_card`;
             `dataset_tags` are Hub ids, `dataset` is a name for people; the default of `tasks` follows from the model.
+        split_digest: sha256 that fixes the splits; default is that of split.json in output_dir.
+        remark: a sentence beside the results.
         command: that made the model; default is this process's own, without the values of token options.
     """
     prefix, before, after = reports_in(evaluations, kept_step)
     folder = Path(str(args.output_dir))
     split = folder / "split.json"
+    if split_digest is None and split.is_file():
+        split_digest = LongTailedSplit.load(split).digest
     task = next(iter(_listed(tasks)), None) or task_of(type(model).__name__) or "image-classification"
     base = finetuned_from or getattr(model.config, "_name_or_path", "") or None
     facts = CardFacts(
@@ -98,11 +105,12 @@ def render(
         train_counts=train_counts.tolist(),
         set_name={"test": "test", "eval": "validation"}[prefix],
         measured=after,
-        results=_results(prefix, before, after, samples_of(task)),
+        results=_results(prefix, before, after, samples_of(task), remark),
         plots=[path.name for path in sorted((folder / "plots").glob("*.png"))],
-        digest=LongTailedSplit.load(split).digest if split.is_file() else None,
+        digest=split_digest,
         command=command or own_command(sys.argv),
         versions={"transformers": transformers.__version__, "torch": torch.__version__},
+        hardware=hardware(args.world_size, args.device.type == "cpu"),
         dataset_ids=_listed(dataset_tags),
         dataset_names=_listed(dataset),
     )
@@ -210,7 +218,9 @@ def _summary(facts: CardFacts) -> str:
     )
 
 
-def _results(prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, samples: str) -> str:
+def _results(
+    prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, samples: str, remark: str = ""
+) -> str:
     if after is None:
         return "Not evaluated."
     start = after if before is None else before
@@ -222,7 +232,7 @@ def _results(prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, 
         summary = f"<details><summary>Recall of all {len(every):,} classes</summary>"
         known = before if before is not None and every.keys() <= before.keys() else None
         table += f"\n\n{summary}\n\n{_table(every, known, after)}\n\n</details>"
-    return f"On {_SETS[prefix].format(samples)}.\n\n{table}"
+    return f"On {_SETS[prefix].format(samples)}.{' ' * bool(remark)}{remark}\n\n{table}"
 
 
 def _table(titles: Mapping[str, str], before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:

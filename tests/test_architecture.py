@@ -58,6 +58,7 @@ FLOORS = {
     "confusion_trainer": 8,
     "trainer": 9,
     "timing": 1,
+    "hardware": 1,
     "augment": 1,
     "benchmark_data": 5,
     "benchmark_start": 8,

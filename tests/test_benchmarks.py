@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -14,12 +16,13 @@ import yaml
 from accelerate.commands.config import load_config_from_file
 from accelerate.commands.config.config_args import ClusterConfig
 from datasets import ClassLabel, Dataset, Features, Image
+from fake_hub import interrupt
 from PIL import Image as PILImage
 from transformers import AutoModelForImageClassification, pipeline
 
 from benchmarks.miniature_imagenet import write_checkpoint, write_images
 from recipes import cifar10_lt, cifar100_lt, imagenet1k_lt, inaturalist2018, places_lt
-from selmix_hf import SelMixConfig
+from selmix_hf import LongTailedSplit, SelMixConfig
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.hub import SelMixHead
 
@@ -142,19 +145,47 @@ def test_imagenet_frozen(images, checkpoint, tmp_path, capsys):
     assert answer["label"] in NAMES
     card = (tmp_path / "out" / "README.md").read_text()
     assert "On test images, which took no part" in card and "imagenet1k_lt.py --model_name_or_path" in card
+    assert f"split: digest `{saved['split_digest']}`" in card and f"hardware: {saved['hardware']}" in card
 
 
-def test_two_processes_give_the_results_of_one(images, checkpoint, tmp_path):
+def test_imagenet_made_long_tailed_from_parquet(cifar100, checkpoint, tmp_path):
+    """The way without lists, where the test labels are withheld."""
+    shutil.copy(cifar100 / "train.parquet", tmp_path)
+    shutil.copy(cifar100 / "test.parquet", tmp_path / "validation.parquet")
+    more = ["--dataset", tmp_path, "--label_column", "fine_label", "--imbalance_factor", "4"]
+    more += ["--validation_per_class", "2", "--license", "cc-by-4.0", "--freeze_backbone"]
+    with pytest.raises(SystemExit, match="lacks test.parquet .parquet files in it: train.parquet, validation.parquet"):
+        imagenet1k_lt.main(options(checkpoint, tmp_path / "out", *more))
+    results = imagenet1k_lt.main(options(checkpoint, tmp_path / "out", *more, "--test_split", "validation"))
+    assert results["train_counts"] == [8, 5, 3, 2, 2] and results["class_names"] == NAMES
+    assert results["dataset_id"] is None and results["dataset"].endswith(", long-tailed")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: cc-by-4.0" in card and LongTailedSplit.load(tmp_path / "out" / "split.json").digest in card
+
+
+RUNS = {
+    "cifar10_lt": ["--dataset", "CIFAR", "--label_column", "fine_label"],
+    "cifar100_lt": ["--dataset", "CIFAR", "--freeze_backbone", "--objective", "min_head_tail_recall"],
+    "imagenet1k_lt": ["--image_root", "LISTS", "--freeze_backbone"],
+    "places_lt": ["--image_root", "LISTS"],
+    "inaturalist2018": ["--image_root", "LISTS", "--objective", "mean_recall"],
+}
+
+
+@pytest.mark.parametrize("recipe", RUNS)
+def test_two_processes_give_the_results_of_one(recipe, images, cifar100, checkpoint, tmp_path):
     """Started by torchrun, at the same pairs a step. CPU processes may abort at exit: the files count."""
-    more = ["--image_root", images]
+    more = [{"CIFAR": cifar100, "LISTS": images}.get(word, word) for word in RUNS[recipe]]
+    if recipe.startswith("cifar"):
+        more += ["--imbalance_factor", "4", "--validation_per_class", "2"]
     two = options(checkpoint, tmp_path / "two", *more, "--per_device_train_batch_size", "2")
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
-    launcher += ["--rdzv_endpoint", "localhost:0", str(RECIPES / "places_lt.py"), *two]
+    launcher += ["--rdzv_endpoint", "localhost:0", str(RECIPES / f"{recipe}.py"), *two]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(RECIPES.parent)}
     done = subprocess.run([sys.executable, *launcher], env=environment, capture_output=True, text=True, timeout=300)
     assert (tmp_path / "two" / "results.json").is_file(), done.stderr[-3000:]
     assert done.stdout.count("Looking at the test images") == 1
-    one = places_lt.main(options(checkpoint, tmp_path / "one", *more))
+    one = ALL[recipe].main(options(checkpoint, tmp_path / "one", *more))
     saved = json.loads((tmp_path / "two" / "results.json").read_text())
     (run,), (alone,) = saved["runs"], one["runs"]
     assert saved["hardware"].startswith("2 processes x ")
@@ -174,6 +205,7 @@ def test_inaturalist_divides_its_validation_list(images, checkpoint, tmp_path, c
     )
     assert "26 train, 5 validation, 10 test images" in capsys.readouterr().out
     assert "No labelled test set is published: 1 of the 3 validation images" in results["remark"]
+    assert results["remark"] in (tmp_path / "README.md").read_text()
     with pytest.raises(SystemExit, match="--steering_per_class must leave a test image .* 1 to 2"):
         inaturalist2018.main(options(checkpoint, tmp_path, "--image_root", images, "--steering_per_class", "3"))
 
@@ -186,7 +218,7 @@ def test_cifar100_runs_stage_1_once_and_keeps_a_run_that_cannot_be_pushed(
     stage1 += ["--stage1_loss", "balanced_softmax", "--stage1_batch_size", "8"]
     more = ["--dataset", cifar100, "--imbalance_factor", "4", "--validation_per_class", "2", "--augment", *stage1]
     command = options(checkpoint, tmp_path / "out", *more)
-    with pytest.raises(SystemExit, match="the run is complete and saved, but .*offline.*push_folder") as stop:
+    with pytest.raises(SystemExit, match="the run is complete, but .*HF_HUB_OFFLINE is set.*push_folder") as stop:
         cifar100_lt.main([*command, "--push_to_hub", "--hub_private_repo", "true", "--hub_revision", "v1"])
     assert "push_folder(folder=" in str(stop.value) and ", private=True, revision='v1')" in str(stop.value)
     assert stop.value.code not in (0, None)
@@ -201,6 +233,63 @@ def test_cifar100_runs_stage_1_once_and_keeps_a_run_that_cannot_be_pushed(
     assert again["runs"][0]["test_before"] == saved["runs"][0]["test_before"]
     with pytest.raises(SystemExit, match="holds a model of other settings .stage1_steps: 3 there, 4 here"):
         cifar100_lt.main([*command, "--stage1_steps", "4"])
+
+
+@pytest.mark.parametrize(
+    ("failure", "sentence"),
+    [
+        (401, "the push to 'me/out' failed: no valid token; run `hf auth login`"),
+        (500, "the push to 'me/out' failed: the Hub answered 500; try again later"),
+        (interrupt, "the push to 'me/out' was interrupted"),
+    ],
+)
+def test_the_command_that_a_failed_push_prints_repeats_it(
+    failure, sentence, hub, images, checkpoint, tmp_path, warnings
+):
+    hub.failures.append(failure)
+    with pytest.raises(SystemExit) as stop:
+        places_lt.main(options(checkpoint, tmp_path / "out", "--image_root", images, "--push_to_hub"))
+    told = stop.value.code if isinstance(stop.value.code, str) else warnings.pop()
+    assert stop.value.code == 130 or failure != interrupt
+    assert not warnings and hub.commits == []
+    assert sentence in told and f"Nothing is lost: the files are in {tmp_path / 'out'}. To repeat the push: " in told
+    exec(re.search('python -c "(.*)"$', told)[1], {})
+    assert {"model.safetensors", "README.md", "results.json"} <= set(hub.files("me/out"))
+    assert b'pipeline("image-classification", "me/out")' in hub.files("me/out")["README.md"]
+
+
+@pytest.mark.parametrize("stage1", [0, 1])
+def test_an_image_that_is_cut_off_is_named(stage1, images, checkpoint, tmp_path):
+    shutil.copytree(images, tmp_path / "images")
+    lists = (tmp_path / "images" / "ImageNet_LT_train.txt").read_text().splitlines()
+    cut = tmp_path / "images" / lists[3].rpartition(" ")[0]
+    cut.write_bytes(cut.read_bytes()[:200])
+    more = ["--image_root", tmp_path / "images", "--stage1_steps", stage1]
+    with pytest.raises(SystemExit, match=f"imagenet1k_lt.py: {cut} of the split train is no whole image .*download"):
+        imagenet1k_lt.main(options(checkpoint, tmp_path / "out", *more, "--max_steps", "50"))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\x89PNG\xff\xfe", "Places_LT_val.txt: expected lines of 'path label', found no text"),
+        (b"<!DOCTYPE html>\n", "Places_LT_val.txt, line 1: the label must be an integer from 0, found 'html>'"),
+        (b"", "Places_LT_val.txt lists no image"),
+    ],
+)
+def test_a_list_file_that_is_none_gets_a_sentence(content, sentence, images, checkpoint, tmp_path):
+    for part in ("train", "val", "test"):
+        shutil.copy(images / f"Places_LT_{part}.txt", tmp_path)
+    (tmp_path / "Places_LT_val.txt").write_bytes(content)
+    with pytest.raises(SystemExit, match=f"{tmp_path}/{sentence}.*published with OLTR"):
+        places_lt.main(options(checkpoint, tmp_path / "out", "--image_root", images, "--lists", tmp_path))
+
+
+def test_parquet_that_is_none_gets_a_sentence(cifar100, checkpoint, tmp_path):
+    shutil.copy(cifar100 / "train.parquet", tmp_path)
+    (tmp_path / "test.parquet").write_bytes(b"<html>not found</html>")
+    with pytest.raises(SystemExit, match="train.parquet or test.parquet in .* cannot be read .*: download it again"):
+        cifar100_lt.main(options(checkpoint, tmp_path / "out", "--dataset", tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -221,12 +310,14 @@ def test_cifar100_runs_stage_1_once_and_keeps_a_run_that_cannot_be_pushed(
         (places_lt, {"--image_root": "HERE", "--class_names": "no.txt"}, "--class_names: there is no file 'no.txt'"),
         (imagenet1k_lt, {"--image_root": "HERE", "--dataset": "x"}, "give one of them"),
         (cifar100_lt, {}, "'uoft-cs/cifar100' is no folder here"),
+        (cifar10_lt, {"--dataset": "CIFAR"}, "fine_label, coarse_label all could; pass label_column"),
+        (cifar10_lt, {"--dataset": "CIFAR", "--label_column": "x"}, "no column 'x' in the dataset; it has img, fine_"),
         (places_lt, {"--image_root": "HERE", "--stage1_steps": "1", "--stage1_loss": "ldma"}, "unknown loss 'ldma'"),
     ],
 )
-def test_a_wrong_download_gets_a_sentence(recipe, changes, sentence, images, checkpoint, tmp_path):
+def test_a_wrong_download_gets_a_sentence(recipe, changes, sentence, images, cifar100, checkpoint, tmp_path):
     (tmp_path / "empty").mkdir()
-    places = {"HERE": images, "EMPTY": tmp_path / "empty"}
+    places = {"HERE": images, "EMPTY": tmp_path / "empty", "CIFAR": cifar100}
     words = [str(places.get(word, word)) for pair in changes.items() for word in pair]
     with pytest.raises(SystemExit, match=sentence):
         recipe.main(options(checkpoint, tmp_path / "out", *words))
