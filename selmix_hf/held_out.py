@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
 from selmix_hf.labels import class_labels, infer_label_column, require_dataset
+from selmix_hf.long_tail import LongTailedSplit
 
 LEAST = 3  # one image each for training, validation and test
 
 
 def hold_out(
-    dataset: Dataset, validation: float = 0.2, test: float = 0.2, seed: int = 0, label_column: str | None = None
+    dataset: Dataset,
+    validation: float = 0.2,
+    test: float = 0.2,
+    seed: int = 0,
+    label_column: str | None = None,
+    save_to: str | os.PathLike[str] | None = None,
 ) -> DatasetDict:
     """Splits "train", "validation" and "test", with images of every class in each.
 
@@ -23,8 +30,11 @@ def hold_out(
     Args:
         validation, test: shares of each class.
         label_column: default: see `labels.infer_label_column`.
+        save_to: JSON file for the rows of "train" and "validation" (a `LongTailedSplit`); all others are "test". The
+            card of a run names its digest where it is split.json in output_dir.
 
     Raises:
+        FileExistsError: `save_to` holds another split.
         ValueError: shares that leave nothing to train on, a class with fewer than three images, unusable labels.
     """
     require_dataset(dataset)
@@ -51,4 +61,16 @@ def hold_out(
         ends = np.cumsum([max(1, int(count * validation + 1e-9)), max(1, int(count * test + 1e-9))])
         for part, own in zip(("validation", "test", "train"), np.split(np.array(drawn), ends), strict=True):
             rows[part] += own.tolist()
-    return DatasetDict({part: dataset.select(sorted(own)) for part, own in rows.items()})
+    rows = {part: sorted(own) for part, own in rows.items()}
+    if save_to is not None:
+        LongTailedSplit(
+            train=tuple(rows["train"]),
+            validation=tuple(rows["validation"]),
+            train_labels=tuple(labels_N[rows["train"]].tolist()),
+            validation_labels=tuple(labels_N[rows["validation"]].tolist()),
+            label_names=tuple(names) if names else None,
+            label_column=label_column,
+            num_rows=len(dataset),
+            settings={"validation": validation, "test": test, "seed": seed},
+        ).save(save_to)
+    return DatasetDict({part: dataset.select(own) for part, own in rows.items()})

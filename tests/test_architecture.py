@@ -20,7 +20,7 @@ FLOORS = {
     "mixing": 1,
     "heads": 1,
     "labels": 1,
-    "held_out": 2,
+    "held_out": 3,
     "list_files": 2,
     "long_tail": 2,
     "losses": 1,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from selmix_hf import hold_out
+from selmix_hf import LongTailedSplit, hold_out
 
 
 def parts_of(dataset, **options):
@@ -23,6 +23,17 @@ def test_every_class_is_in_every_part():
 def test_the_seed_decides():
     images = tiny.images((30, 20), names=("a", "b"))
     assert parts_of(images)[1] == parts_of(images)[1] != parts_of(images, seed=1)[1]
+
+
+def test_the_split_is_saved(tmp_path):
+    images = tiny.images((30, 20), names=("a", "b"))
+    splits, rows = parts_of(images, save_to=tmp_path / "split.json")
+    saved = LongTailedSplit.load(tmp_path / "split.json")
+    assert [list(saved.train), list(saved.validation)] == [rows["train"], rows["validation"]]
+    assert saved.apply(images)["validation"]["label"][:] == splits["validation"]["label"][:]
+    parts_of(images, save_to=tmp_path / "split.json")
+    with pytest.raises(FileExistsError, match="holds something else than this split"):
+        parts_of(images, seed=1, save_to=tmp_path / "split.json")
 
 
 def test_shares():

@@ -12,6 +12,8 @@ from PIL import Image
 from test_recipes import PLOTS, assert_usable, save_checkpoint
 from transformers import AutoModelForImageClassification
 
+from selmix_hf import LongTailedSplit
+
 NOTEBOOK = Path(__file__).parents[1] / "recipes" / "notebooks" / "quickstart.ipynb"
 COUNTS = {"cat": 20, "dog": 10, "train": 6}  # a class may have the name of a split
 
@@ -65,6 +67,7 @@ def test_from_images_to_the_hub(execute, hub, monkeypatch):
     assert AutoModelForImageClassification.from_pretrained(out).config.id2label == dict(enumerate(COUNTS))
     card = (out / "README.md").read_text()
     assert "test images, which took no part" in card and "`h_mean`" in card
+    assert f"split: digest `{LongTailedSplit.load(out / 'split.json').digest}`" in card
     plots = {f"plots/{name}.png" for name in PLOTS}
     assert {"config.json", "model.safetensors", "README.md", *plots} <= set(hub.files("me/pets"))
     assert not [name for name in hub.files("me/pets") if name.endswith((".bin", ".pt", ".pth")) or "stage1" in name]
