@@ -47,8 +47,9 @@ def pixels_of(loader):
     return torch.cat([first for first, _ in halves]), torch.cat([second for _, second in halves])
 
 
-def test_augmentation_depends_on_the_pair_alone():
-    dataset, collator = tiny.images((5, 5, 5, 5)), ImageCollator(transform=tiny.random_view)
+@pytest.mark.parametrize("view", [tiny.random_view, tiny.torchvision_view(), tiny.timm_view()])
+def test_augmentation_depends_on_the_pair_alone(view):
+    dataset, collator = tiny.images((5, 5, 5, 5)), ImageCollator(transform=view)
     expected = pixels_of(pair_loader(dataset, collator, batch_size=12))
     torch.manual_seed(99)
     for options in ({"batch_size": 5}, {"batch_size": 4, "num_workers": 2}):

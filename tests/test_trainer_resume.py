@@ -22,6 +22,15 @@ CASES = {
         ("vit", VIT_DROPOUT),
         {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor, "dataloader_num_workers": 2},
     ),
+    "torchvision's augmentation, workers": (
+        "convnext",
+        {
+            "train_transform": tiny.torchvision_view(),
+            "eval_transform": tiny.to_tensor,
+            "dataloader_num_workers": 2,
+        },
+    ),
+    "timm's augmentation": ("convnext", {"train_transform": tiny.timm_view(), "eval_transform": tiny.to_tensor}),
     "accumulation": (
         ("vit", VIT_DROPOUT),
         {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "dataloader_num_workers": 2},

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
+from timm.data import create_transform
+from torchvision.transforms import v2
 from transformers import (
     BeitForImageClassification,
     ConvNextForImageClassification,
@@ -81,6 +83,22 @@ def random_view(image: Any) -> torch.Tensor:
     if random.random() < 0.5:
         pixels = pixels.flip(2)
     return pixels * (0.8 + 0.4 * np.random.rand()) + 0.1 * torch.randn(3, 1, 1)
+
+
+def torchvision_view() -> Any:
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(SIDE),
+            v2.RandAugment(),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.RandomErasing(p=0.5),
+        ]
+    )
+
+
+def timm_view() -> Any:
+    return create_transform(SIDE, is_training=True, auto_augment="rand-m9-mstd0.5", re_prob=0.5)
 
 
 def model(kind: str = "resnet", num_classes: int = 4, seed: int = 0, **options: Any) -> Any:
