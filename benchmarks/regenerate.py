@@ -85,6 +85,18 @@ def digits_table() -> str:
     return short(seeds_table(read(CARDS / "digits-min-recall" / "results.json")["test"]))
 
 
+def timing_table(runs: str) -> str:
+    """Seconds and shares of the recipes' runs at K = 1000; `timing` of each results.json lies in the record."""
+    kept = {name: run["timing"] for name, run in read(RECORDED / "k1000.json").items() if name.startswith(runs)}
+    parts = list(dict.fromkeys(part for timing in kept.values() for part in timing["seconds"]))
+    rows = []
+    for name, timing in kept.items():
+        seconds, total = timing["seconds"], timing["total"]
+        cells = [f"{seconds[p]:.1f} s ({seconds[p] / total:.1%})" if p in seconds else "" for p in parts]
+        rows.append([name, *cells, f"{total:.0f} s", f"{timing['peak_memory_gb']:.1f} GiB"])
+    return markdown_table(["run", *parts, "all", "peak memory"], rows)
+
+
 def tables() -> dict[str, Callable[[], str]]:
     """Every table by its name."""
     of_defaults = {
@@ -100,6 +112,8 @@ def tables() -> dict[str, Callable[[], str]]:
         "pairs": lambda: pairs.table(read(RECORDED / "pairs.json")["rows"]),
         "frozen": lambda: frozen.table(read(RECORDED / "frozen.json")),
         "network": lambda: network.table(read(RECORDED / "network.json")),
+        "k1000_miniature": lambda: timing_table("miniature"),
+        "k1000_sample": lambda: timing_table("sample"),
         "startup": lambda: startup.table(read(RECORDED / "startup.json")),
         **of_defaults,
     }

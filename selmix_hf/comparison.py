@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
+from selmix_hf.confusion import require_all_classes
 from selmix_hf.metrics import class_groups
 
 KEY_METRICS = {
@@ -125,10 +127,14 @@ def paired_bootstrap(
 
     Returns:
         for each metric: the change averaged over seeds, and the ends of its 95% percentile interval.
+
+    Raises:
+        ValueError: a class has no sample.
     """
     labels_N = np.asarray(labels)
     order_N = np.argsort(labels_N, kind="stable")
     counts_K = np.bincount(labels_N, minlength=num_classes)
+    require_all_classes(torch.as_tensor(counts_K), where="the test set")
     sides = [np.atleast_2d(np.asarray(side))[:, order_N] for side in (before, after)]
     labels_N = labels_N[order_N]
     first_N = np.repeat(np.cumsum(counts_K) - counts_K, counts_K)  # where the sample's class begins

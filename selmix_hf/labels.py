@@ -48,7 +48,7 @@ def class_labels(dataset: Any, label_column: str | None = None) -> np.ndarray:
     Args:
         dataset: a `datasets.Dataset`. Of any other map-style dataset the attribute `targets` or `labels` is read, also
             through a `torch.utils.data.Subset`; without one, every `dataset[i][label_column]` is, or `dataset[i][1]`
-            where items are tuples (slow: the whole item is loaded).
+            where items are pairs (slow: the whole item is loaded).
         label_column: inferred when None. Passed for a dataset that is not a `datasets.Dataset`, it is looked for as
             an attribute first.
 
@@ -83,10 +83,10 @@ def _map_style_labels(dataset: Any, label_column: str | None) -> tuple[str, Any]
         if hasattr(dataset, name):
             return name, getattr(dataset, name)
     if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):  # a torch.utils.data.Subset
-        column, values = _map_style_labels(dataset.dataset, label_column)
-        return column, np.asarray(values)[np.asarray(dataset.indices, dtype=np.int64)]
+        labels_N = class_labels(dataset.dataset, label_column)
+        return label_column or "the whole set", labels_N[np.asarray(dataset.indices, dtype=np.int64)]
     item = dataset[0] if len(dataset) else ()
-    if isinstance(item, tuple) and len(item) == 2 and not label_column:  # as torchvision's: (image, class)
+    if isinstance(item, tuple | list) and len(item) == 2 and not label_column:  # as torchvision's: (image, class)
         return "the second place of an item", [int(dataset[i][1]) for i in range(len(dataset))]
     wanted = (label_column,) if label_column else _LABEL_NAMES
     known = [name for name in wanted if isinstance(item, Mapping) and name in item]

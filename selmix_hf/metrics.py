@@ -47,11 +47,16 @@ def classification_metrics(
         macro_f1, smallest_coverage (K times the smallest share of the predictions that a class gets; 1 is a fair
         share); with train_counts also head_recall, tail_recall, min_head_tail_recall, and many_recall (over 100
         training samples), medium_recall, few_recall (under 20) for those of the three that have classes.
+
+    Raises:
+        ValueError: a class without samples, names that are not K, train_counts that are not K.
     """
     confusion_KK = confusion_matrix(counts, class_prior)
     recall_K = recalls(confusion_KK)
     num_classes = len(recall_K)
     names = distinct_names(range(num_classes) if class_names is None else class_names)
+    if len(names) != num_classes:
+        raise ValueError(f"class_names must have one name a class, {num_classes}, found {len(names)}.")
     report: dict[str, Any] = {
         "accuracy": int(counts.diagonal().sum()) / int(counts.sum()),
         "mean_recall": float(recall_K.mean()),
@@ -63,6 +68,8 @@ def classification_metrics(
         "smallest_coverage": float(coverages(confusion_KK).min() * num_classes),
     }
     if train_counts is not None:
+        if len(train_counts) != num_classes:
+            raise ValueError(f"train_counts must have one number a class, {num_classes}, found {len(train_counts)}.")
         groups = class_groups(train_counts, tail_share)
         report |= {f"{group}_recall": float(recall_K[mask_K].mean()) for group, mask_K in groups.items()}
         report["min_head_tail_recall"] = min(report["head_recall"], report["tail_recall"])

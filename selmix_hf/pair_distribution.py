@@ -20,6 +20,7 @@ PAIR_SAMPLING = ("selmix", "uniform", "greedy")
 _EXACT_UP_TO = 2**16  # pairs; beyond, entropies come from a histogram of the gains
 _HISTOGRAM_BINS = 4096
 _SMALLEST_EXPONENT = -700.0  # nothing beside exp(0), and still a normal number: others are slow
+_NO_SPREAD = 1e-290  # s would overflow
 _AT_ONCE = 2**18  # pairs, so that what is in between stays in the processor's cache
 
 
@@ -142,7 +143,7 @@ def _solve(gains_P: Tensor, floor: float, wanted: float) -> float:
     num_pairs, largest = int(torch.count_nonzero(gains_P > floor)), float(gains_P.max())
     smallest = floor if math.isfinite(floor) else float(gains_P[gains_P > floor].min())
     spread = largest - smallest
-    if spread <= 0 or num_pairs <= wanted:
+    if spread <= _NO_SPREAD or num_pairs <= wanted:
         return 0.0
     binned = num_pairs > _EXACT_UP_TO
     if binned:
@@ -184,7 +185,7 @@ def _histogram(gains_P: Tensor, smallest: float, largest: float) -> tuple[Tensor
         # bin 0 takes what lies below
         bins_P = (offsets_P + 1).mul_(_HISTOGRAM_BINS - 1).floor_().add_(1).clamp_(0, _HISTOGRAM_BINS).int()
         count_B += torch.bincount(bins_P, minlength=_HISTOGRAM_BINS + 1)
-        sum_B += torch.bincount(bins_P, weights=offsets_P, minlength=_HISTOGRAM_BINS + 1)
+        sum_B.index_add_(0, bins_P, offsets_P)  # a weighted bincount is not deterministic on GPUs
     count_B[0] = 0
     offset_B = sum_B[count_B > 0] / count_B[count_B > 0]
     # a bin's mean lies below 0: without this every mass may underflow

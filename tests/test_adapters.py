@@ -117,6 +117,16 @@ def test_a_subset_of_tuples(tmp_path):
     assert tiny.largest_difference(tiny.weights(run), expected(tmp_path / "plain")) == 0
 
 
+def test_labels_of_a_subset_are_read_without_decoding_an_image():
+    dataset = tiny.images((3, 2, 2, 2)).with_transform(lambda batch: 1 / 0)
+    assert class_labels(Subset(dataset, [8, 0, 3]), "label").tolist() == [3, 0, 1]
+    assert class_labels(Subset(dataset, [8, 0, 3])).tolist() == [3, 0, 1]
+
+
+def test_labels_of_pairs_that_are_lists():
+    assert class_labels([["image", 2], ["image", 0]]).tolist() == [2, 0]
+
+
 def test_labels_of_tuples_without_an_attribute():
     tuples = Tuples((2, 1, 1, 1))
     assert class_labels([tuples[i] for i in range(5)]).tolist() == [0, 0, 1, 2, 3]

@@ -110,3 +110,8 @@ def test_of_many_classes_the_worst_ten_before_and_after_are_shown():
     assert "recall, many (over 100 images)" in lines and "recall, medium (20 to 100)" not in lines
     shown = [line for line in lines if line.startswith("recall of ")]
     assert shown == [f"recall of {k}" for k in (*range(10), *range(29, 19, -1))]
+
+
+def test_a_class_without_test_samples_is_refused():
+    with pytest.raises(ValueError, match="the test set has no sample of 1 of 3 classes: 2"):
+        paired_bootstrap([0, 1, 1], [0, 1, 1], [0, 1, 1], 3)

@@ -71,6 +71,10 @@ def test_a_class_without_recall():
 
 
 def test_a_class_without_samples_is_named():
+    with pytest.raises(ValueError, match="train_counts must have one number a class, 2, found 3"):
+        classification_metrics(torch.eye(2).long(), train_counts=[1, 2, 3])
+    with pytest.raises(ValueError, match="class_names must have one name a class, 2, found 1"):
+        classification_metrics(torch.eye(2).long(), class_names=["a"], per_class=False)
     with pytest.raises(ValueError, match="no sample of 1 of 2 classes"):
         classification_metrics(torch.tensor([[4, 1], [0, 0]]))
 

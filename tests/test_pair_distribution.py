@@ -315,3 +315,7 @@ def test_the_file_is_plain_safetensors(tmp_path):
 def test_a_missing_state_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="selmix_state.safetensors is missing: the checkpoint was not written"):
         PairState.load(tmp_path)
+
+
+def test_gains_that_differ_by_nothing_are_uniform():
+    assert solve_inverse_temperature(torch.tensor([0.0, 1e-310], dtype=torch.float64), 0.5) == 0
