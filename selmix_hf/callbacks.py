@@ -18,6 +18,8 @@ class Refreshable(Protocol):
 
     def refresh(self) -> None: ...
 
+    def end_step(self) -> None: ...
+
 
 class RefreshCallback(TrainerCallback):
     """Refresh at the beginning of every period, which is one epoch of Trainer: before the period's batches are drawn,
@@ -31,6 +33,9 @@ class RefreshCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.refresh()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_step()
 
 
 class DeferredReweighting(TrainerCallback):

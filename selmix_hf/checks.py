@@ -146,18 +146,51 @@ def check_eval_sets(
         )
 
 
-def check_batches(train_dataset: Any, gain_dataset: Any, collator: SelMixCollator) -> dict[str, Any]:
-    """Model inputs of two samples of the gain set, after those of the training set were found to be of their kind.
+def check_unlabeled(dataset: Any, teacher: Any, true_labels: Any, args: SelMixConfig) -> None:
+    """Refuse unlabelled data that cannot be drawn from, and what makes no sense without them.
+
+    Raises:
+        ValueError: an empty set, labels of another number, options that contradict each other.
+        TypeError: a set without random access, or a teacher that cannot be called.
+    """
+    if dataset is None:
+        given = [
+            name for name, value in (("teacher", teacher), ("unlabeled_labels", true_labels)) if value is not None
+        ]
+        if given:
+            raise ValueError(f"{given[0]} is for pseudo-labels: give unlabeled_dataset too, or leave it out.")
+        return
+    require_random_access(dataset, "unlabeled_dataset")
+    if len(dataset) == 0:
+        raise ValueError("unlabeled_dataset is empty: leave it out to draw both samples from train_dataset.")
+    if teacher is not None and not callable(teacher):
+        raise TypeError(f"teacher must be called with the model's inputs and give logits, found {teacher!r}.")
+    if teacher is not None and args.pseudo_label_source != "model":
+        raise ValueError("pseudo_label_source='ema' and a teacher are two sources of pseudo-labels: give one of them.")
+    if true_labels is not None and len(true_labels) != len(dataset):
+        raise ValueError(
+            f"unlabeled_labels must have one class a sample of unlabeled_dataset, {len(dataset)}, found "
+            f"{len(true_labels)}."
+        )
+    if args.reuse_samples:
+        raise ValueError("reuse_samples lets a sample be first and second one, which come from two sets here.")
+
+
+def check_batches(
+    train_dataset: Any, gain_dataset: Any, collator: SelMixCollator, name: str = "train_dataset"
+) -> dict[str, Any]:
+    """Model inputs of two samples of the gain set, after those of the training set (or of the unlabelled one, called
+    by its name) were found to be of their kind.
 
     Raises:
         ValueError: a batch has no labels or no inputs, or training and gain set give other inputs.
     """
     of_gain = probe_batch(gain_dataset, collator.eval_collator, "gain_dataset")
-    of_train = probe_batch(train_dataset, collator.collator, "train_dataset")
+    of_train = probe_batch(train_dataset, collator.collator, name)
     kinds = [{name: _kind(value) for name, value in batch.items()} for batch in (of_train, of_gain)]
     if kinds[0] != kinds[1]:
         raise ValueError(
-            f"the inputs that train_dataset gives are of another kind than those of gain_dataset: {kinds[0]} there, "
+            f"the inputs that {name} gives are of another kind than those of gain_dataset: {kinds[0]} there, "
             f"{kinds[1]} here. Transforms must turn an image into a tensor C x H x W; columns must be the same."
         )
     return of_gain

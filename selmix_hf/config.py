@@ -16,9 +16,10 @@ from selmix_hf.pair_distribution import check_policy
 
 _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
-_NUMBERS = (*_NOT_NEGATIVE, "tail_share", "target_share", "beta_min", "min_memory")
+_PSEUDO_LABELS = ("pseudo_label_threshold", "pseudo_label_share", "ema_decay")
+_NUMBERS = (*_NOT_NEGATIVE, *_PSEUDO_LABELS, "tail_share", "target_share", "beta_min", "min_memory")
 _BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-_COUNTS = ("refresh_steps", "feature_views", "max_steps", *_BATCHES)
+_COUNTS = ("refresh_steps", "pseudo_label_steps", "feature_views", "max_steps", *_BATCHES)
 _SWITCHES = ("freeze_backbone", "reuse_samples", "gain_quadrature")
 
 
@@ -72,6 +73,13 @@ class SelMixConfig(TrainingArguments):
             little differed beyond the noise at K = 10; docs/defaults.md.
         beta_min: the mixing coefficient is uniform on [beta_min, 1]; the paper's 0.6.
         gain_quadrature: take the gain's expectation over the mixing coefficient instead of the gain at its mean.
+        pseudo_label_steps: with an `unlabeled_dataset`, optimizer steps between two looks at it, a multiple of
+            `refresh_steps`; default `refresh_steps` with a frozen backbone, and ten times that otherwise.
+        pseudo_label_source: "model", or "ema", the exponential moving average of the trained weights.
+        ema_decay: of that average, a step.
+        pseudo_label_threshold: least confidence of a pseudo-label that is used.
+        pseudo_label_share: of the samples predicted as a class so many are used, the most confident ones; see
+            `pseudo_labels.choose`.
         min_rate, min_memory: of the multipliers of a minimum, see `objectives.MinimumMetric`.
         constraint_update, constraint_rate: of the multipliers of a constraint, see `objectives.Constraint`.
 
@@ -98,6 +106,11 @@ class SelMixConfig(TrainingArguments):
     target_share: float = field(default=0.5, metadata={"help": "Effective share of the positive pairs."})
     beta_min: float = field(default=0.6, metadata={"help": "Mixing coefficients are uniform on [beta_min, 1]."})
     gain_quadrature: bool = field(default=False, metadata={"help": "Average the gain over the coefficient."})
+    pseudo_label_steps: int = field(default=0, metadata={"help": "0: refresh_steps frozen, else ten times that."})
+    pseudo_label_source: str = field(default="model", metadata={"help": "'model' or 'ema'."})
+    ema_decay: float = field(default=0.999, metadata={"help": "Of the moving average of the weights."})
+    pseudo_label_threshold: float = field(default=0.0, metadata={"help": "Least confidence of a pseudo-label."})
+    pseudo_label_share: float = field(default=1.0, metadata={"help": "Most confident share of each class."})
     min_rate: float = field(default=10.0, metadata={"help": "Rate of the multipliers of a minimum."})
     min_memory: float = field(default=0.8, metadata={"help": "Memory of the multipliers of a minimum."})
     constraint_update: str = field(default="projected_gradient", metadata={"help": "Or 'exponential'."})
@@ -133,6 +146,8 @@ class SelMixConfig(TrainingArguments):
             self.backbone_learning_rate = self.learning_rate / 30
         if not self.refresh_steps:
             self.refresh_steps = 10 if self.freeze_backbone else 50
+        if not self.pseudo_label_steps:
+            self.pseudo_label_steps = self.refresh_steps * (1 if self.freeze_backbone else 10)
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         self._check()
@@ -232,6 +247,22 @@ class SelMixConfig(TrainingArguments):
         for name in ("seed", "data_seed"):
             if not 0 <= (getattr(self, name) or 0) < 2**32:
                 raise ValueError(f"{name} must lie between 0 and 2**32 - 1, found {getattr(self, name)}.")
+        if self.pseudo_label_steps % self.refresh_steps:
+            raise ValueError(
+                f"pseudo_label_steps must be a multiple of refresh_steps={self.refresh_steps}, found "
+                f"{self.pseudo_label_steps}: the pairs of a period are drawn when it begins."
+            )
+        if self.pseudo_label_source not in ("model", "ema"):
+            raise ValueError(
+                f"pseudo_label_source must be 'model' or 'ema', found {self.pseudo_label_source!r}: a teacher of your "
+                "own goes to SelMixTrainer(teacher=...)."
+            )
+        if not 0 <= self.pseudo_label_threshold < 1:
+            raise ValueError(f"pseudo_label_threshold must lie in [0, 1), found {self.pseudo_label_threshold}.")
+        if not 0 < self.pseudo_label_share <= 1:
+            raise ValueError(f"pseudo_label_share must lie in (0, 1], found {self.pseudo_label_share}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), found {self.ema_decay}.")
         if self.feature_dtype not in ("float32", "float16"):
             raise ValueError(f"feature_dtype must be 'float32' or 'float16', found {self.feature_dtype!r}.")
         if self.reuse_samples and self.freeze_backbone:

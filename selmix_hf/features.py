@@ -80,19 +80,44 @@ def _chunks(num_rows: int, rank: int, world_size: int) -> Iterator[slice]:
     return (slice(start, min(start + step, num_rows), world_size) for start in range(rank, num_rows, step))
 
 
-class FeaturePairs(Dataset[Any]):
-    """A `FeatureDataset` indexed by lists of `sampling.Pair`, which gives whole batches as `SelMixCollator` does."""
+class JoinedFeatures:
+    """The rows of two `FeatureDataset`s, one behind the other."""
 
-    def __init__(self, dataset: FeatureDataset) -> None:
-        self.dataset = dataset
+    def __init__(self, first: FeatureDataset, second: FeatureDataset) -> None:
+        self.first, self.second = first, second
+
+    def take(self, rows: Sequence[int]) -> Tensor:
+        """Features of the rows, float32."""
+        rows_R = torch.as_tensor(rows)
+        in_first_R = rows_R < len(self.first)
+        features_RD = torch.empty(len(rows_R), self.first.views[0].shape[1])
+        features_RD[in_first_R] = self.first.take(rows_R[in_first_R])
+        features_RD[~in_first_R] = self.second.take(rows_R[~in_first_R] - len(self.first))
+        return features_RD
+
+
+class FeaturePairs(Dataset[Any]):
+    """A `FeatureDataset` indexed by lists of `sampling.Pair`, which gives whole batches as `SelMixCollator` does.
+
+    Args:
+        dataset: of the first samples.
+        second: of the second samples; default the same.
+    """
+
+    def __init__(self, dataset: FeatureDataset, second: JoinedFeatures | None = None) -> None:
+        self.dataset, self.second = dataset, second
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, pairs: Sequence[tuple[Any, ...]]) -> dict[str, Tensor]:
         first, second, coefficient, *_ = zip(*pairs, strict=True)
+        if self.second is None:
+            features = self.dataset.take(first + second)
+        else:
+            features = torch.cat([self.dataset.take(first), self.second.take(second)])
         return {
-            FEATURES: self.dataset.take(first + second),
+            FEATURES: features,
             "labels": self.dataset.labels[list(first)],
             "mixing_coefficient": torch.tensor(coefficient, dtype=torch.float32),
         }
@@ -163,12 +188,32 @@ class DatasetPass:
         rows = torch.arange(self.rank, len(dataset), self.world_size)
         for rows_R, batch_RD in self.feature_batches(dataset, collator, rows.split(self.batch_size)):
             features_ND[rows_R] = batch_RD
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # a row is zero but on the process that computed it, so the sum is exact
-            on_device = features_ND.to(next(self.model.parameters()).device)
-            torch.distributed.all_reduce(on_device)
-            features_ND = on_device.cpu()
-        return features_ND
+        return _sum_of_all(features_ND, next(self.model.parameters()).device)
+
+    @torch.no_grad()
+    def predictions(
+        self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]], teacher: Callable[..., Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Most probable class (int64) and its probability (float32), on the CPU, N each, all of them on every process.
+
+        Args:
+            dataset, collator: as for `statistics`; labels are not looked at.
+            teacher: called with the inputs, gives logits instead of the model.
+        """
+        class_N, confidence_N = torch.zeros(len(dataset), dtype=torch.long), torch.zeros(len(dataset))
+        if isinstance(dataset, FeatureDataset):
+            chunks = _chunks(len(dataset), self.rank, self.world_size)
+            batches: Any = ((rows, self.prepare({FEATURES: dataset.take(rows)})) for rows in chunks)
+        else:
+            rows_N = torch.arange(self.rank, len(dataset), self.world_size)
+            batches = self._batches(dataset, collator, rows_N.split(self.batch_size))
+        for rows, batch in batches:
+            batch.pop("labels", None)
+            logits_RK = self._run(batch)[0] if teacher is None else logits_of(teacher(**batch))
+            confidence_R, class_R = logits_RK.float().softmax(-1).max(-1)
+            class_N[rows], confidence_N[rows] = class_R.cpu(), confidence_R.cpu()
+        device = next(self.model.parameters()).device
+        return _sum_of_all(class_N, device), _sum_of_all(confidence_N, device)
 
     def feature_batches(
         self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]], batches: Sequence[Tensor]
@@ -206,6 +251,15 @@ class DatasetPass:
         )
         for rows, batch in zip(batches, loader, strict=True):
             yield rows, self.prepare(dict(batch))
+
+
+def _sum_of_all(rows: Tensor, device: torch.device) -> Tensor:
+    """Rows that are zero but on the process that computed them, so that the sum is exact."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows
+    on_device = rows.to(device)
+    torch.distributed.all_reduce(on_device)
+    return on_device.cpu()
 
 
 @contextmanager

@@ -201,6 +201,8 @@ class PairState:
         probability: P, K x K, or None before the first period.
         multipliers: of the objective.
         start_counts: counts (K x K) of the gain set where the run began, or None before the first period.
+        pseudo_labels: of the unlabelled samples, shape N, -1 for those that are not used; None without such samples.
+        average: moving average of weights, by name; empty without one.
         geometry: what fixes where a period begins and what it is for (refresh_steps, pairs a step, objective, ...),
             compared on resume.
     """
@@ -210,6 +212,8 @@ class PairState:
     multipliers: dict[str, Tensor] = field(default_factory=dict)
     geometry: dict[str, Any] = field(default_factory=dict)
     start_counts: Tensor | None = None
+    pseudo_labels: Tensor | None = None
+    average: dict[str, Tensor] = field(default_factory=dict)
 
     FILE_NAME = "selmix_state.safetensors"
 
@@ -221,6 +225,9 @@ class PairState:
         if self.start_counts is not None:  # as (row, column, count): no more entries than images were counted
             rows, columns = self.start_counts.nonzero(as_tuple=True)
             tensors["start_counts"] = torch.stack([rows, columns, self.start_counts[rows, columns]]).cpu()
+        if self.pseudo_labels is not None:
+            tensors["pseudo_labels"] = self.pseudo_labels.cpu().contiguous()
+        tensors |= {f"average.{name}": value.cpu().contiguous() for name, value in self.average.items()}
         path = Path(folder) / self.FILE_NAME
         metadata = {"period": str(self.period), "geometry": json.dumps(self.geometry)}
         save_file(tensors, path.with_suffix(".tmp"), metadata=metadata)
@@ -245,10 +252,16 @@ class PairState:
         if counts is not None:
             rows, columns, values = counts
             counts = torch.zeros_like(tensors["probability"], dtype=values.dtype).index_put_((rows, columns), values)
+
+        def named(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
         return cls(
             period=int(metadata["period"]),
             probability=tensors.pop("probability", None),
-            multipliers={name.removeprefix("multiplier."): value for name, value in tensors.items()},
+            multipliers=named("multiplier."),
+            pseudo_labels=tensors.pop("pseudo_labels", None),
+            average=named("average."),
             geometry=json.loads(metadata["geometry"]),
             start_counts=counts,
         )

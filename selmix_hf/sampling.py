@@ -93,17 +93,17 @@ class ClassIndex:
     """The sample indices of each class, for uniform draws within a class.
 
     Args:
-        labels: integers in 0..K-1, shape N.
+        labels: integers in 0..K-1, shape N; -1 for a sample that is never drawn.
         num_classes: K.
     """
 
     def __init__(self, labels: Sequence[int] | NDArray[np.integer] | Tensor, num_classes: int) -> None:
         labels_N = np.asarray(labels)
-        if labels_N.size and not 0 <= labels_N.min() <= labels_N.max() < num_classes:
+        if labels_N.size and not -1 <= labels_N.min() <= labels_N.max() < num_classes:
             raise ValueError(f"labels must lie in 0..{num_classes - 1}, found {labels_N.min()}..{labels_N.max()}.")
-        self.counts = np.bincount(labels_N, minlength=num_classes)
+        self.counts = np.bincount(labels_N[labels_N >= 0], minlength=num_classes)
         self._order_N = np.argsort(labels_N, kind="stable")
-        self._starts_K = np.cumsum(self.counts) - self.counts
+        self._starts_K = len(labels_N) - self.counts.sum() + np.cumsum(self.counts) - self.counts
 
     def draw(self, classes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
         """One uniform sample index for each entry of `classes` (shape M), each of a class that has samples."""
@@ -117,7 +117,8 @@ class PairSampler(Sampler[Pair]):
     """The pairs of one period.
 
     Args:
-        first_index, second_index: the samples of each class in the two sets.
+        first_index, second_index: the samples of each class in the two sets; the second may be a function that gives
+            them when a period begins, as pseudo-labels change.
         get_probability: gives the current P (K x K) when a period's iteration begins.
         get_period: gives the number of the period; with `seed` it fixes every draw. Default: iterations begun so far.
         num_pairs: length of a period.
@@ -132,7 +133,7 @@ class PairSampler(Sampler[Pair]):
     def __init__(
         self,
         first_index: ClassIndex,
-        second_index: ClassIndex,
+        second_index: ClassIndex | Callable[[], ClassIndex],
         get_probability: Callable[[], Tensor],
         num_pairs: int,
         get_period: Callable[[], int] | None = None,
@@ -162,7 +163,8 @@ class PairSampler(Sampler[Pair]):
         generator = np.random.default_rng([self.seed, period])
         classes_M2 = draw_class_pairs(self.get_probability(), self.num_pairs, generator)
         first_M = self.first_index.draw(classes_M2[:, 0], generator)
-        second_M = self.second_index.draw(classes_M2[:, 1], generator)
+        second_index = self.second_index if isinstance(self.second_index, ClassIndex) else self.second_index()
+        second_M = second_index.draw(classes_M2[:, 1], generator)
         coefficient_M = generator.uniform(self.beta_min, 1, self.num_pairs)
         seeds_2M = generator.integers(2**31, size=(2, self.num_pairs))
         if self.reuse_within is not None:

@@ -21,10 +21,9 @@ from transformers.utils import logging
 from selmix_hf import checks
 from selmix_hf.callbacks import RefreshCallback
 from selmix_hf.checkpoint import load_pair_state, load_weights
-from selmix_hf.collator import SelMixCollator, default_collator
+from selmix_hf.collator import SelMixCollator, default_collator, probe_batch
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import distinct_names
-from selmix_hf.confusion_trainer import ConfusionTrainer
 from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, head_alone
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
@@ -32,12 +31,14 @@ from selmix_hf.health import GainWatch, require_finite, require_finite_weights, 
 from selmix_hf.metrics import refresh_report
 from selmix_hf.objectives import Objective
 from selmix_hf.pair_distribution import PairState, pair_distribution
+from selmix_hf.pseudo_label_trainer import PseudoLabelTrainer, prepared_teacher
+from selmix_hf.pseudo_labels import Unlabelled
 from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, largest_repeat
 
 logger = logging.get_logger(__name__)
 
 
-class SelMixTrainer(ConfusionTrainer):
+class SelMixTrainer(PseudoLabelTrainer):
     """`transformers.Trainer` that fine-tunes a classifier for an objective of its confusion matrix.
 
     Args:
@@ -52,12 +53,18 @@ class SelMixTrainer(ConfusionTrainer):
         data_collator: batches raw examples into model inputs with "labels", for data that are not PIL images.
         head_name: the head's module path, where the search should not decide.
         label_column: default: found from the dataset's features.
+        unlabeled_dataset: the second samples come from it, by their current pseudo-labels; a class that has none there
+            falls back to `train_dataset`. Labels that it may have are never read.
+        teacher: gives the pseudo-labels instead of the model: called with the model's inputs by name, without
+            gradient, it returns logits or a model output.
+        unlabeled_labels: true classes of `unlabeled_dataset` (N), for the log alone.
         compute_metrics: as for Trainer; its numbers come beside the package's own, which need no other.
         kwargs: as for Trainer.
 
     Attributes:
         head: the `heads.ClassifierHead`.
-        pair_state: P, the multipliers and the period; saved with every checkpoint.
+        pair_state: P, the multipliers, the pseudo-labels and the period; saved with every checkpoint.
+        pseudo_labels: of `unlabeled_dataset`, shape N, -1 for samples that are not used.
         gain: G of the latest refresh, K x K.
         gain_counts: counts (K x K) of `gain_dataset` at the latest refresh, and once training has ended those of the
             weights that it returned; `pair_state.start_counts` are those of the start.
@@ -86,14 +93,20 @@ class SelMixTrainer(ConfusionTrainer):
         eval_transform: Callable | None = None,
         head_name: str | None = None,
         label_column: str | None = None,
+        unlabeled_dataset: Any = None,
+        teacher: Callable[..., Any] | None = None,
+        unlabeled_labels: Any = None,
         compute_metrics: Callable | None = None,
         **kwargs: Any,
     ) -> None:
         args = SelMixConfig() if args is None else args
         checks.check_model_and_args(model, args, processing_class)
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
+        checks.check_unlabeled(unlabeled_dataset, teacher, unlabeled_labels, args)
         column = self.label_column = checks.label_column_of(train_dataset, label_column)
         self.gain_dataset = gain_dataset
+        self.unlabeled_dataset = None if unlabeled_dataset is None else Unlabelled(unlabeled_dataset, column)
+        self._unlabeled_truth = None if unlabeled_labels is None else np.asarray(unlabeled_labels)
         super().__init__(
             model=model,
             args=args,
@@ -114,6 +127,10 @@ class SelMixTrainer(ConfusionTrainer):
             logger.warning("no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint.")
 
         probe = self._prepare_inputs(checks.check_batches(train_dataset, gain_dataset, self.data_collator))
+        if self.unlabeled_dataset is not None:
+            checks.check_batches(self.unlabeled_dataset, gain_dataset, self.data_collator, "unlabeled_dataset")
+            probe_batch(self.unlabeled_dataset, self.data_collator.eval_collator, "unlabeled_dataset")
+        self.teacher = prepared_teacher(teacher, args.device)
         self.head = find_head(self.model, probe, head_name=head_name)
         known = self.model, train_dataset, self.label_column, self.head.num_classes
         self.class_names = distinct_names(checks.resolve_class_names(*known))
@@ -140,6 +157,7 @@ class SelMixTrainer(ConfusionTrainer):
         if self.state.global_step > 0:
             return
         self.pair_state = PairState(geometry=self._geometry())  # train() may have been called before
+        self._start_average()
         if self.args.load_best_model_at_end and self.args.eval_strategy != "no":
             self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None)
             self._save_checkpoint(self.model, None)
@@ -158,6 +176,7 @@ class SelMixTrainer(ConfusionTrainer):
         gradient = metric_gradient(self.objective, self.gain_counts, multipliers=multipliers)
         beta = (low, 1.0) if self.args.gain_quadrature else (low + 1) / 2
         gain = head_gain(self.head, statistics.centroids, gradient, beta)
+        pseudo_labels = self._new_pseudo_labels()
         scale = 1.0
         if isinstance(self.args.temperature, float):  # "auto" does not see that multipliers make gains larger
             scale += max((float(multipliers[c.name].max()) for c in self.objective.constraints), default=0.0)
@@ -166,11 +185,12 @@ class SelMixTrainer(ConfusionTrainer):
             self.args.pair_sampling,
             self.args.temperature,
             self.args.target_share,
-            *[torch.as_tensor(self.train_counts > 0)] * 2,
+            torch.as_tensor(self.train_counts > 0),
+            self._second_counts(pseudo_labels) > 0,
         )
         probability = broadcast(distribution.probability.contiguous()).cpu()
         self.gain = gain.cpu()
-        self.pair_state = PairState(period, probability, multipliers, self._geometry(), start_counts)
+        self.pair_state = PairState(period, probability, multipliers, self._geometry(), start_counts, pseudo_labels)
 
         report = refresh_report(self.objective, self.gain_counts, gain, distribution, multipliers, self.class_names)
         pairs = self._geometry()["pairs_per_step"] * self.args.refresh_steps
@@ -193,15 +213,16 @@ class SelMixTrainer(ConfusionTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         collator: Callable = self.data_collator
-        dataset: Dataset = PairDataset(self.train_dataset, reuse=self.args.reuse_samples)
-        labels, workers = self._train_labels, self.args.dataloader_num_workers
+        dataset: Dataset = PairDataset(self.train_dataset, self._second_set(), reuse=self.args.reuse_samples)
+        labels, workers, views = self._train_labels, self.args.dataloader_num_workers, 1
         if self.args.freeze_backbone:
             stored = self._store_features()
-            dataset, collator, labels, workers = FeaturePairs(stored), dict, stored.labels.numpy(), 0
+            dataset, collator = FeaturePairs(stored, self._second_features(stored)), dict
+            labels, workers, views = stored.labels.numpy(), 0, self.args.feature_views
         index = ClassIndex(labels, self.head.num_classes)
         sampler = PairSampler(
             index,
-            index,
+            index if self.unlabeled_dataset is None else lambda: self._second_index(views),
             get_probability=lambda: torch.as_tensor(self.pair_state.probability),
             get_period=lambda: self.pair_state.period,
             num_pairs=self._geometry()["pairs_per_step"] * self.args.refresh_steps,
@@ -226,11 +247,7 @@ class SelMixTrainer(ConfusionTrainer):
         """Stored features of the training set; those of the gain set are made beside."""
         logger.info("freeze_backbone: computing the pooled features of train_dataset and gain_dataset once.")
         self._as_features(self.gain_dataset, self._gain_labels)
-        cache, collator = self._feature_cache(), SelMixCollator(self.data_collator.collator)
-        random = self.data_collator.augments or self.args.feature_views > 1
-        seeds = [self._seed() * 1000 + view if random else 0 for view in range(self.args.feature_views)]
-        views = [cache.features(self._pass(), self.train_dataset, collator, seed) for seed in seeds]
-        return FeatureDataset(views, self._train_labels)
+        return FeatureDataset(self._views_of(self.train_dataset), self._train_labels)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -279,6 +296,7 @@ class SelMixTrainer(ConfusionTrainer):
         require_finite_weights(self.model, self.state.global_step)
         if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
             os.makedirs(self._checkpoint_folder(), exist_ok=True)
+            self.pair_state.average = {} if self._average is None else self._average.tensors
             self.pair_state.save(self._checkpoint_folder())
         super()._save_checkpoint(model, trial)
 
@@ -288,6 +306,9 @@ class SelMixTrainer(ConfusionTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:  # every resume comes by here
             self.pair_state = load_pair_state(checkpoint, self._geometry())
+            self._start_average()
+            if self._average is not None:
+                self._average.load(self.pair_state.average)
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -305,5 +326,8 @@ class SelMixTrainer(ConfusionTrainer):
         pairs = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         kept = {name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone")}
         kept["reuse_samples"] = self.args.reuse_samples and self._train_batch_size  # within a batch of a process
+        if self.unlabeled_dataset is not None:
+            kept["unlabeled"] = len(self.unlabeled_dataset)
+            kept |= {name: value for name, value in vars(self.args).items() if name.startswith("pseudo_label_")}
         aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
         return {**kept, **aim, "pairs_per_step": pairs, "seed": self._seed()}

@@ -1,0 +1,214 @@
+"""SelMixTrainer with unlabelled data: second samples by pseudo-label, whose true labels are never seen."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from selmix_hf.pseudo_labels import choose
+from selmix_hf.sampling import PairSampler
+
+COUNTS = (12, 9, 11, 8)
+FROZEN = {"freeze_backbone": True}
+VIEWS = {**FROZEN, "feature_views": 2, "train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
+KINDS = {
+    "whole": ("resnet", {}),
+    "frozen": ("resnet", FROZEN),
+    "views, frozen": ("convnext", VIEWS),
+    "augmentation": ("convnext", {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}),
+    "ema": ("resnet", {"pseudo_label_source": "ema", "ema_decay": 0.5}),
+    "ema, frozen": ("resnet", {"pseudo_label_source": "ema", "ema_decay": 0.5, **FROZEN}),
+}
+
+
+def unlabeled(labels=None):
+    """40 images; without a label column, or with the given labels."""
+    images = tiny.images(COUNTS, seed=5).shuffle(seed=0)
+    images = images.remove_columns("label")
+    return images if labels is None else images.add_column("label", labels)
+
+
+def trainer(folder, kind="whole", **options):
+    model, own = KINDS[kind]
+    own = {"pseudo_label_steps": 4, **tiny.BARE, **own, **options}
+    return tiny.trainer(folder, model, **{"unlabeled_dataset": unlabeled(), **own})
+
+
+def sampler_of(run):
+    (found,) = [x for x in _inside(run.get_train_dataloader()) if isinstance(x, PairSampler)]
+    return found
+
+
+def _inside(loader):
+    """The samplers in a loader, however accelerate has wrapped them."""
+    found = loader.batch_sampler
+    while found is not None:
+        yield found
+        found = getattr(found, "sampler", None) or getattr(found, "batch_sampler", None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_true_labels_are_never_seen(kind, tmp_path):
+    runs = []
+    for name, labels in (("none", None), ("wrong", [3] * 20 + [0] * 20)):
+        run = trainer(tmp_path / name, kind, unlabeled_dataset=unlabeled(labels))
+        run.train()
+        runs.append((tiny.weights(run), run.pseudo_labels))
+    assert tiny.largest_difference(runs[0][0], runs[1][0]) == 0
+    assert torch.equal(runs[0][1], runs[1][1])
+    labelled_only = trainer(tmp_path / "labelled", kind, unlabeled_dataset=None)
+    labelled_only.train()
+    assert tiny.largest_difference(runs[0][0], tiny.weights(labelled_only)) > 0
+
+
+@pytest.mark.parametrize("kind", ["whole", "frozen", "views, frozen"])
+def test_second_samples_are_those_of_the_pseudo_label(kind, tmp_path):
+    run = trainer(tmp_path, kind, pseudo_label_share=0.5)
+    run.train()
+    views = run.args.feature_views
+    run.pair_state.pseudo_labels = torch.tensor([0, 1, 3, -1] * 10)  # no unlabelled sample of class 2
+    uniform = torch.full((4, 4), 1 / 16)
+    run.pair_state.probability = uniform
+    sampler = sampler_of(run)
+    sampler.num_pairs = 400
+    _, second, *_ = sampler.draw()
+    generator = np.random.default_rng([sampler.seed, sampler.get_period()])
+    from selmix_hf.sampling import draw_class_pairs
+
+    wanted = draw_class_pairs(uniform, 400, generator)[:, 1]
+    pseudo, train = run.pair_state.pseudo_labels.numpy(), np.array(run.train_dataset["label"])
+    from_unlabelled = second < 40 * views
+    assert set(wanted[from_unlabelled]) == {0, 1, 3} and set(wanted[~from_unlabelled]) == {2}
+    assert (pseudo[second[from_unlabelled] % 40] == wanted[from_unlabelled]).all()
+    assert (train[(second[~from_unlabelled] - 40 * views) % len(train)] == 2).all()
+    assert views == 1 or (second[from_unlabelled] >= 40).any()
+
+
+@pytest.mark.parametrize("kind", ["whole", "frozen", "views, frozen"])
+def test_the_rows_that_are_drawn_are_those_that_are_mixed(kind, tmp_path):
+    """Features or pixels of a second row come from the unlabelled set, then from the labelled one."""
+    run = trainer(tmp_path, kind, max_steps=4)
+    run.train()
+    if kind == "whole":
+        dataset = run._second_set()
+        found = [dataset[row]["image"].tobytes() for row in (3, 40)]
+        assert found == [unlabeled()[3]["image"].tobytes(), run.train_dataset[0]["image"].tobytes()]
+        return
+    first = run._store_features()
+    joined, views = run._second_features(first), run.args.feature_views
+    assert torch.equal(joined.take([40 * views, 40 * views + 3]), first.take([0, 3]))
+    own = torch.cat(run._views_of(run.unlabeled_dataset))
+    assert torch.allclose(joined.take([39, 0, 40 * views - 1]), own[[39, 0, 40 * views - 1]])
+
+
+def test_pseudo_labels_are_those_of_the_model(tmp_path):
+    run = trainer(tmp_path, "whole", pseudo_label_threshold=0.3, max_steps=4)
+    with torch.no_grad():
+        pixels = torch.stack([tiny.to_tensor(row["image"]) for row in unlabeled()])
+        confidence, predicted = run.model.eval()(pixel_values=pixels).logits.softmax(-1).max(-1)
+    run.train()
+    assert run.pseudo_labels.tolist() == choose(predicted.numpy(), confidence.numpy(), 0.3).tolist()
+
+
+def test_they_are_made_anew_when_their_time_is_over(tmp_path):
+    run = trainer(tmp_path, "frozen", pseudo_label_steps=8, max_steps=20, unlabeled_labels=[0] * 40)
+    run.train()
+    logs = [log for log in run.state.log_history if "pseudo_labels_used" in log]
+    assert [log["step"] for log in logs] == [0, 8, 16]
+    assert "pseudo_label_agreement" not in logs[0]
+    assert all(0 <= log["pseudo_label_agreement"] <= 1 for log in logs[1:])
+    assert all(sum(log[f"pseudo_labels/{name}"] for name in tiny.NAMES) == 40 for log in logs)
+    assert all(log["pseudo_label_accuracy"] == log["pseudo_labels/red"] / 40 for log in logs)
+
+
+@pytest.mark.parametrize("kind", ["whole", "frozen"])
+def test_a_teacher(kind, tmp_path):
+    seen = []
+
+    def teacher(pixel_values):
+        seen.append(len(pixel_values))
+        return torch.eye(4)[torch.tensor([2])].repeat(len(pixel_values), 1) * 9
+
+    run = trainer(tmp_path, kind, teacher=teacher, max_steps=4)
+    run.train()
+    assert run.pseudo_labels.tolist() == [2] * 40 and sum(seen) == 40
+    module = tiny.model("resnet", seed=7)
+    taught = trainer(tmp_path, kind, teacher=module, max_steps=4)
+    taught.train()
+    pixels = torch.stack([tiny.to_tensor(row["image"]) for row in unlabeled()])
+    with torch.no_grad():
+        assert taught.pseudo_labels.tolist() == module(pixel_values=pixels).logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("kind", ["whole", "frozen"])
+def test_an_average_that_forgets_at_once_is_the_model(kind, tmp_path):
+    plain, average = (
+        trainer(tmp_path / source, kind, pseudo_label_source=source, ema_decay=0.0) for source in ("model", "ema")
+    )
+    plain.train()
+    average.train()
+    assert tiny.largest_difference(tiny.weights(plain), tiny.weights(average)) == 0
+    slow = trainer(tmp_path / "slow", kind, pseudo_label_source="ema", ema_decay=0.999)
+    slow.train()
+    first = [log for log in slow.state.log_history if "pseudo_labels_used" in log]
+    assert first[1]["pseudo_label_agreement"] > 0.9  # the average has hardly moved
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_is_bitwise_the_same(kind, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "max_steps": 10}
+    options |= {"save_total_limit": 9, "load_best_model_at_end": False, "pseudo_label_steps": 8}
+    whole = trainer(tmp_path / "whole", kind, **options)
+    whole.train()
+    for step in (3, 6, 9):
+        again = trainer(tmp_path / "again", kind, **options)
+        again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert tiny.largest_difference(tiny.weights(whole), tiny.weights(again)) == 0
+        assert torch.equal(whole.pseudo_labels, again.pseudo_labels)
+
+
+def test_a_changed_threshold_is_refused_on_resume(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 4, "load_best_model_at_end": False, "eval_strategy": "no"}
+    trainer(tmp_path, "frozen", **options).train()
+    with pytest.raises(
+        ValueError, match="'pseudo_label_threshold': 0.0}, this run has {'pseudo_label_threshold': 0.9"
+    ):
+        trainer(tmp_path, "frozen", pseudo_label_threshold=0.9, **options).train(resume_from_checkpoint=True)
+
+
+def test_a_class_that_nobody_predicts_is_said(tmp_path, monkeypatch):
+    from selmix_hf import pseudo_label_trainer
+
+    told = []
+    monkeypatch.setattr(pseudo_label_trainer.logger, "warning", lambda text, *_: told.append(text))
+    only_red = torch.tensor([9.0, 0, 0, 0])
+    run = trainer(tmp_path, "frozen", teacher=lambda pixel_values: only_red.repeat(len(pixel_values), 1), max_steps=4)
+    run.train()
+    assert told == ["step 0: no unlabelled sample is used as green, blue, grey; the labelled set serves for them."]
+    assert [log["pseudo_label_missing"] for log in run.state.log_history if "pseudo_label_missing" in log] == [3]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"pseudo_label_steps": 6}, "pseudo_label_steps must be a multiple of refresh_steps=4, found 6"),
+        ({"pseudo_label_threshold": 1.0}, r"pseudo_label_threshold must lie in \[0, 1\), found 1.0"),
+        ({"pseudo_label_share": 0.0}, r"pseudo_label_share must lie in \(0, 1\], found 0.0"),
+        ({"pseudo_label_source": "mean"}, "pseudo_label_source must be 'model' or 'ema', found 'mean'"),
+        ({"pseudo_label_source": "ema", "teacher": print}, "two sources of pseudo-labels"),
+        ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\)"),
+        ({"unlabeled_labels": [0]}, "one class a sample of unlabeled_dataset, 40, found 1"),
+        ({"unlabeled_dataset": None, "teacher": print}, "teacher is for pseudo-labels: give unlabeled_dataset"),
+        ({"unlabeled_dataset": []}, "unlabeled_dataset is empty"),
+        ({"reuse_samples": True}, "reuse_samples lets a sample be first and second"),
+        ({"unlabeled_dataset": tiny.images().remove_columns("image")}, "expected the image of an example in 'image'"),
+    ],
+)
+def test_what_cannot_work_is_refused(options, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        trainer(tmp_path, **options)
+
+
+def test_a_teacher_must_be_callable(tmp_path):
+    with pytest.raises(TypeError, match="teacher must be called with the model's inputs and give logits, found 3"):
+        trainer(tmp_path, teacher=3)
