@@ -75,7 +75,8 @@ class SelMixConfig(TrainingArguments):
         gain_quadrature: take the gain's expectation over the mixing coefficient instead of the gain at its mean.
         pseudo_label_steps: with an `unlabeled_dataset`, optimizer steps between two looks at it, a multiple of
             `refresh_steps`; default `refresh_steps` with a frozen backbone, and ten times that otherwise.
-        pseudo_label_source: "model", or "ema", the exponential moving average of the trained weights.
+        pseudo_label_source: "model"; "ema", the exponential moving average of the trained weights; or "oracle", the
+            true classes given as `unlabeled_labels`, which is an upper bound for a study and nothing else.
         ema_decay: of that average, a step.
         pseudo_label_threshold: least confidence of a pseudo-label that is used.
         pseudo_label_share: of the samples predicted as a class so many are used, the most confident ones; see
@@ -107,7 +108,7 @@ class SelMixConfig(TrainingArguments):
     beta_min: float = field(default=0.6, metadata={"help": "Mixing coefficients are uniform on [beta_min, 1]."})
     gain_quadrature: bool = field(default=False, metadata={"help": "Average the gain over the coefficient."})
     pseudo_label_steps: int = field(default=0, metadata={"help": "0: refresh_steps frozen, else ten times that."})
-    pseudo_label_source: str = field(default="model", metadata={"help": "'model' or 'ema'."})
+    pseudo_label_source: str = field(default="model", metadata={"help": "'model', 'ema' or 'oracle'."})
     ema_decay: float = field(default=0.999, metadata={"help": "Of the moving average of the weights."})
     pseudo_label_threshold: float = field(default=0.0, metadata={"help": "Least confidence of a pseudo-label."})
     pseudo_label_share: float = field(default=1.0, metadata={"help": "Most confident share of each class."})
@@ -252,10 +253,10 @@ class SelMixConfig(TrainingArguments):
                 f"pseudo_label_steps must be a multiple of refresh_steps={self.refresh_steps}, found "
                 f"{self.pseudo_label_steps}: the pairs of a period are drawn when it begins."
             )
-        if self.pseudo_label_source not in ("model", "ema"):
+        if self.pseudo_label_source not in ("model", "ema", "oracle"):
             raise ValueError(
-                f"pseudo_label_source must be 'model' or 'ema', found {self.pseudo_label_source!r}: a teacher of your "
-                "own goes to SelMixTrainer(teacher=...)."
+                f"pseudo_label_source must be 'model', 'ema' or 'oracle', found {self.pseudo_label_source!r}: a "
+                "teacher of your own goes to SelMixTrainer(teacher=...)."
             )
         if not 0 <= self.pseudo_label_threshold < 1:
             raise ValueError(f"pseudo_label_threshold must lie in [0, 1), found {self.pseudo_label_threshold}.")

@@ -56,14 +56,11 @@ class PseudoLabelTrainer(ConfusionTrainer):
         old, step = self.pair_state.pseudo_labels, self.state.global_step
         if self.unlabeled_dataset is None or (old is not None and step % self.args.pseudo_label_steps):
             return old
-        dataset: Any = self.unlabeled_dataset
-        if self.args.freeze_backbone and self.teacher is None:
-            dataset = self._as_features(dataset, np.zeros(len(dataset), np.int64))
-        with self._average.in_place() if self._average is not None else nullcontext():
-            found = self._pass().predictions(dataset, self.data_collator.eval_collator, self.teacher)
-        args = self.args
-        predicted_N, confidence_N = (tensor.numpy() for tensor in found)
-        labels_N = choose(predicted_N, confidence_N, args.pseudo_label_threshold, args.pseudo_label_share)
+        if self.args.pseudo_label_source == "oracle":
+            labels_N = np.asarray(self._unlabeled_truth, np.int64)
+        else:
+            threshold, share = self.args.pseudo_label_threshold, self.args.pseudo_label_share
+            labels_N = choose(*self._unlabeled_predictions(), threshold, share)
         before_N = None if old is None else old.numpy()
         report = pseudo_label_report(labels_N, before_N, self.class_names, self._unlabeled_truth)
         self.log(report)
@@ -73,6 +70,14 @@ class PseudoLabelTrainer(ConfusionTrainer):
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             logger.warning(f"step {step}: no unlabelled sample is used as {shown}; the labelled set serves for them.")
         return torch.from_numpy(labels_N)
+
+    def _unlabeled_predictions(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        dataset: Any = self.unlabeled_dataset
+        if self.args.freeze_backbone and self.teacher is None:
+            dataset = self._as_features(dataset, np.zeros(len(dataset), np.int64))
+        with self._average.in_place() if self._average is not None else nullcontext():
+            classes, confidence = self._pass().predictions(dataset, self.data_collator.eval_collator, self.teacher)
+        return classes.numpy(), confidence.numpy()
 
     def _second_set(self) -> Any:
         """Unlabelled samples, then the labelled ones; None without the former."""

@@ -21,6 +21,8 @@ CASES = {
     "augmented and frozen": ("convnext", {"freeze_backbone": True, "feature_views": 2}),
     "augmented, features on disk": ("convnext", {"freeze_backbone": True, "feature_views": 2}),
     "features on disks of two nodes": ("convnext", {"freeze_backbone": True}),
+    "unlabelled, ema": ("resnet", {"pseudo_label_source": "ema", "ema_decay": 0.5, "pseudo_label_steps": 4}),
+    "augmented, unlabelled and frozen": ("convnext", {"freeze_backbone": True, "feature_views": 2}),
 }
 
 
@@ -39,6 +41,8 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
     kind, options = CASES[case]
     if "augmented" in case:
         options = {**options, "train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
+    if "unlabelled" in case:  # 39: odd, for two processes
+        options = {**options, "unlabeled_dataset": tiny.images((12, 9, 11, 7), seed=5).remove_columns("label")}
     if "disk" in case:
         node = os.environ.get("RANK", "0") if "nodes" in case else "0"
         options = {**options, "feature_cache_dir": str(folder / case / f"cache-{node}")}
@@ -66,6 +70,7 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
             shutil.rmtree(run.args.feature_cache_dir)
         seen["end"] = run.evaluate()
     seen |= {"draws": draws, "counts": counts, "losses": tiny.losses(run)}
+    seen |= {"pseudo_labels": run.pseudo_labels}
     return seen | {"weights": tiny.weights(run), "best": Path(run.state.best_model_checkpoint).name, "run": run}
 
 

@@ -47,6 +47,8 @@ def test_two_processes_equal_one(case, two_processes, tmp_path):
         assert torch.equal(torch.cat(parts, 1), whole)
     assert two[0]["losses"] == pytest.approx(one["losses"], abs=1e-6) and len(set(one["losses"])) == 8
     for process in two:
+        if "unlabelled" in case:
+            assert len(one["pseudo_labels"]) == 39 and torch.equal(process["pseudo_labels"], one["pseudo_labels"])
         assert process["best"] == one["best"]
         assert tiny.largest_difference(process["weights"], one["weights"]) < 1e-6
         for moment in ("start", "end"):

@@ -140,6 +140,14 @@ def test_a_teacher(kind, tmp_path):
         assert taught.pseudo_labels.tolist() == module(pixel_values=pixels).logits.argmax(-1).tolist()
 
 
+def test_the_oracle_of_a_study_is_the_true_classes(tmp_path):
+    truth = np.arange(40) % 4
+    run = trainer(tmp_path, "frozen", pseudo_label_source="oracle", unlabeled_labels=truth)
+    run.train()
+    assert run.pseudo_labels.tolist() == truth.tolist()
+    assert {log["pseudo_label_accuracy"] for log in run.state.log_history if "pseudo_label_accuracy" in log} == {1.0}
+
+
 @pytest.mark.parametrize("kind", ["whole", "frozen"])
 def test_an_average_that_forgets_at_once_is_the_model(kind, tmp_path):
     plain, average = (
@@ -194,7 +202,8 @@ def test_a_class_that_nobody_predicts_is_said(tmp_path, monkeypatch):
         ({"pseudo_label_steps": 6}, "pseudo_label_steps must be a multiple of refresh_steps=4, found 6"),
         ({"pseudo_label_threshold": 1.0}, r"pseudo_label_threshold must lie in \[0, 1\), found 1.0"),
         ({"pseudo_label_share": 0.0}, r"pseudo_label_share must lie in \(0, 1\], found 0.0"),
-        ({"pseudo_label_source": "mean"}, "pseudo_label_source must be 'model' or 'ema', found 'mean'"),
+        ({"pseudo_label_source": "mean"}, "pseudo_label_source must be 'model', 'ema' or 'oracle', found 'mean'"),
+        ({"pseudo_label_source": "oracle"}, "'oracle' takes the true classes: give unlabeled_labels"),
         ({"pseudo_label_source": "ema", "teacher": print}, "two sources of pseudo-labels"),
         ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\)"),
         ({"unlabeled_labels": [0]}, "one class a sample of unlabeled_dataset, 40, found 1"),
