@@ -166,9 +166,8 @@ def check_unlabeled(dataset: Any, teacher: Any, true_labels: Any, args: SelMixCo
     if teacher is not None and not callable(teacher):
         raise TypeError(f"teacher must be called with the model's inputs and give logits, found {teacher!r}.")
     if teacher is not None and args.pseudo_label_source != "model":
-        raise ValueError(
-            f"pseudo_label_source={args.pseudo_label_source!r} and a teacher are two sources of pseudo-labels: give one."
-        )
+        source = args.pseudo_label_source
+        raise ValueError(f"pseudo_label_source={source!r} and a teacher are two sources of pseudo-labels: give one.")
     if args.pseudo_label_source == "oracle" and true_labels is None:
         raise ValueError("pseudo_label_source='oracle' takes the true classes: give unlabeled_labels.")
     if true_labels is not None and len(true_labels) != len(dataset):
