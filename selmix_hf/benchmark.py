@@ -49,7 +49,7 @@ _PARTS = {
     "refresh": "gain and P",
     "_store_features": "features",
     "evaluate": "evaluation",
-    "predict": "evaluation",
+    "predicted_classes": "evaluation",
     "_save_checkpoint": "saving",
 }
 
@@ -218,7 +218,6 @@ class _Benchmark:
             train_transform=augmentation(self.arguments, self.data, processor),
             processing_class=processor,
             label_column=self.data.label_column,
-            preprocess_logits_for_metrics=_classes,
         )
         ProgressLines.replace_logs_of(trainer, every=max(1, config.max_steps // config.refresh_steps // 20))
         for method, part in _PARTS.items():
@@ -227,7 +226,7 @@ class _Benchmark:
 
     def _predict(self, trainer: SelMixTrainer) -> np.ndarray:
         """Predicted classes of the test images, shape N."""
-        return np.asarray(trainer.predict(self.data.splits["test"]).predictions)
+        return trainer.predicted_classes(self.data.splits["test"]).numpy()
 
     def _counts(self, predicted_N: np.ndarray) -> torch.Tensor:
         return confusion_counts(torch.as_tensor(self.labels), torch.as_tensor(predicted_N), len(self.names))
@@ -298,8 +297,3 @@ class _Benchmark:
         except KeyboardInterrupt:  # how to repeat it was said
             raise SystemExit(130) from None
         print(f"Pushed: {address}", flush=True)
-
-
-def _classes(logits: Any, labels: Any) -> torch.Tensor:
-    """Predicted classes: N integers are kept of a test set, not N x K logits."""
-    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)

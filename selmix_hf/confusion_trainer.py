@@ -76,6 +76,20 @@ class ConfusionTrainer(HubTrainer):
         args, precision = self.args, str(self.accelerator.mixed_precision)
         return FeatureCache(args.feature_cache_dir, args.feature_dtype, precision)
 
+    def predicted_classes(self, dataset: Any) -> Tensor:
+        """The class that the model gives each sample, shape N, on every process; labels are not looked at.
+
+        With a frozen backbone and `feature_cache_dir`, from stored features.
+        """
+        classes_N, _ = self._pass().predictions(self._stored(dataset), self.data_collator.eval_collator)
+        return classes_N
+
+    def _stored(self, dataset: Any) -> Any:
+        """The features of an evaluation set where they are kept on disk, else the set itself."""
+        if not (self.args.freeze_backbone and self.args.feature_cache_dir is not None):
+            return dataset
+        return self._as_features(dataset, self._labels_of(dataset, "the dataset"))
+
     def evaluation_loop(
         self,
         dataloader: DataLoader,
@@ -89,14 +103,14 @@ class ConfusionTrainer(HubTrainer):
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
         dataset = dataloader.dataset
-        labels = self._labels_of(dataset, f"the {metric_key_prefix} set")
+        self._labels_of(dataset, f"the {metric_key_prefix} set")
         self.callback_handler.eval_dataloader = dataloader
         if self.is_in_train and dataset is self.gain_dataset:
             statistics = self._gain_set_statistics()
         else:
-            if self.args.freeze_backbone and self.args.feature_cache_dir is not None:
-                dataset = self._as_features(dataset, labels)
-            statistics = self._pass().statistics(dataset, self.data_collator.eval_collator, self._show_progress)
+            statistics = self._pass().statistics(
+                self._stored(dataset), self.data_collator.eval_collator, self._show_progress
+            )
         metrics = {"loss": statistics.mean_loss, **self._metrics(statistics.counts.cpu())}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(
