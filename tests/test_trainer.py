@@ -916,3 +916,15 @@ def test_a_sample_in_two_pairs_passes_the_backbone_once_and_counts_twice(workers
     assert sum(rows["reused"]) < 0.9 * sum(rows["apart"])
     assert tiny.losses(runs[0]) == pytest.approx(tiny.losses(runs[1]), abs=1e-6)
     assert tiny.largest_difference(tiny.weights(runs[0]), tiny.weights(runs[1])) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"freeze_backbone": True}, {"freeze_backbone": True, "feature_cache_dir": "c"}]
+)
+def test_predicted_classes_are_those_of_predict(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tiny.trainer(tmp_path / "out", max_steps=4, **options, **tiny.BARE)
+    run.train()
+    test = tiny.images((5, 6, 7, 3), seed=4)
+    found = run.predicted_classes(test)
+    assert found.tolist() == run.predict(test).predictions.argmax(-1).tolist() and len(set(found.tolist())) > 1
