@@ -923,7 +923,7 @@ def test_a_sample_in_two_pairs_passes_the_backbone_once_and_counts_twice(workers
 )
 def test_predicted_classes_are_those_of_predict(options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = tiny.trainer(tmp_path / "out", max_steps=4, **options, **tiny.BARE)
+    run = tiny.trainer(tmp_path / "out", "vit", max_steps=40, **options, **tiny.BARE)
     run.train()
     test = tiny.images((5, 6, 7, 3), seed=4)
     found = run.predicted_classes(test)
