@@ -35,18 +35,20 @@ from selmix_hf.labels import (
 )
 
 PROFILES = ("exponential", "pareto", "step")
-_PARTS = ("train", "validation")
+_PARTS = ("train", "validation", "unlabeled")
 _FORMAT = "selmix_hf.long_tailed_split/1"
 
 
 @dataclass(frozen=True)
 class LongTailedSplit:
-    """Which samples make up a long-tailed training set and its balanced validation set.
+    """Which samples make up a long-tailed training set, its balanced validation set and, for semi-supervised training,
+    an unlabelled set.
 
     Attributes:
-        train, validation: keys of the samples, in the order of the resulting datasets: row numbers when `key_column`
-            is None, else values of that column (sha256 of the encoded bytes for an Image column).
-        train_labels, validation_labels: their classes; None for a split that was made elsewhere.
+        train, validation, unlabeled: keys of the samples, in the order of the resulting datasets: row numbers when
+            `key_column` is None, else values of that column (sha256 of the encoded bytes for an Image column).
+        train_labels, validation_labels, unlabeled_labels: their classes; None for a split that was made elsewhere.
+            Those of the unlabelled samples are for analysis: `apply` leaves their label column out.
         label_names: K class names, or None when the dataset has none.
         label_column, key_column: where labels and keys stand.
         num_rows: rows of the dataset it was made from, or None.
@@ -62,9 +64,11 @@ class LongTailedSplit:
     key_column: str | None = None
     num_rows: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    unlabeled: tuple[int | str, ...] = ()
+    unlabeled_labels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        keys = (*self.train, *self.validation)
+        keys = (*self.train, *self.validation, *self.unlabeled)
         expected = "row numbers (integers from 0)" if self.key_column is None else "integers or strings"
         for key in keys:
             is_row = isinstance(key, int) and not isinstance(key, bool) and key >= 0
@@ -73,21 +77,23 @@ class LongTailedSplit:
         if len(set(keys)) != len(keys):
             overlap = len(set(self.train) & set(self.validation))
             raise ValueError(f"{len(keys) - len(set(keys))} keys occur twice ({overlap} in train and validation)")
-        for labels, own in ((self.train_labels, self.train), (self.validation_labels, self.validation)):
+        for part in _PARTS:
+            labels, own = getattr(self, f"{part}_labels"), getattr(self, part)
             if labels is not None and len(labels) != len(own):
                 raise ValueError(f"a split with {len(own)} keys has {len(labels)} labels")
 
     @property
     def counts(self) -> dict[str, list[int]]:
-        """Images a class, by class id: {"train": [K], "validation": [K]}. ValueError without stored labels."""
+        """Images a class, by class id: {"train": [K], "validation": [K]}, and "unlabeled" where there are such.
+        ValueError without stored labels."""
         if self.train_labels is None or self.validation_labels is None:
             raise ValueError("this split stores no labels; class_labels(split.apply(dataset)['train']) has them")
-        names = self.label_names or ()
-        num_classes = max(len(names), 1 + max((*self.train_labels, *self.validation_labels), default=-1))
-        train, validation = (np.asarray(x, np.int64) for x in (self.train_labels, self.validation_labels))
+        names, parts = self.label_names or (), _PARTS[: 2 + (self.unlabeled_labels is not None)]
+        labels = {part: getattr(self, f"{part}_labels") for part in parts}
+        num_classes = max(len(names), 1 + max((k for own in labels.values() for k in own), default=-1))
         return {
-            "train": np.bincount(train, minlength=num_classes).tolist(),
-            "validation": np.bincount(validation, minlength=num_classes).tolist(),
+            part: np.bincount(np.asarray(own, np.int64), minlength=num_classes).tolist()
+            for part, own in labels.items()
         }
 
     @property
@@ -98,6 +104,8 @@ class LongTailedSplit:
     def _content(self) -> dict[str, Any]:
         # through JSON once, so that tuples and lists compare equal after loading
         own = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not self.unlabeled:  # the form, and the digest, of splits from before there were such samples
+            del own["unlabeled"], own["unlabeled_labels"]
         content: dict[str, Any] = json.loads(json.dumps({"format": _FORMAT, **own}))
         return content
 
@@ -130,7 +138,8 @@ class LongTailedSplit:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LongTailedSplit:
-        """Read a split that `save` wrote, or the bare form {"train": [row numbers], "validation": [row numbers]}.
+        """Read a split that `save` wrote, or the bare form {"train": [row numbers], "validation": [row numbers]}, also
+        with "unlabeled".
 
         The bare form has no digest to check and no labels; its other fields go to `settings`.
 
@@ -147,8 +156,8 @@ class LongTailedSplit:
         if digest is None and "format" not in content:
             if "train" not in content:
                 raise ValueError(f"{path} is not a split: it has no list 'train'")
-            train, validation = (tuple(content.pop(part, ())) for part in _PARTS)
-            return cls(train, validation, settings=content)
+            train, validation, unlabeled = (tuple(content.pop(part, ())) for part in _PARTS)
+            return cls(train, validation, unlabeled=unlabeled, settings=content)
         if content.pop("format", None) != _FORMAT:
             raise ValueError(f"{path} is not of the form {_FORMAT}: altered, or written by another version")
         lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
@@ -161,9 +170,10 @@ class LongTailedSplit:
         return split
 
     def apply(self, dataset: Dataset) -> DatasetDict:
-        """Rebuild the split: {"train", "validation"}, without "validation" when that is empty.
+        """Rebuild the split: {"train", "validation", "unlabeled"}, without the last two when they are empty.
 
-        The rows come in the stored order; format and transform of the dataset are kept.
+        "unlabeled" has no label column, so that no training can read it. The rows come in the stored order; format and
+        transform of the dataset are kept.
 
         Raises:
             ValueError: keys that are missing or duplicated, another class or other class names than when the split
@@ -176,14 +186,20 @@ class LongTailedSplit:
 
     def _select(self, dataset: Dataset, keys: Sequence[int | str]) -> DatasetDict:
         row_of = {key: row for row, key in enumerate(keys)}
-        missing = [key for key in (*self.train, *self.validation) if key not in row_of]
+        keys_of = {part: getattr(self, part) for part in _PARTS}
+        missing = [key for own in keys_of.values() for key in own if key not in row_of]
         if missing:
             raise ValueError(f"{len(missing)} keys of the split are not in the dataset, the first are {missing[:3]}")
-        rows = [row_of[key] for key in (*self.train, *self.validation)]
-        if self.train_labels is not None and self.validation_labels is not None:
-            self._check_labels(dataset, rows, [*self.train_labels, *self.validation_labels])
-        parts = zip(_PARTS, (rows[: len(self.train)], rows[len(self.train) :]), strict=True)
-        return DatasetDict({part: dataset.select(indices) for part, indices in parts if indices or part == "train"})
+        rows_of = {part: [row_of[key] for key in own] for part, own in keys_of.items()}
+        known = [part for part in _PARTS if getattr(self, f"{part}_labels") is not None]
+        if "train" in known and "validation" in known:
+            expected = [label for part in known for label in getattr(self, f"{part}_labels")]
+            self._check_labels(dataset, [row for part in known for row in rows_of[part]], expected)
+        splits = DatasetDict({part: dataset.select(rows) for part, rows in rows_of.items() if rows or part == "train"})
+        if self.unlabeled:
+            column = self.label_column or infer_label_column(dataset)
+            splits["unlabeled"] = splits["unlabeled"].remove_columns(column)
+        return splits
 
     def _check_labels(self, dataset: Dataset, rows: list[int], expected: list[int]) -> None:
         found = class_labels(dataset, self.label_column)[rows]
@@ -196,7 +212,7 @@ class LongTailedSplit:
             reason = "; row numbers hold for the original order only" if self.key_column is None else ""
             raise ValueError(
                 f"{wrong.size} samples have another class than when the split was made, the first is key "
-                f"{(*self.train, *self.validation)[wrong[0]]!r}: class {here}, was {then}{reason}"
+                f"{(*self.train, *self.validation, *self.unlabeled)[wrong[0]]!r}: class {here}, was {then}{reason}"
             )
 
 
@@ -256,6 +272,8 @@ def long_tailed_split(
     label_names: Sequence[str] | None = None,
     label_column: str | None = None,
     key_column: str | None = None,
+    unlabeled_max_per_class: int | None = None,
+    unlabeled_imbalance_factor: float = 1,
 ) -> LongTailedSplit:
     """Choose the samples of a long-tailed split from labels alone; `make_long_tailed` explains the options.
 
@@ -278,6 +296,8 @@ def long_tailed_split(
         ("max_per_class", max_per_class, Integral | None),
         ("validation_per_class", validation_per_class, Integral),
         ("seed", seed, Integral),
+        ("unlabeled_max_per_class", unlabeled_max_per_class, Integral | None),
+        ("unlabeled_imbalance_factor", unlabeled_imbalance_factor, Real),
     ):
         if not isinstance(value, kinds):
             raise ValueError(f"{name} must be a {'number' if kinds is Real else 'whole number'}, not {value!r}")
@@ -289,25 +309,31 @@ def long_tailed_split(
     shares = _shares(num_classes, imbalance_factor, profile)
     order = _resolve_order(class_order, num_classes, label_names, seed)
     num_images = np.bincount(labels, minlength=num_classes).tolist()
+    unlabeled_count = dict.fromkeys(order, 0)
+    if unlabeled_max_per_class is not None:
+        unlabeled = _unlabeled_counts(num_classes, unlabeled_max_per_class, unlabeled_imbalance_factor, profile)
+        unlabeled_count = dict(zip(order, unlabeled, strict=True))
     if max_per_class is None:
         # the largest n_max with floor(n_max share_k) <= what is left of class k, for every k
-        left = [max(num_images[k] - validation_per_class, 0) for k in order]
+        left = [max(num_images[k] - validation_per_class - unlabeled_count[k], 0) for k in order]
         max_per_class = min(math.ceil((n + 1 - 1e-9) / share) - 1 for n, share in zip(left, shares, strict=True))
         # fewer than rho would leave classes empty; where rho is too many, the error below says so
         max_per_class = max(max_per_class, math.ceil(imbalance_factor))
     counts = long_tailed_counts(num_classes, max_per_class, imbalance_factor, profile)
     train_count = dict(zip(order, counts, strict=True))
     for k, count in train_count.items():
-        if count + validation_per_class > num_images[k]:
+        if count + validation_per_class + unlabeled_count[k] > num_images[k]:
+            also = f", {unlabeled_count[k]} unlabelled" if unlabeled_max_per_class is not None else ""
+            lower = ", unlabeled_max_per_class" if also else ""
             raise ValueError(
-                f"class {_class_name(k, label_names)} has {num_images[k]} images, but {count} for training and "
-                f"{validation_per_class} for validation were asked for; lower max_per_class, validation_per_class or "
-                "imbalance_factor"
+                f"class {_class_name(k, label_names)} has {num_images[k]} images, but {count} for training{also} and "
+                f"{validation_per_class} for validation were asked for; lower max_per_class{lower}, "
+                "validation_per_class or imbalance_factor"
             )
 
     hashes = [hashlib.sha256(f"{seed}|{key}".encode()).digest() for key in keys]
     classes, drawn = labels.tolist(), [-1] * num_classes
-    train, validation = [], []
+    train, validation, without_label = [], [], []
     for row in sorted(range(len(labels)), key=hashes.__getitem__):
         k = classes[row]
         rank = drawn[k] = drawn[k] + 1
@@ -315,6 +341,19 @@ def long_tailed_split(
             validation.append(row)
         elif rank < validation_per_class + train_count[k]:
             train.append(row)
+        elif rank < validation_per_class + train_count[k] + unlabeled_count[k]:
+            without_label.append(row)
+    settings: dict[str, Any] = {
+        "profile": profile,
+        "imbalance_factor": float(imbalance_factor),
+        "max_per_class": int(max_per_class),
+        "class_order": order,
+        "validation_per_class": int(validation_per_class),
+        "seed": int(seed),
+    }
+    if unlabeled_max_per_class is not None:
+        settings["unlabeled_max_per_class"] = int(unlabeled_max_per_class)
+        settings["unlabeled_imbalance_factor"] = float(unlabeled_imbalance_factor)
     return LongTailedSplit(
         train=tuple(keys[row] for row in train),
         validation=tuple(keys[row] for row in validation),
@@ -324,15 +363,22 @@ def long_tailed_split(
         label_column=label_column,
         key_column=key_column,
         num_rows=len(labels),
-        settings={
-            "profile": profile,
-            "imbalance_factor": float(imbalance_factor),
-            "max_per_class": int(max_per_class),
-            "class_order": order,
-            "validation_per_class": int(validation_per_class),
-            "seed": int(seed),
-        },
+        settings=settings,
+        unlabeled=tuple(keys[row] for row in without_label),
+        unlabeled_labels=tuple(labels[without_label].tolist()) if without_label else None,
     )
+
+
+def _unlabeled_counts(num_classes: int, max_per_class: int, imbalance_factor: float, profile: str) -> list[int]:
+    """As `long_tailed_counts`, for classes in the order of the labelled set; below 1 the order is turned around."""
+    if max_per_class < 1 or not imbalance_factor > 0:
+        raise ValueError(
+            "unlabeled_max_per_class must be 1 or more and unlabeled_imbalance_factor above 0, not "
+            f"{max_per_class} and {imbalance_factor}"
+        )
+    if imbalance_factor >= 1:
+        return long_tailed_counts(num_classes, max_per_class, imbalance_factor, profile)
+    return long_tailed_counts(num_classes, max_per_class, 1 / imbalance_factor, profile)[::-1]
 
 
 def make_long_tailed(
@@ -346,9 +392,11 @@ def make_long_tailed(
     label_column: str | None = None,
     key_column: str | None = None,
     *,
+    unlabeled_max_per_class: int | None = None,
+    unlabeled_imbalance_factor: float = 1,
     save_to: str | os.PathLike[str] | None = None,
 ) -> DatasetDict:
-    """A long-tailed "train" and a balanced, disjoint "validation" split of a dataset.
+    """A long-tailed "train", a balanced "validation" and, if asked for, an "unlabeled" split of a dataset, disjoint.
 
     Args:
         imbalance_factor: rho = n_max / n_min.
@@ -362,6 +410,10 @@ def make_long_tailed(
         label_column: see `infer_label_column`.
         key_column: what a sample is recognised by: a column of unique strings or integers, or an Image column (its
             encoded bytes are hashed). None: the row number, which is fast but tied to the order of the rows.
+        unlabeled_max_per_class: M1, images of the most frequent class of "unlabeled", which has no label column; None
+            for no such split. It is drawn after the others, which do not depend on it.
+        unlabeled_imbalance_factor: rho_u of "unlabeled": as rho, in the same order of the classes; 1 for as many of
+            each class; below 1 (1/100) the rarest class in training is the most frequent one there.
         save_to: where the split is written (see `LongTailedSplit.save`).
 
     Raises:
@@ -383,6 +435,8 @@ def make_long_tailed(
         label_names=_label_names(dataset, label_column),
         label_column=label_column,
         key_column=key_column,
+        unlabeled_max_per_class=unlabeled_max_per_class,
+        unlabeled_imbalance_factor=unlabeled_imbalance_factor,
     )
     if save_to is not None:
         split.save(save_to)

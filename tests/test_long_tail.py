@@ -170,6 +170,50 @@ def test_seed_changes_the_samples(dataset: Dataset) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(8, [8, 4, 2, 1]), (1, [8, 8, 8, 8]), (1 / 8, [1, 2, 4, 8]), (4, [8, 5, 3, 2])]
+)
+def test_unlabelled_samples(dataset: Dataset, tmp_path: Path, factor: float, expected: list[int]) -> None:
+    options = {"imbalance_factor": 7, "validation_per_class": 5, "max_per_class": 7, "seed": 3}
+    more = {"unlabeled_max_per_class": 8, "unlabeled_imbalance_factor": factor, "save_to": tmp_path / "split.json"}
+    splits, without = make_long_tailed(dataset, **options, **more), make_long_tailed(dataset, **options)
+    assert splits["unlabeled"].column_names == ["name", "number"]  # true labels cannot be read
+    rows = {part: [int(name[4:]) for name in splits[part]["name"]] for part in splits}
+    assert rows["train"] == [int(name[4:]) for name in without["train"]["name"]]
+    assert rows["validation"] == [int(name[4:]) for name in without["validation"]["name"]]
+    assert np.bincount(np.array(dataset["label"])[rows["unlabeled"]]).tolist() == expected
+    assert len(set(sum(rows.values(), []))) == sum(map(len, rows.values())) == 7 + 3 + 1 + 1 + 20 + sum(expected)
+    saved = LongTailedSplit.load(tmp_path / "split.json")
+    assert saved.counts["unlabeled"] == expected
+    assert list(saved.unlabeled_labels) == [dataset[row]["label"] for row in rows["unlabeled"]]
+    assert saved.apply(dataset)["unlabeled"]["name"][:] == splits["unlabeled"]["name"][:]
+    make_long_tailed(dataset, **options, **more)  # an equal split may be saved again
+    with pytest.raises(ValueError, match="samples have another class than when the split was made"):
+        swapped = np.array(dataset["label"])
+        swapped[rows["unlabeled"][0]] = (swapped[rows["unlabeled"][0]] + 1) % 4
+        saved.apply(
+            dataset.remove_columns("label").add_column("label", swapped.tolist(), feature=dataset.features["label"])
+        )
+
+
+def test_room_for_unlabelled_samples(dataset: Dataset) -> None:
+    """20 images a class, 5 for validation, 8 unlabelled: 7 are left, 7 / 8 is none."""
+    split = long_tailed_split(dataset["label"][:], 4, validation_per_class=5, unlabeled_max_per_class=8)
+    assert split.counts == {"train": [7, 4, 2, 1], "validation": [5] * 4, "unlabeled": [8] * 4}
+    with pytest.raises(
+        ValueError, match="16 for training, 8 unlabelled and 0 for .*lower max_per_class, unlabeled_max"
+    ):
+        long_tailed_split(dataset["label"][:], 4, max_per_class=16, unlabeled_max_per_class=8)
+    with pytest.raises(ValueError, match="unlabeled_imbalance_factor above 0, not 8 and 0"):
+        long_tailed_split(dataset["label"][:], 4, unlabeled_max_per_class=8, unlabeled_imbalance_factor=0)
+
+
+def test_a_bare_split_may_have_unlabelled_rows(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "bare.json").write_text(json.dumps({"train": [0, 1], "validation": [2], "unlabeled": [5, 4]}))
+    splits = LongTailedSplit.load(tmp_path / "bare.json").apply(dataset)
+    assert splits["unlabeled"]["name"][:] == ["img_5", "img_4"] and "label" not in splits["unlabeled"].column_names
+
+
 def test_more_images_than_a_class_has(dataset: Dataset) -> None:
     with pytest.raises(ValueError, match=r"'ant' \(0\) has 20 images, but 18 for training and 5 for validation"):
         make_long_tailed(dataset, 8, max_per_class=18, validation_per_class=5)
