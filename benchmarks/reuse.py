@@ -1,7 +1,6 @@
 """What `reuse_samples` saves, and what it does to the metric, on the reference start.
 
-    SELMIX_REFERENCE_DATA=... OMP_NUM_THREADS=1 python -m benchmarks.reuse
-    python -m benchmarks.reuse --with_reuse RESULTS.json --json benchmarks/recorded/reuse.json
+    SELMIX_REFERENCE_DATA=... OMP_NUM_THREADS=1 python -m benchmarks.reuse --with_reuse RESULTS.json --json reuse.json
 
 SelMixTrainer with the settings of recipes/configs/cifar10_lt_whole_network.yaml, with and without reuse, by turns in
 one process: seconds a step (the refresh before it left out) and images that pass the network in a step. The metric is

@@ -28,14 +28,16 @@ from selmix_hf.loading import load_images
 @dataclass(kw_only=True)
 class Arguments(LongTailedArguments, BenchmarkArguments):
     dataset: str = field(default="uoft-cs/cifar100", metadata={"help": "Hub id or folder with two parquet files."})
-    label_column: str = field(default="fine_label", metadata={"help": "coarse_label has the superclasses."})
     validation_per_class: int = field(default=50, metadata={"help": "Set aside in a drawn split."})
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
-    dataset = load_images(arguments.dataset, label_column=arguments.label_column)
+    dataset = load_images(arguments.dataset)
+    if arguments.label_column is None and "fine_label" in dataset["train"].column_names:
+        arguments.label_column = "fine_label"  # not one of the twenty superclasses
     splits, digest = split_images(arguments, dataset, folder / "split.json")
-    return BenchmarkData(splits, digest, f"CIFAR-100-LT (rho = {arguments.imbalance_factor:g})", "uoft-cs/cifar100")
+    name, column = f"CIFAR-100-LT (rho = {arguments.imbalance_factor:g})", arguments.label_column
+    return BenchmarkData(splits, digest, name, "uoft-cs/cifar100", own_label_column=column)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

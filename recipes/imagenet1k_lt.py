@@ -50,10 +50,11 @@ def load(arguments: Arguments, folder: Path) -> BenchmarkData:
         raise ValueError(
             "--image_root belongs to the list files, --dataset is made long-tailed here: give one of them."
         )
-    dataset = load_images(arguments.dataset, arguments.test_split, arguments.label_column)
+    dataset = load_images(arguments.dataset, arguments.test_split)
     splits, digest = split_images(arguments, dataset, folder / "split.json", profile="pareto")
     hub_id = None if Path(arguments.dataset).exists() else arguments.dataset
-    return BenchmarkData(splits, digest, f"{Path(arguments.dataset).name}, long-tailed", hub_id, photos=True)
+    name, column = f"{Path(arguments.dataset).name}, long-tailed", arguments.label_column
+    return BenchmarkData(splits, digest, name, hub_id, photos=True, own_label_column=column)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -48,6 +48,11 @@ def load(arguments: Arguments, folder: Path) -> BenchmarkData:
     splits, digest = load_published(arguments, FILES, SOURCE)
     labels = class_labels(splits["validation"])
     fewest = int(np.bincount(labels, minlength=splits["train"].features["label"].num_classes).min())
+    if fewest < 2:
+        raise ValueError(
+            f"{FILES['validation']} must have two images of every class or more, of three that are published; it has "
+            f"{fewest} of its smallest. {SOURCE}"
+        )
     steering = arguments.steering_per_class
     if not 0 < steering < fewest:
         raise ValueError(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.utils import validate_repo_id
 
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.benchmark_data import BenchmarkData
@@ -82,12 +85,15 @@ def run_recipe(
     with timer.part("loading"), _leaving_with_a_sentence(script):  # what can be wrong is found before expensive work
         arguments, config = parse_arguments((arguments_type, SelMixConfig), argv)
         config.resume_from_checkpoint = _checkpoint_of(arguments, config)
+        if config.push_to_hub and config.hub_model_id is not None:
+            validate_repo_id(config.hub_model_id)
         data = load(arguments, Path(config.output_dir))
         if "validation" not in data.splits:
             raise ValueError(
                 "there is no validation set, which steers the training: set validation_per_class above 0."
             )
-        stage1 = Stage1(arguments, config, data)
+        with _naming_a_broken_image(script, data):
+            stage1 = Stage1(arguments, config, data)
     if config.process_index == 0 and stage1.trainer is not None:
         print(f"Stage 1, {arguments.stage1_loss}: {arguments.stage1_steps} steps", flush=True)
     if arguments.stage1_steps > 0:
@@ -119,6 +125,8 @@ def _naming_a_broken_image(script: str, data: BenchmarkData) -> Iterator[None]:
     try:
         yield
     except (OSError, SyntaxError) as error:  # what PIL raises, without a name
+        if getattr(error, "errno", None) is not None:  # a full disk, a lost connection
+            raise
         broken = data.broken_image()
         if broken is None:
             raise
@@ -150,7 +158,8 @@ class _Benchmark:
             own.output_dir = str(self.folder / f"seed_{seed}" if len(seeds) > 1 else self.folder)
 
     def run(self, checkpoint: str) -> dict[str, Any]:
-        with self.timer.part("loading"), _leaving_with_a_sentence(self.script):
+        naming = _naming_a_broken_image(self.script, self.data)
+        with self.timer.part("loading"), _leaving_with_a_sentence(self.script), naming:
             trainer = self._trainer(self.configs[0], checkpoint)
         is_main = trainer.is_world_process_zero()
         if is_main:
@@ -204,6 +213,8 @@ class _Benchmark:
             print(f"\nTime: {timing_line(results['timing'])}")
             print(f"Model, plots and numbers are in {self.folder}/.", flush=True)
         if to_push is not None:
+            if is_main and len(runs) > 1:
+                shutil.copy(self.folder / "results.json", str(to_push.args.output_dir))
             self._push(to_push)
         return results
 
@@ -284,9 +295,11 @@ class _Benchmark:
         """The run of the first seed, when all is saved. Trainer's own push would name a trainer that is soon gone."""
         if not trainer.is_world_process_zero():
             return
-        args, folder = trainer.args, str(trainer.args.output_dir)
+        args, folder = trainer.args, str(Path(str(trainer.args.output_dir)).absolute())
         name, where = args.hub_model_id or self.folder.name, (args.hub_private_repo, args.hub_revision)
-        again = f'python -c "from selmix_hf.pushing import push_folder; {repeat_call(folder, name, *where)}"'
+        code = f"from selmix_hf.pushing import push_folder; {repeat_call(folder, name, *where)}"
+        readable = not set(code) & set('"$`\\!')
+        again = f'python -c "{code}"' if readable else f"python -c {shlex.quote(code)}"
         try:
             help = help_after_failure(folder, again)
             repo_id = create_repository(name, help, args.hub_private_repo, args.hub_token)

@@ -29,6 +29,7 @@ class BenchmarkData:
         dataset_id: on the Hub, or None.
         photos: images of many sizes, which augmentation crops and scales; else all have one size.
         remark: a sentence that the output must carry, or "".
+        own_label_column: which column holds the class; None: the one that can.
     """
 
     splits: DatasetDict
@@ -37,6 +38,7 @@ class BenchmarkData:
     dataset_id: str | None = None
     photos: bool = False
     remark: str = ""
+    own_label_column: str | None = None
 
     def __post_init__(self) -> None:
         num_classes = len(self.class_names)
@@ -46,7 +48,7 @@ class BenchmarkData:
 
     @property
     def label_column(self) -> str:
-        return infer_label_column(self.splits["train"])
+        return self.own_label_column or infer_label_column(self.splits["train"])
 
     @property
     def image_column(self) -> str:
@@ -111,6 +113,7 @@ def split_images(
             max_per_class=arguments.max_per_class,
             validation_per_class=arguments.validation_per_class,
             seed=arguments.split_seed,
+            label_column=arguments.label_column,
             save_to=save_to,
             **options,
         )
@@ -163,16 +166,27 @@ def load_published(arguments: ListArguments, files: Mapping[str, str], source: s
     if arguments.class_names is not None:
         if not Path(arguments.class_names).is_file():
             raise FileNotFoundError(f"--class_names: there is no file {arguments.class_names!r}.")
-        lines = Path(arguments.class_names).read_text(encoding="utf-8").splitlines()
-        names = [line.strip() for line in lines if line.strip()]
+        names = _names_in(Path(arguments.class_names))
         twice = sorted({name for name in names if names.count(name) > 1})[:3] if len(set(names)) < len(names) else []
         if twice:
             raise ValueError(f"--class_names: {', '.join(twice)} occurs twice in {arguments.class_names}.")
     try:
         splits = load_list_files(paths, root, names, arguments.check_images)
     except (FileNotFoundError, ValueError) as error:
+        if names is not None and "label_names" in str(error):
+            raise ValueError(f"--class_names: {arguments.class_names} has {len(names)} names, but {error}.") from error
         raise type(error)(f"{error}. {source}") from error
     digest = hashlib.sha256()
     for part, path in paths.items():
         digest.update(part.encode() + hashlib.sha256(path.read_bytes()).digest())
     return splits, digest.hexdigest()
+
+
+def _names_in(path: Path) -> list[str]:
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--class_names: {path} is no text file ({error}).") from error
+    if not names:
+        raise ValueError(f"--class_names: {path} is empty; expected one class name a line.")
+    return names

@@ -71,6 +71,6 @@ def hold_out(
             label_names=tuple(names) if names else None,
             label_column=label_column,
             num_rows=len(dataset),
-            settings={"validation": validation, "test": test, "seed": seed},
+            settings={"validation": float(validation), "test": float(test), "seed": int(seed)},
         ).save(save_to)
     return DatasetDict({part: dataset.select(own) for part, own in rows.items()})

@@ -56,7 +56,12 @@ def class_labels(dataset: Any, label_column: str | None = None) -> np.ndarray:
         ValueError: labels that are missing, not integers, negative or beyond the ClassLabel's names.
         TypeError: a streaming dataset, a DatasetDict, or items without named fields.
     """
-    names = None
+    column, values, names = _read(dataset, label_column)
+    return checked_labels(np.asarray(values), len(dataset), column, names)
+
+
+def _read(dataset: Any, label_column: str | None) -> tuple[str, Any, list[str] | None]:
+    """The column, its values as they are, and the names of its classes."""
     if isinstance(dataset, Dataset):
         column = label_column or infer_label_column(dataset)
         require_column(dataset, column)
@@ -65,10 +70,11 @@ def class_labels(dataset: Any, label_column: str | None = None) -> np.ndarray:
             raise ValueError(f"column {column!r} holds {feature}, not an integer class; see class_encode_column")
         names = feature.names if isinstance(feature, ClassLabel) else None
         # with_format replaces a with_transform; reading dataset[column] would run the transform on every row
-        values = dataset.with_format("numpy")[column][:]
-    else:
-        column, values = _map_style_labels(dataset, label_column)
-    return checked_labels(np.asarray(values), len(dataset), column, names)
+        return column, dataset.with_format("numpy")[column][:], names
+    if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):  # a torch.utils.data.Subset
+        column, values, names = _read(dataset.dataset, label_column)
+        return column, np.asarray(values)[np.asarray(dataset.indices, dtype=np.int64)], names
+    return (*_map_style_labels(dataset, label_column), None)
 
 
 def _map_style_labels(dataset: Any, label_column: str | None) -> tuple[str, Any]:
@@ -82,9 +88,6 @@ def _map_style_labels(dataset: Any, label_column: str | None) -> tuple[str, Any]
     for name in (label_column,) if label_column else ("targets", "labels"):
         if hasattr(dataset, name):
             return name, getattr(dataset, name)
-    if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):  # a torch.utils.data.Subset
-        labels_N = class_labels(dataset.dataset, label_column)
-        return label_column or "the whole set", labels_N[np.asarray(dataset.indices, dtype=np.int64)]
     item = dataset[0] if len(dataset) else ()
     if isinstance(item, tuple | list) and len(item) == 2 and not label_column:  # as torchvision's: (image, class)
         return "the second place of an item", [int(dataset[i][1]) for i in range(len(dataset))]

@@ -8,24 +8,24 @@ from typing import Any
 
 import numpy as np
 from datasets import DatasetDict, Image, load_dataset
+from pyarrow.parquet import read_schema
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from selmix_hf.heads import find_head
-from selmix_hf.labels import excerpt, require_column, set_class_names
+from selmix_hf.labels import excerpt, set_class_names
 
 
-def load_images(name: str, test: str = "test", label_column: str | None = None) -> DatasetDict:
+def load_images(name: str, test: str = "test") -> DatasetDict:
     """Splits "train" and "test", with one image column, of a Hub id or a folder with train.parquet and test.parquet.
 
     Args:
         name: a Hub id or a folder.
         test: the split that becomes "test": "validation" where the test labels are withheld, as in ImageNet-1k. In a
             folder, the name of its file.
-        label_column: the column that becomes "label"; default: the one that can be, under its own name.
 
     Raises:
         FileNotFoundError: nothing that can be loaded.
-        ValueError: a file that is not parquet, a split is missing, there is not one image column, no such label.
+        ValueError: a file that is not parquet, a split is missing, or there is not one image column.
     """
     folder = Path(name)
     files = {part: folder / f"{part}.parquet" for part in ("train", test)}
@@ -41,12 +41,17 @@ def load_images(name: str, test: str = "test", label_column: str | None = None) 
                 f"the folder {name!r} must hold train.parquet and {test}.parquet, but lacks {' and '.join(missing)} "
                 f"(parquet files in it: {found}). {advice}"
             )
+        for file in files.values():
+            try:
+                read_schema(file)
+            except Exception as error:  # of pyarrow, of the file system
+                raise ValueError(f"{file} is no parquet file ({error}): download it again. {advice}") from error
         try:
             dataset = load_dataset("parquet", data_files={part: str(file) for part, file in files.items()})
         except Exception as error:  # of pyarrow, of datasets
-            cause = str(error.__cause__ or error).splitlines()[0]
+            cause = " ".join(str(error.__cause__ or error).split())
             raise ValueError(
-                f"train.parquet or {test}.parquet in {name!r} cannot be read ({cause}): download it again. {advice}"
+                f"train.parquet and {test}.parquet in {name!r} do not make one dataset ({cause:.300}). {advice}"
             ) from error
     else:
         try:
@@ -64,13 +69,7 @@ def load_images(name: str, test: str = "test", label_column: str | None = None) 
             f"the dataset {name!r} must have one image column, found {columns or 'none'} among "
             f"{', '.join(dataset['train'].column_names)}."
         )
-    splits = DatasetDict(train=dataset["train"], test=dataset[test])
-    if label_column is not None and label_column != "label":
-        require_column(splits["train"], label_column)
-        if "label" in splits["train"].column_names:
-            splits = splits.remove_columns("label")
-        splits = splits.rename_column(label_column, "label")
-    return splits
+    return DatasetDict(train=dataset["train"], test=dataset[test])
 
 
 def load_classifier(name: str, class_names: Sequence[str], image_size: int | None = None) -> tuple[Any, Any]:

@@ -185,7 +185,7 @@ def _histogram(gains_P: Tensor, smallest: float, largest: float) -> tuple[Tensor
         # bin 0 takes what lies below
         bins_P = (offsets_P + 1).mul_(_HISTOGRAM_BINS - 1).floor_().add_(1).clamp_(0, _HISTOGRAM_BINS).int()
         count_B += torch.bincount(bins_P, minlength=_HISTOGRAM_BINS + 1)
-        sum_B.index_add_(0, bins_P, offsets_P)  # a weighted bincount is not deterministic on GPUs
+        sum_B.index_add_(0, bins_P, offsets_P)  # full_determinism refuses a weighted bincount on GPUs
     count_B[0] = 0
     offset_B = sum_B[count_B > 0] / count_B[count_B > 0]
     # a bin's mean lies below 0: without this every mass may underflow

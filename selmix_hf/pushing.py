@@ -112,7 +112,11 @@ def push_folder(
         PushError: as `create_repository`, and a card that the Hub does not accept.
     """
     help = help_after_failure(folder, again or repeat_call(folder, repo_id, private, revision))
-    repo_id = create_repository(repo_id, help, private, token)
+    name, repo_id = repo_id, create_repository(repo_id, help, private, token)
+    card = Path(folder) / "README.md"
+    if "/" not in name and card.is_file():  # written before the owner was known
+        text = card.read_text(encoding="utf-8")
+        card.write_text(text.replace(f', "{name}")', f', "{repo_id}")'), encoding="utf-8")
     with _explained(f"the push to {repo_id!r}", help):
         return upload(folder, repo_id, revision, token, commit_message, more_files)
 

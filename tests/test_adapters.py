@@ -123,6 +123,12 @@ def test_labels_of_a_subset_are_read_without_decoding_an_image():
     assert class_labels(Subset(dataset, [8, 0, 3])).tolist() == [3, 0, 1]
 
 
+def test_a_subset_may_leave_unlabelled_rows_out():
+    whole = Tuples((2, 1, 1, 1))
+    whole.targets = [0, 0, -1, -1, 3]
+    assert class_labels(Subset(whole, [0, 4])).tolist() == [0, 3]
+
+
 def test_labels_of_pairs_that_are_lists():
     assert class_labels([["image", 2], ["image", 0]]).tolist() == [2, 0]
 

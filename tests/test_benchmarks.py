@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import yaml
 from accelerate.commands.config import load_config_from_file
 from accelerate.commands.config.config_args import ClusterConfig
 from datasets import ClassLabel, Dataset, Features, Image
-from fake_hub import interrupt
+from fake_hub import TOKEN, interrupt
 from PIL import Image as PILImage
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -206,6 +207,14 @@ def test_inaturalist_divides_its_validation_list(images, checkpoint, tmp_path, c
     assert "26 train, 5 validation, 10 test images" in capsys.readouterr().out
     assert "No labelled test set is published: 1 of the 3 validation images" in results["remark"]
     assert results["remark"] in (tmp_path / "README.md").read_text()
+    for part in ("train", "val"):
+        text = (images / f"iNaturalist18_{part}.txt").read_text().splitlines()
+        kept = [line for line in text if part == "train" or not line.endswith(" 4")]
+        (tmp_path / f"iNaturalist18_{part}.txt").write_text("\n".join(kept))
+    with pytest.raises(
+        SystemExit, match="iNaturalist18_val.txt must have two images of every class .* it has 0 of its"
+    ):
+        inaturalist2018.main(options(checkpoint, tmp_path, "--image_root", images, "--lists", tmp_path))
     with pytest.raises(SystemExit, match="--steering_per_class must leave a test image .* 1 to 2"):
         inaturalist2018.main(options(checkpoint, tmp_path, "--image_root", images, "--steering_per_class", "3"))
 
@@ -241,30 +250,46 @@ def test_cifar100_runs_stage_1_once_and_keeps_a_run_that_cannot_be_pushed(
         (401, "the push to 'me/out' failed: no valid token; run `hf auth login`"),
         (500, "the push to 'me/out' failed: the Hub answered 500; try again later"),
         (interrupt, "the push to 'me/out' was interrupted"),
+        ("no token", "opening the repository 'out' failed: no valid token; run `hf auth login`"),
     ],
 )
 def test_the_command_that_a_failed_push_prints_repeats_it(
-    failure, sentence, hub, images, checkpoint, tmp_path, warnings
+    failure, sentence, hub, images, checkpoint, tmp_path, warnings, monkeypatch
 ):
-    hub.failures.append(failure)
+    if failure == "no token":
+        monkeypatch.delenv("HF_TOKEN")
+    else:
+        hub.failures.append(failure)
     with pytest.raises(SystemExit) as stop:
         places_lt.main(options(checkpoint, tmp_path / "out", "--image_root", images, "--push_to_hub"))
     told = stop.value.code if isinstance(stop.value.code, str) else warnings.pop()
     assert stop.value.code == 130 or failure != interrupt
     assert not warnings and hub.commits == []
     assert sentence in told and f"Nothing is lost: the files are in {tmp_path / 'out'}. To repeat the push: " in told
-    exec(re.search('python -c "(.*)"$', told)[1], {})
+    python, option, code = shlex.split(re.search("To repeat the push: (python .*)$", told)[1])
+    assert (python, option) == ("python", "-c")
+    monkeypatch.chdir(images)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    exec(code, {})
     assert {"model.safetensors", "README.md", "results.json"} <= set(hub.files("me/out"))
     assert b'pipeline("image-classification", "me/out")' in hub.files("me/out")["README.md"]
 
 
-@pytest.mark.parametrize("stage1", [0, 1])
-def test_an_image_that_is_cut_off_is_named(stage1, images, checkpoint, tmp_path):
+def test_a_seed_that_is_pushed_has_the_numbers_of_all(hub, images, checkpoint, tmp_path):
+    more = ["--image_root", images, "--push_to_hub", "--hub_model_id", "me/x", "--seeds", "3", "4"]
+    places_lt.main(options(checkpoint, tmp_path / "out", *more))
+    assert [run["seed"] for run in json.loads(hub.files("me/x")["results.json"])["runs"]] == [3, 4]
+    with pytest.raises(SystemExit, match="places_lt.py: .*'a b/c'"):
+        places_lt.main(options(checkpoint, tmp_path / "out", *more, "--hub_model_id", "a b/c"))
+
+
+@pytest.mark.parametrize(("stage1", "row"), [(0, 3), (1, 3), (0, 0), (1, 0)])
+def test_an_image_that_is_cut_off_is_named(stage1, row, images, checkpoint, tmp_path):
     shutil.copytree(images, tmp_path / "images")
     lists = (tmp_path / "images" / "ImageNet_LT_train.txt").read_text().splitlines()
-    cut = tmp_path / "images" / lists[3].rpartition(" ")[0]
+    cut = tmp_path / "images" / lists[row].rpartition(" ")[0]
     cut.write_bytes(cut.read_bytes()[:200])
-    more = ["--image_root", tmp_path / "images", "--stage1_steps", stage1]
+    more = ["--image_root", tmp_path / "images", "--stage1_steps", stage1, "--augment"]
     with pytest.raises(SystemExit, match=f"imagenet1k_lt.py: {cut} of the split train is no whole image .*download"):
         imagenet1k_lt.main(options(checkpoint, tmp_path / "out", *more, "--max_steps", "50"))
 
@@ -288,8 +313,35 @@ def test_a_list_file_that_is_none_gets_a_sentence(content, sentence, images, che
 def test_parquet_that_is_none_gets_a_sentence(cifar100, checkpoint, tmp_path):
     shutil.copy(cifar100 / "train.parquet", tmp_path)
     (tmp_path / "test.parquet").write_bytes(b"<html>not found</html>")
-    with pytest.raises(SystemExit, match="train.parquet or test.parquet in .* cannot be read .*: download it again"):
+    with pytest.raises(SystemExit, match=f"{tmp_path}/test.parquet is no parquet file .*: download it again"):
         cifar100_lt.main(options(checkpoint, tmp_path / "out", "--dataset", tmp_path))
+    Dataset.from_dict({"other": [1]}).to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(SystemExit, match="train.parquet and test.parquet in .* do not make one dataset .*other"):
+        cifar100_lt.main(options(checkpoint, tmp_path / "out", "--dataset", tmp_path))
+
+
+def test_the_split_of_a_recipe_fits_the_data_as_they_are(cifar100, checkpoint, tmp_path):
+    more = ["--dataset", cifar100, "--imbalance_factor", "4", "--validation_per_class", "2", "--freeze_backbone"]
+    results = cifar100_lt.main(options(checkpoint, tmp_path / "out", *more))
+    splits = LongTailedSplit.load(tmp_path / "out" / "split.json").apply(
+        Dataset.from_parquet(str(cifar100 / "train.parquet"))
+    )
+    assert np.bincount(splits["train"]["fine_label"]).tolist() == results["train_counts"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\x89PNG\xff\xfe", "--class_names: .*names.txt is no text file"),
+        (b"\n", "--class_names: .*names.txt is empty; expected one class name a line"),
+        (b"a\nb\n", "--class_names: .*names.txt has 2 names, but .*_train.txt, line .*label 2"),
+    ],
+)
+def test_class_names_that_do_not_fit(content, sentence, images, checkpoint, tmp_path):
+    (tmp_path / "names.txt").write_bytes(content)
+    more = ["--image_root", images, "--class_names", tmp_path / "names.txt"]
+    with pytest.raises(SystemExit, match=sentence):
+        places_lt.main(options(checkpoint, tmp_path / "out", *more))
 
 
 @pytest.mark.parametrize(
