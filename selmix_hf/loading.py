@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict, Image, load_dataset
 from pyarrow.parquet import read_schema
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, TimmWrapperConfig
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
+from selmix_hf import wide_resnet  # checkpoints name its architectures
 from selmix_hf.heads import find_head
 from selmix_hf.labels import excerpt, set_class_names
 
@@ -131,12 +134,22 @@ def load_for_classes(name: str, class_names: Sequence[str], image_size: int | No
     A head of another size, or none, gives way to one with random weights; a head of the right size stays.
 
     Args:
-        name, class_names, image_size: as for `load_classifier`.
+        name, class_names, image_size: as for `load_classifier`; the name of a `wide_resnet` gives one with random
+            weights.
 
     Raises:
         FileNotFoundError: nothing that can be loaded.
         ValueError: weights of the backbone are missing.
     """
+    if name in wide_resnet.default_cfgs:
+        cfg: dict[str, Any] = dict(wide_resnet.default_cfgs[name])
+        config: Any = TimmWrapperConfig
+        model = TimmWrapperForImageClassification(
+            config(architecture=name, pretrained_cfg=cfg, num_labels=len(class_names))
+        )
+        set_class_names(model.config, class_names)
+        processor = TimmWrapperImageProcessor(pretrained_cfg=cfg, architecture=name)
+        return model, processor if image_size is None else _resized(model, processor, image_size)
     try:
         config = AutoConfig.from_pretrained(name, num_labels=len(class_names))
     except (OSError, ValueError) as error:

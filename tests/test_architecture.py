@@ -56,6 +56,7 @@ FLOORS = {
     "callbacks": 4,
     "stage1": 7,
     "ema": 1,
+    "wide_resnet": 1,
     "pseudo_labels": 5,
     "confusion_trainer": 8,
     "pseudo_label_trainer": 9,
