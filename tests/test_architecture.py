@@ -55,6 +55,7 @@ FLOORS = {
     "plots": 4,
     "callbacks": 4,
     "stage1": 7,
+    "semi_supervised": 8,
     "confusion_trainer": 8,
     "trainer": 9,
     "timing": 1,
