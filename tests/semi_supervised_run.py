@@ -16,8 +16,8 @@ from selmix_hf import FixMatchTrainer, MeanTeacherTrainer, MixMatchTrainer
 
 METHODS = {
     "fixmatch": (FixMatchTrainer, {"threshold": 0.3, "strong_transform": tiny.torchvision_view(), "mu": 2}),
-    "mean_teacher": (MeanTeacherTrainer, {"mu": 2}),
-    "mixmatch": (MixMatchTrainer, {"mu": 2}),
+    "mean_teacher": (MeanTeacherTrainer, {"mu": 2, "rampup_steps": 4}),
+    "mixmatch": (MixMatchTrainer, {"mu": 2, "rampup_steps": 4}),
 }
 COUNTS = (5, 3, 3, 1)  # 12 labelled images: with 8 a step, epochs are of 16 draws, two steps
 ARGUMENTS = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_num_workers")

@@ -125,16 +125,16 @@ def test_mixmatch_with_a_known_order(tmp_path, monkeypatch):
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_the_ramp_defaults_to_a_share_of_the_run(tmp_path):
+def test_the_default_ramp_by_hand(tmp_path, monkeypatch):
     weights = []
-    for method in METHODS:  # none, 2 steps, an eighth of a step
-        trainer = make(tmp_path, method, max_steps=8)
-        trainer.state.max_steps = 8
-        for step in (0, 1, 8):
+    for method in METHODS:
+        monkeypatch.delitem(METHODS[method][1], "rampup_steps", raising=False)
+        trainer = make(tmp_path, method)
+        for step in (0, 10_000, 40_000):
             trainer.state.global_step = step
-            weights.append((method, step, trainer._weight()))
-    expected = [1, 1, 1, 100 * exp(-5), 100 * exp(-5 / 4), 100, 0, 75, 75]
-    assert [weight for *_, weight in weights] == pytest.approx(expected)
+            weights.append(trainer._weight())
+    expected = [1, 1, 1, 100 * exp(-5), 100 * exp(-5 * 0.75**2), 100, 0, 75 * 10 / 16, 75]
+    assert weights == pytest.approx(expected)
 
 
 @every_method
@@ -143,6 +143,22 @@ def test_batch_norm_sees_one_batch_a_step(method, tmp_path):
     trainer.train()
     tracked = [value for name, value in tiny.weights(trainer).items() if name.endswith("num_batches_tracked")]
     assert tracked and all(value == 3 for value in tracked)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_look_aside_leaves_no_trace_and_sees_batch_statistics(averaged, tmp_path):
+    trainer = make(tmp_path, "mean_teacher", "resnet")
+    _, _, first, _ = step_of(trainer)
+    before, average = tiny.weights(trainer), copy.deepcopy(trainer.average.values)
+    with torch.no_grad():
+        for value in trainer.average.values.values():
+            value.mul_(2)
+    logits = trainer.logits_aside(first, averaged)
+    assert not logits.requires_grad and tiny.largest_difference(before, tiny.weights(trainer)) == 0
+    doubled = {name: 2 * value for name, value in average.items()}
+    assert tiny.largest_difference(doubled, trainer.average.values) == 0
+    trainer.model.load_state_dict(doubled if averaged else before)
+    assert torch.equal(logits, trainer.model(pixel_values=first).logits)
 
 
 # --- draws -----------------------------------------------------------------------------------------------------------

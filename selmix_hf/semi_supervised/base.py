@@ -45,8 +45,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
         mu: unlabelled images for each labelled one.
         ema_decay: of the average, in [0, 1).
         unlabeled_weight: lambda_u, not negative.
-        rampup_steps: optimizer steps over which the unlabelled weight rises; 0 for none. Default: the method's share
-            of the run.
+        rampup_steps: optimizer steps over which the unlabelled weight rises; 0 for none.
         weak_transform: image (PIL, RGB) -> tensor for labelled images and weak views; default
             `augment.ShiftAndFlip` before `processing_class`.
         kwargs: as for `Stage1Trainer`, but no data_collator, mixup_alpha or train_transform.
@@ -58,7 +57,6 @@ class SemiSupervisedTrainer(Stage1Trainer):
 
     model: PreTrainedModel
     train_dataset: Any
-    rampup_share = 0.0
 
     def __init__(
         self,
@@ -72,7 +70,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
         mu: int = 7,
         ema_decay: float = 0.999,
         unlabeled_weight: float = 1.0,
-        rampup_steps: int | None = None,
+        rampup_steps: int = 0,
         weak_transform: Callable | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,7 +78,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
             raise ValueError(f"{type(self).__name__} makes its own views: give weak_transform, not {taken[0]}.")
         if isinstance(mu, bool) or not isinstance(mu, int) or mu < 1:
             raise ValueError(f"mu counts the unlabelled images of each labelled one, at least 1, found {mu!r}.")
-        for name, value in (("unlabeled_weight", unlabeled_weight), ("rampup_steps", rampup_steps or 0)):
+        for name, value in (("unlabeled_weight", unlabeled_weight), ("rampup_steps", rampup_steps)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, found {value}.")
         if weak_transform is None and processing_class is None:
@@ -189,8 +187,8 @@ class SemiSupervisedTrainer(Stage1Trainer):
         return labelled + self._weight() * unlabelled
 
     def _weight(self) -> float:
-        steps = self.rampup_share * self.state.max_steps if self.rampup_steps is None else self.rampup_steps
-        return self.unlabeled_weight * self.ramp(min(1.0, self.state.global_step / steps) if steps else 1.0)
+        step, steps = self.state.global_step, self.rampup_steps
+        return self.unlabeled_weight * self.ramp(1.0 if step >= steps else step / steps)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
