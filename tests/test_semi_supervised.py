@@ -19,7 +19,7 @@ from transformers import AutoModelForImageClassification, TrainerCallback
 
 from selmix_hf.augment import ShiftAndFlip, StrongView
 from selmix_hf.semi_supervised.average import WeightAverage
-from selmix_hf.semi_supervised.draws import DrawSampler, shuffled_passes
+from selmix_hf.semi_supervised.draws import DrawDataset, DrawSampler, shuffled_passes
 from selmix_hf.semi_supervised.fixmatch import pseudo_label_loss
 from selmix_hf.semi_supervised.mean_teacher import consistency_loss
 from selmix_hf.semi_supervised.mixmatch import brier_loss, guess_labels, mixup
@@ -177,6 +177,18 @@ def test_epochs_follow_each_other():
     whole = list(DrawSampler(5, 7, 3, num_draws=12, get_epoch=lambda: 0))
     halves = [draw for epoch in (0, 1) for draw in DrawSampler(5, 7, 3, num_draws=6, get_epoch=lambda e=epoch: e)]
     assert whole == halves and all(len(draw.unlabelled) == 3 for draw in whole)
+
+
+def test_a_run_and_a_resumed_one_take_one_sequence(tmp_path, monkeypatch):
+    """Five steps of 8 draws, in epochs of two; resumed after the third."""
+    seen, fetch = [], DrawDataset.__getitems__
+    monkeypatch.setattr(DrawDataset, "__getitems__", lambda self, draws: seen.extend(draws) or fetch(self, draws))
+    expected = list(DrawSampler(12, 23, 2, num_draws=48, get_epoch=lambda: 0, seed=42))
+    for start, resume in ((0, None), (24, str(tmp_path / "checkpoint-3"))):
+        trainer = make(tmp_path, save_strategy="steps", save_steps=3)
+        seen.clear()
+        trainer.train(resume_from_checkpoint=resume)
+        assert seen[: 40 - start] == expected[start:40]
 
 
 @pytest.mark.parametrize(
