@@ -36,6 +36,10 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.sampling import PairDataset as PairDataset
     from selmix_hf.sampling import PairSampler as PairSampler
     from selmix_hf.saved_head import SelMixHead as SelMixHead
+    from selmix_hf.semi_supervised.base import SemiSupervisedTrainer as SemiSupervisedTrainer
+    from selmix_hf.semi_supervised.fixmatch import FixMatchTrainer as FixMatchTrainer
+    from selmix_hf.semi_supervised.mean_teacher import MeanTeacherTrainer as MeanTeacherTrainer
+    from selmix_hf.semi_supervised.mixmatch import MixMatchTrainer as MixMatchTrainer
     from selmix_hf.stage1 import Stage1Trainer as Stage1Trainer
     from selmix_hf.trainer import SelMixTrainer as SelMixTrainer
 
@@ -62,6 +66,10 @@ _HOME = {
     "LDAMLoss": "losses",
     "DeferredReweighting": "callbacks",
     "Stage1Trainer": "stage1",
+    "SemiSupervisedTrainer": "semi_supervised.base",
+    "FixMatchTrainer": "semi_supervised.fixmatch",
+    "MeanTeacherTrainer": "semi_supervised.mean_teacher",
+    "MixMatchTrainer": "semi_supervised.mixmatch",
     "find_head": "heads",
     "SelMixHead": "saved_head",
     "PushError": "pushing",

@@ -31,7 +31,8 @@ class ImageCollator:
     Args:
         processing_class: an image processor of transformers; used where no transform is given.
         transform: image (PIL, RGB) -> tensor C x H x W, such as torchvision's or timm's.
-        image_column, label_column: keys of an example, or places in one that is a tuple.
+        image_column, label_column: keys of an example, or places in one that is a tuple; no labels where
+            `label_column` is None.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class ImageCollator:
         processing_class: Any = None,
         transform: Callable[[Any], Tensor] | None = None,
         image_column: Column = "image",
-        label_column: Column = "label",
+        label_column: Column | None = "label",
     ) -> None:
         if processing_class is None and transform is None:
             raise ValueError(
@@ -67,8 +68,9 @@ class ImageCollator:
                     views.append(self.transform(image))
             pixels = _stack(views)
         batch: dict[str, Any] = {"pixel_values": pixels}
-        if all(has_column(example, self.label_column) for example in examples):
-            batch["labels"] = torch.as_tensor([class_of(example, self.label_column) for example in examples])
+        column = self.label_column
+        if column is not None and all(has_column(example, column) for example in examples):
+            batch["labels"] = torch.as_tensor([class_of(example, column) for example in examples])
         return batch
 
 

@@ -58,6 +58,7 @@ FLOORS = {
     "ema": 1,
     "wide_resnet": 1,
     "pseudo_labels": 5,
+    "semi_supervised": 8,
     "confusion_trainer": 8,
     "pseudo_label_trainer": 9,
     "trainer": 10,

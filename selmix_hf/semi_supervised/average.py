@@ -1,0 +1,111 @@
+"""The exponential moving average of a model's weights: what is evaluated and saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+FILE_NAME = "weight_average.safetensors"
+
+
+class WeightAverage(TrainerCallback):
+    """After step t: average = d average + (1 - d) weights, with d = min(decay, 1 - 1/t).
+
+    So it is the plain mean of the weights of all steps until 1/t falls below 1 - decay, and exponential from there
+    (Tarvainen and Valpola 2017, arXiv 1703.01780, equation 7; the bound is their published code's): a short run does
+    not end with an average that is still its start. Every floating-point entry of the state dict is averaged, the
+    running statistics of batch-norm too, in float32 or better; other entries are those of the latest step.
+
+    Args:
+        decay: in [0, 1); 0 is the latest weights.
+
+    Attributes:
+        values: the average by the names of the state dict; None before a run and after its end.
+
+    Raises:
+        ValueError: decay outside [0, 1).
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), found {decay}: 0.999 averages about 1,000 steps.")
+        self.decay = decay
+        self.values: dict[str, Tensor] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self.values = {name: _precise(value).clone() for name, value in model.state_dict().items()}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.update(model, state.global_step)
+
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after step `step`, which counts from 1."""
+        values = self._known()
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                values[name].lerp_(_precise(value), 1 - min(self.decay, 1 - 1 / step))
+            else:
+                values[name].copy_(value)
+
+    @contextmanager
+    def in_place_of_weights(self, model: nn.Module) -> Iterator[None]:
+        """Inside, the model has the averaged weights; without an average it is left as it is."""
+        if self.values is None:
+            yield
+            return
+        own = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.values)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
+
+    def settle(self, model: nn.Module) -> None:
+        """Give the model the averaged weights for good."""
+        model.load_state_dict(self._known())
+        self.values = None
+
+    def save(self, folder: str | os.PathLike, model: nn.Module) -> None:
+        """Write average and weights into a checkpoint."""
+        both = {"average": self._known(), "weights": model.state_dict()}
+        tensors = {f"{kind}.{name}": value for kind, part in both.items() for name, value in part.items()}
+        save_file({name: value.detach().cpu().clone() for name, value in tensors.items()}, Path(folder) / FILE_NAME)
+
+    def load(self, folder: str | os.PathLike, model: nn.Module) -> None:
+        """Read them back, each into its place.
+
+        Raises:
+            FileNotFoundError: the checkpoint is of another trainer.
+        """
+        if not (path := Path(folder) / FILE_NAME).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {FILE_NAME}, so another trainer wrote it: resume from a checkpoint of this one, or "
+                "start anew from its weights by loading the model from it."
+            )
+        tensors = load_file(path)
+        parts: dict[str, dict[str, Tensor]] = {"average": {}, "weights": {}}
+        for name, value in tensors.items():
+            kind, _, own = name.partition(".")
+            parts[kind][own] = value
+        model.load_state_dict(parts["weights"])
+        devices = {name: value.device for name, value in model.state_dict().items()}
+        self.values = {name: value.to(devices[name]) for name, value in parts["average"].items()}
+
+    def _known(self) -> dict[str, Tensor]:
+        if self.values is None:
+            raise RuntimeError("there is no average of weights outside a run: call train() first.")
+        return self.values
+
+
+def _precise(value: Tensor) -> Tensor:
+    """float32 for what is less: a thousandth of a step would be rounded away."""
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value

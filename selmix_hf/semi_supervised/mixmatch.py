@@ -1,0 +1,102 @@
+"""MixMatch: guessed labels, sharpened, and mixup of labelled and unlabelled images.
+
+Shape suffixes: B labelled samples, U = mu B unlabelled ones, V views, R = B + V U rows of a batch, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selmix_hf.losses import LogitAdjustedLoss
+from selmix_hf.semi_supervised.base import SemiSupervisedTrainer
+
+
+def guess_labels(logits: Tensor, temperature: float) -> Tensor:
+    """q = p^(1/T) / sum_k p_k^(1/T), p the mean prediction over the views; no gradient.
+
+    Berthelot et al. 2019 (arXiv 1905.02249), equations 6 and 7.
+
+    Args:
+        logits: V x U x K.
+        temperature: T; 1 leaves p as it is.
+
+    Returns:
+        q, U x K.
+    """
+    power_UK = logits.detach().float().softmax(-1).mean(0) ** (1 / temperature)
+    return power_UK / power_UK.sum(-1, keepdim=True)
+
+
+def mixup(values: Tensor, share: Tensor, order: Tensor) -> Tensor:
+    """share' values + (1 - share') values[order], share' = max(share, 1 - share): equations 9 to 12.
+
+    Args:
+        values: R rows of any shape.
+        share, order: of each row and of its partner, shape R.
+    """
+    share = torch.maximum(share, 1 - share).view(-1, *[1] * (values.ndim - 1))
+    return share * values + (1 - share) * values[order]
+
+
+def brier_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over samples and classes of (target - softmax(logits))^2, both R x K: equation 4."""
+    return F.mse_loss(logits.float().softmax(-1), target)
+
+
+class MixMatchTrainer(SemiSupervisedTrainer):
+    """CE(mixed labelled) + unlabeled_weight * t * `brier_loss`(mixed unlabelled), t = step / rampup_steps up to 1.
+
+    A share is drawn for every row, from torch's global CPU generator, which Trainer restores on resume. Guessed labels
+    come from the current weights in training mode, on the plain logits: the balanced predictor under a logit-adjusted
+    loss. That pass leaves no trace in batch-norm's running statistics.
+
+    Args:
+        loss: "logit_adjusted", "balanced_softmax", "cross_entropy", or a `LogitAdjustedLoss`: mixed labels have no
+            margin, nor a weight of one class.
+        temperature: T of the guessed labels, positive.
+        mixup_alpha: the shares are Beta(alpha, alpha), positive.
+        args, kwargs: as for `SemiSupervisedTrainer`; mu, unlabeled_weight and rampup_steps default to the paper's 1,
+            75 and 16,000 (on CIFAR-10). A steep ramp to such a weight, while guesses are poor, ruins a model.
+
+    Raises:
+        ValueError: as `SemiSupervisedTrainer`; another loss, a temperature or an alpha that is not positive.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        mu: int = 1,
+        unlabeled_weight: float = 75.0,
+        rampup_steps: int = 16_000,
+        temperature: float = 0.5,
+        mixup_alpha: float = 0.75,
+        **kwargs: Any,
+    ) -> None:
+        for name, value in (("temperature", temperature), ("mixup_alpha", mixup_alpha)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, found {value}: the paper's 0.5 and 0.75 are the defaults.")
+        self.temperature, self.shares = temperature, torch.distributions.Beta(mixup_alpha, mixup_alpha)
+        super().__init__(*args, mu=mu, unlabeled_weight=unlabeled_weight, rampup_steps=rampup_steps, **kwargs)
+        if not isinstance(self.loss, LogitAdjustedLoss):
+            raise ValueError(
+                "MixMatch's labels are mixed, so its loss must be 'logit_adjusted', 'balanced_softmax', "
+                f"'cross_entropy' or a LogitAdjustedLoss, found {kwargs['loss']!r}."
+            )
+
+    def losses(self, model: nn.Module, labelled: Tensor, labels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        unlabelled = views.flatten(0, 1)
+        guess_UK = guess_labels(self.logits_aside(unlabelled).unflatten(0, views.shape[:2]), self.temperature)
+        target_RK = torch.cat([F.one_hot(labels, guess_UK.shape[1]), guess_UK.repeat(len(views), 1)])
+        share_R = self.shares.sample((len(target_RK),)).to(labels.device)
+        order_R = torch.randperm(len(target_RK)).to(labels.device)
+        target_RK = mixup(target_RK, share_R, order_R)
+        logits_RK = self.logits(model, mixup(torch.cat([labelled, unlabelled]), share_R, order_R)).float()
+        adjusted_BK = cast(LogitAdjustedLoss, self.loss).adjusted(logits_RK[: len(labels)], labels)
+        return (
+            F.cross_entropy(adjusted_BK, target_RK[: len(labels)]),
+            brier_loss(logits_RK[len(labels) :], target_RK[len(labels) :]),
+        )
