@@ -35,9 +35,9 @@ def load(arguments: Arguments, folder: Path) -> BenchmarkData:
     dataset = load_images(arguments.dataset)
     if arguments.label_column is None and "fine_label" in dataset["train"].column_names:
         arguments.label_column = "fine_label"  # not one of the twenty superclasses
-    splits, digest = split_images(arguments, dataset, folder / "split.json")
+    splits, split = split_images(arguments, dataset, folder / "split.json")
     name, column = f"CIFAR-100-LT (rho = {arguments.imbalance_factor:g})", arguments.label_column
-    return BenchmarkData(splits, digest, name, "uoft-cs/cifar100", own_label_column=column)
+    return BenchmarkData(splits, split.digest, name, "uoft-cs/cifar100", own_label_column=column)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

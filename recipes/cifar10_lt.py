@@ -38,9 +38,9 @@ class Arguments(LongTailedArguments, BenchmarkArguments):
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
-    splits, digest = split_images(arguments, load_images(arguments.dataset), folder / "split.json")
+    splits, split = split_images(arguments, load_images(arguments.dataset), folder / "split.json")
     name = f"CIFAR-10-LT (rho = {arguments.imbalance_factor:g})"
-    return BenchmarkData(splits, digest, name, "uoft-cs/cifar10", own_label_column=arguments.label_column)
+    return BenchmarkData(splits, split.digest, name, "uoft-cs/cifar10", own_label_column=arguments.label_column)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

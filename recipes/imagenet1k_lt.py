@@ -51,10 +51,10 @@ def load(arguments: Arguments, folder: Path) -> BenchmarkData:
             "--image_root belongs to the list files, --dataset is made long-tailed here: give one of them."
         )
     dataset = load_images(arguments.dataset, arguments.test_split)
-    splits, digest = split_images(arguments, dataset, folder / "split.json", profile="pareto")
+    splits, split = split_images(arguments, dataset, folder / "split.json", profile="pareto")
     hub_id = None if Path(arguments.dataset).exists() else arguments.dataset
     name, column = f"{Path(arguments.dataset).name}, long-tailed", arguments.label_column
-    return BenchmarkData(splits, digest, name, hub_id, photos=True, own_label_column=column)
+    return BenchmarkData(splits, split.digest, name, hub_id, photos=True, own_label_column=column)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from selmix_hf.benchmark_results import (
     versions,
     without_folders,
 )
-from selmix_hf.benchmark_start import BenchmarkArguments, Stage1, augmentation, load_start
+from selmix_hf.benchmark_start import BenchmarkArguments, SemiSupervisedStart, Stage1, augmentation, load_start
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.comparison import before_after_table, paired_bootstrap
 from selmix_hf.config import SelMixConfig
@@ -88,6 +88,8 @@ def run_recipe(
         if config.push_to_hub and config.hub_model_id is not None:
             validate_repo_id(config.hub_model_id)
         data = load(arguments, Path(config.output_dir))
+        if "unlabeled" not in data.splits and isinstance(arguments, SemiSupervisedStart):
+            raise ValueError("there are no unlabelled images: set unlabeled_max_per_class, or give a split with them.")
         if "validation" not in data.splits:
             raise ValueError(
                 "there is no validation set, which steers the training: set validation_per_class above 0."
@@ -95,7 +97,9 @@ def run_recipe(
         with _naming_a_broken_image(script, data):
             stage1 = Stage1(arguments, config, data)
     if config.process_index == 0 and stage1.trainer is not None:
-        print(f"Stage 1, {arguments.stage1_loss}: {arguments.stage1_steps} steps", flush=True)
+        method = getattr(arguments, "stage1_method", "supervised")
+        how = arguments.stage1_loss if method == "supervised" else f"{method}, {arguments.stage1_loss}"
+        print(f"Stage 1, {how}: {arguments.stage1_steps} steps", flush=True)
     if arguments.stage1_steps > 0:
         with timer.part("stage 1"), _naming_a_broken_image(script, data):
             stage1.run()
@@ -220,6 +224,7 @@ class _Benchmark:
 
     def _trainer(self, config: SelMixConfig, checkpoint: str) -> SelMixTrainer:
         model, processor = load_start(self.arguments, self.data, checkpoint)
+        used = getattr(self.arguments, "use_unlabeled", False)
         trainer = SelMixTrainer(
             model=model,
             args=config,
@@ -229,6 +234,8 @@ class _Benchmark:
             train_transform=augmentation(self.arguments, self.data, processor),
             processing_class=processor,
             label_column=self.data.label_column,
+            unlabeled_dataset=self.data.splits["unlabeled"] if used else None,
+            unlabeled_labels=self.data.unlabeled_labels if used else None,
         )
         ProgressLines.replace_logs_of(trainer, every=max(1, config.max_steps // config.refresh_steps // 20))
         for method, part in _PARTS.items():

@@ -23,12 +23,13 @@ class BenchmarkData:
     """What a benchmark is run on.
 
     Attributes:
-        splits: "train" (long-tailed), "validation" (steers and selects) and "test".
+        splits: "train" (long-tailed), "validation" (steers and selects), "test", and perhaps "unlabeled".
         digest: sha256 that fixes which images are in "train" and "validation".
         name: of the dataset, for people.
         dataset_id: on the Hub, or None.
         photos: images of many sizes, which augmentation crops and scales; else all have one size.
         remark: a sentence that the output must carry, or "".
+        unlabeled_labels: true classes of "unlabeled", for analysis alone.
         own_label_column: which column holds the class; None: the one that can.
     """
 
@@ -39,10 +40,13 @@ class BenchmarkData:
     photos: bool = False
     remark: str = ""
     own_label_column: str | None = None
+    unlabeled_labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         num_classes = len(self.class_names)
         for part, dataset in self.splits.items():
+            if part == "unlabeled":
+                continue
             counts_K = np.bincount(class_labels(dataset, self.label_column), minlength=num_classes)
             require_all_classes(torch.as_tensor(counts_K), self.class_names, f"the split {part}")
 
@@ -92,10 +96,19 @@ class LongTailedArguments:
     split_seed: int = field(default=0, metadata={"help": "Of a drawn split."})
 
 
+@dataclass(kw_only=True)
+class SemiSupervisedArguments(LongTailedArguments):
+    """Options of a recipe whose data have an unlabelled part too."""
+
+    unlabeled_max_per_class: int | None = field(default=None, metadata={"help": "M1 of a drawn split."})
+    unlabeled_imbalance_factor: float = field(default=100, metadata={"help": "rho_u; 1: uniform, 0.01: inverted."})
+    use_unlabeled: bool = field(default=True, metadata={"help": "SelMix takes its second samples from there."})
+
+
 def split_images(
     arguments: LongTailedArguments, dataset: DatasetDict, save_to: Path, **options: Any
-) -> tuple[DatasetDict, str]:
-    """Splits "train" (long-tailed), "validation" and "test", and the digest of the first two.
+) -> tuple[DatasetDict, LongTailedSplit]:
+    """Splits "train" (long-tailed), "validation", "test" and perhaps "unlabeled", and which images are in them.
 
     Args:
         arguments: say how to draw, or which split to read.
@@ -106,6 +119,9 @@ def split_images(
     Raises:
         FileNotFoundError, ValueError: no such split, or one that does not fit.
     """
+    if isinstance(arguments, SemiSupervisedArguments) and arguments.unlabeled_max_per_class is not None:
+        options["unlabeled_max_per_class"] = arguments.unlabeled_max_per_class
+        options["unlabeled_imbalance_factor"] = arguments.unlabeled_imbalance_factor
     if arguments.split is None:
         splits = make_long_tailed(
             dataset["train"],
@@ -117,7 +133,7 @@ def split_images(
             save_to=save_to,
             **options,
         )
-        return DatasetDict(**splits, test=dataset["test"]), LongTailedSplit.load(save_to).digest
+        return DatasetDict(**splits, test=dataset["test"]), LongTailedSplit.load(save_to)
     if not Path(arguments.split).is_file():
         raise FileNotFoundError(f"--split: there is no file {arguments.split!r} (looked in {Path.cwd()}).")
     split = LongTailedSplit.load(arguments.split)
@@ -125,7 +141,7 @@ def split_images(
     if "validation" not in splits:
         raise ValueError(f"--split: {arguments.split} has no validation images, which SelMix is steered by.")
     split.save(save_to)
-    return DatasetDict(**splits, test=dataset["test"]), split.digest
+    return DatasetDict(**splits, test=dataset["test"]), split
 
 
 @dataclass(kw_only=True)

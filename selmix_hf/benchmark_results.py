@@ -73,6 +73,12 @@ def run_report(trainer: Any) -> dict[str, Any]:
             {name: log[name] for name in _HISTORY} for log in trainer.state.log_history if "gain_set_psi" in log
         ],
     }
+    if trainer.unlabeled_dataset is not None:
+        report["pseudo_labels"] = [
+            {name: value for name, value in log.items() if name == "step" or name.startswith("pseudo_label")}
+            for log in trainer.state.log_history
+            if "pseudo_labels_used" in log
+        ]
     if len(trainer.class_names) <= MATRIX_CLASSES and trainer.gain is not None:  # None if resumed in the last period
         report["gain"] = _four_digits(trainer.gain)
         report["pair_probability"] = _four_digits(torch.as_tensor(trainer.pair_state.probability))

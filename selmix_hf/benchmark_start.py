@@ -14,8 +14,12 @@ from selmix_hf.augment import CropAndFlip, ResizedCropAndFlip, side_of
 from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.config import SelMixConfig
 from selmix_hf.loading import load_classifier, load_for_classes
+from selmix_hf.semi_supervised.fixmatch import FixMatchTrainer
+from selmix_hf.semi_supervised.mean_teacher import MeanTeacherTrainer
+from selmix_hf.semi_supervised.mixmatch import MixMatchTrainer
 from selmix_hf.stage1 import Stage1Trainer
 
+_OF_METHOD = ("mu", "unlabeled_weight", "rampup_steps", "threshold", "ema_decay")
 _DONE = "stage1.json"  # written last: the folder is complete
 
 
@@ -40,6 +44,9 @@ class BenchmarkArguments:
     stage1_mixup_alpha: float = field(default=0.0, metadata={"help": "Of mixup in stage 1; 0: none."})
 
     def __post_init__(self) -> None:
+        self._check()
+
+    def _check(self) -> None:
         for name, least in (("image_size", 1), ("stage1_steps", 0), ("stage1_batch_size", 1)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}.")
@@ -47,6 +54,30 @@ class BenchmarkArguments:
             raise ValueError(f"stage1_learning_rate must be positive, found {self.stage1_learning_rate}.")
         if len(set(self.seeds)) < len(self.seeds) or not all(0 <= seed < 2**32 for seed in self.seeds):
             raise ValueError(f"seeds must differ and lie between 0 and 2**32 - 1, found {self.seeds}.")
+
+
+METHODS = {"fixmatch": FixMatchTrainer, "mean_teacher": MeanTeacherTrainer, "mixmatch": MixMatchTrainer}
+
+
+@dataclass(kw_only=True)
+class SemiSupervisedStart(BenchmarkArguments):
+    """Options of stage 1 with unlabelled images."""
+
+    stage1_method: str = field(default="fixmatch", metadata={"help": f"supervised, {', '.join(METHODS)}."})
+    stage1_mu: int | None = field(default=None, metadata={"help": "Unlabelled images for each labelled one."})
+    stage1_unlabeled_weight: float | None = field(default=None, metadata={"help": "Default: the method's."})
+    stage1_rampup_steps: int | None = field(default=None, metadata={"help": "Of that weight; default: the method's."})
+    stage1_threshold: float | None = field(default=None, metadata={"help": "Of FixMatch; default: 0.95."})
+    stage1_ema_decay: float = field(default=0.999, metadata={"help": "Of the weights that are evaluated and saved."})
+
+    def _check(self) -> None:
+        super()._check()
+        if self.stage1_method not in ("supervised", *METHODS):
+            raise ValueError(
+                f"stage1_method must be one of supervised, {', '.join(METHODS)}, found {self.stage1_method!r}."
+            )
+        if self.stage1_threshold is not None and self.stage1_method != "fixmatch":
+            raise ValueError(f"stage1_threshold is FixMatch's: {self.stage1_method} has none, leave it out.")
 
 
 def augmentation(arguments: BenchmarkArguments, data: BenchmarkData, processor: Any) -> CropAndFlip | None:
@@ -119,15 +150,19 @@ class Stage1:
             dataloader_num_workers=config.dataloader_num_workers,
             dataloader_pin_memory=config.dataloader_pin_memory,
         )
-        self.trainer = Stage1Trainer(
-            model,
-            options,
-            train_dataset=data.splits["train"],
-            processing_class=processor,
-            loss=arguments.stage1_loss,
-            mixup_alpha=arguments.stage1_mixup_alpha,
-            train_transform=augmentation(arguments, data, processor),
-            label_column=data.label_column,
+        shared = {"train_dataset": data.splits["train"], "processing_class": processor}
+        shared |= {"loss": arguments.stage1_loss, "label_column": data.label_column}
+        view = augmentation(arguments, data, processor)
+        method = getattr(arguments, "stage1_method", "supervised")
+        if method == "supervised":
+            mixup_alpha = arguments.stage1_mixup_alpha
+            self.trainer = Stage1Trainer(model, options, **shared, mixup_alpha=mixup_alpha, train_transform=view)
+            return
+        own = {name: getattr(arguments, f"stage1_{name}") for name in _OF_METHOD}
+        own = {name: value for name, value in own.items() if value is not None}
+        unlabeled = data.splits["unlabeled"]
+        self.trainer = METHODS[method](
+            model, options, **shared, unlabeled_dataset=unlabeled, weak_transform=view, **own
         )
 
     def run(self) -> None:

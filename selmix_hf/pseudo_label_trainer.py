@@ -16,9 +16,9 @@ from transformers.utils import logging
 
 from selmix_hf.collator import SelMixCollator
 from selmix_hf.confusion_trainer import ConfusionTrainer
-from selmix_hf.ema import WeightAverage
 from selmix_hf.features import FeatureDataset, JoinedFeatures
 from selmix_hf.pair_distribution import PairState
+from selmix_hf.parameter_average import ParameterAverage
 from selmix_hf.pseudo_labels import Unlabelled, choose, pseudo_label_report, second_labels
 from selmix_hf.sampling import ClassIndex
 
@@ -34,7 +34,7 @@ class PseudoLabelTrainer(ConfusionTrainer):
     class_names: list[str]
     _train_labels: NDArray[np.int64]
     _unlabeled_truth: NDArray[np.int64] | None
-    _average: WeightAverage | None = None
+    _average: ParameterAverage | None = None
 
     @property
     def pseudo_labels(self) -> Tensor | None:
@@ -44,7 +44,7 @@ class PseudoLabelTrainer(ConfusionTrainer):
     def _start_average(self) -> None:
         if self.unlabeled_dataset is not None and self.args.pseudo_label_source == "ema":
             trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-            self._average = WeightAverage(trained, self.args.ema_decay)
+            self._average = ParameterAverage(trained, self.args.ema_decay)
 
     def end_step(self) -> None:
         """After every step of the optimizer."""

@@ -55,7 +55,7 @@ FLOORS = {
     "plots": 4,
     "callbacks": 4,
     "stage1": 7,
-    "ema": 1,
+    "parameter_average": 1,
     "wide_resnet": 1,
     "pseudo_labels": 5,
     "semi_supervised": 8,
@@ -66,7 +66,7 @@ FLOORS = {
     "hardware": 1,
     "augment": 1,
     "benchmark_data": 5,
-    "benchmark_start": 8,
+    "benchmark_start": 9,
     "benchmark_results": 7,
     "benchmark": 11,
 }

@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import nn
 
-from selmix_hf.ema import WeightAverage
+from selmix_hf.parameter_average import ParameterAverage
 from selmix_hf.pseudo_labels import Unlabelled, choose, pseudo_label_report, second_labels
 from selmix_hf.sampling import ClassIndex, fetch
 
@@ -75,7 +75,7 @@ def test_no_label_reaches_a_collator(column):
 def test_weight_average_by_hand():
     layer = nn.Linear(1, 1, bias=False)
     layer.weight.data.fill_(1.0)
-    average = WeightAverage(dict(layer.named_parameters()), decay=0.9)
+    average = ParameterAverage(dict(layer.named_parameters()), decay=0.9)
     for value in (2.0, 3.0):
         layer.weight.data.fill_(value)
         average.update()
@@ -83,6 +83,6 @@ def test_weight_average_by_hand():
     with average.in_place():
         assert layer.weight.item() == pytest.approx(expected)
     assert layer.weight.item() == 3
-    again = WeightAverage(dict(layer.named_parameters()), decay=0.9)
+    again = ParameterAverage(dict(layer.named_parameters()), decay=0.9)
     again.load(average.tensors)
     assert torch.equal(again.tensors["weight"], average.tensors["weight"])

@@ -1,4 +1,4 @@
-"""An exponential moving average of weights."""
+"""An exponential moving average of the parameters that are trained; of whole models see `semi_supervised.average`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightAverage:
+class ParameterAverage:
     """w_t = d w_(t-1) + (1 - d) theta_t of parameters theta (Tarvainen and Valpola 2017, arXiv 1703.01780).
 
     Args:
