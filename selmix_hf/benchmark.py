@@ -51,6 +51,8 @@ _PARTS = {
     "_gain_set_statistics": "statistics passes",
     "refresh": "gain and P",
     "_store_features": "features",
+    "_second_features": "features",
+    "_unlabeled_predictions": "pseudo-labels",
     "evaluate": "evaluation",
     "predicted_classes": "evaluation",
     "_save_checkpoint": "saving",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class BenchmarkData:
     photos: bool = False
     remark: str = ""
     own_label_column: str | None = None
-    unlabeled_labels: np.ndarray | None = None
+    unlabeled_labels: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         num_classes = len(self.class_names)

@@ -18,30 +18,30 @@ from selmix_hf.heads import find_head
 from selmix_hf.labels import excerpt, set_class_names
 
 
-def load_images(name: str, test: str = "test") -> DatasetDict:
+def load_images(name: str, test: str = "test", more: Sequence[str] = ()) -> DatasetDict:
     """Splits "train" and "test", with one image column, of a Hub id or a folder with train.parquet and test.parquet.
 
     Args:
         name: a Hub id or a folder.
         test: the split that becomes "test": "validation" where the test labels are withheld, as in ImageNet-1k. In a
             folder, the name of its file.
+        more: further splits that are needed, under their own names.
 
     Raises:
         FileNotFoundError: nothing that can be loaded.
         ValueError: a file that is not parquet, a split is missing, or there is not one image column.
     """
     folder = Path(name)
-    files = {part: folder / f"{part}.parquet" for part in ("train", test)}
-    advice = (
-        f"Give a folder with train.parquet and {test}.parquet, or a Hub id such as uoft-cs/cifar10 with the network "
-        "on."
-    )
+    parts = ["train", test, *more]
+    files = {part: folder / f"{part}.parquet" for part in parts}
+    wanted = f"{', '.join(f'{part}.parquet' for part in parts[:-1])} and {parts[-1]}.parquet"
+    advice = f"Give a folder with {wanted}, or a Hub id such as uoft-cs/cifar10 with the network on."
     if folder.is_dir():
         missing = [file.name for file in files.values() if not file.is_file()]
         if missing:
             found = ", ".join(sorted(file.name for file in folder.glob("*.parquet"))) or "none"
             raise FileNotFoundError(
-                f"the folder {name!r} must hold train.parquet and {test}.parquet, but lacks {' and '.join(missing)} "
+                f"the folder {name!r} must hold {wanted}, but lacks {' and '.join(missing)} "
                 f"(parquet files in it: {found}). {advice}"
             )
         for file in files.values():
@@ -50,7 +50,9 @@ def load_images(name: str, test: str = "test") -> DatasetDict:
             except Exception as error:  # of pyarrow, of the file system
                 raise ValueError(f"{file} is no parquet file ({error}): download it again. {advice}") from error
         try:
-            dataset = load_dataset("parquet", data_files={part: str(file) for part, file in files.items()})
+            dataset = load_dataset("parquet", data_files={part: str(files[part]) for part in ("train", test)})
+            for part in more:  # may have no labels
+                dataset[part] = load_dataset("parquet", data_files={part: str(files[part])}, split=part)
         except Exception as error:  # of pyarrow, of datasets
             cause = " ".join(str(error.__cause__ or error).split())
             raise ValueError(
@@ -64,15 +66,16 @@ def load_images(name: str, test: str = "test") -> DatasetDict:
                 f"{name!r} is no folder here ({Path.cwd()}) and could not be loaded from the Hub "
                 f"({type(error).__name__}). {advice}"
             ) from error
-    if not {"train", test} <= set(dataset):
-        raise ValueError(f"the dataset {name!r} must have splits train and {test}, found {', '.join(dataset)}.")
+    if not set(parts) <= set(dataset):
+        needed = f"{', '.join(parts[:-1])} and {parts[-1]}"
+        raise ValueError(f"the dataset {name!r} must have splits {needed}, found {', '.join(dataset)}.")
     columns = [column for column, kind in dataset["train"].features.items() if isinstance(kind, Image)]
     if len(columns) != 1:
         raise ValueError(
             f"the dataset {name!r} must have one image column, found {columns or 'none'} among "
             f"{', '.join(dataset['train'].column_names)}."
         )
-    return DatasetDict(train=dataset["train"], test=dataset[test])
+    return DatasetDict(train=dataset["train"], test=dataset[test], **{part: dataset[part] for part in more})
 
 
 def load_classifier(name: str, class_names: Sequence[str], image_size: int | None = None) -> tuple[Any, Any]:

@@ -1,0 +1,51 @@
+"""Semi-supervised STL-10: 100,000 unlabelled images of an unknown distribution, some of no class at all.
+
+    accelerate launch recipes/stl10_ssl.py --config recipes/configs/stl10_ssl_paper.yaml \\
+        --model_name_or_path <any pretrained model, or wrn_37_2> --dataset <Hub id or folder>
+
+Data: STL-10 (Coates et al. 2011) as a Hub id with the splits train, test and unlabeled, or a folder with
+train.parquet (5,000 labelled images), test.parquet (8,000) and unlabeled.parquet (100,000; a label column, if it has
+one, is not read). Of the 500 labelled images of each class 50 are the validation set, and the others are made
+long-tailed: N1 = 450, rho = 10. Nobody knows the classes of the unlabelled images, so there is no accuracy of
+pseudo-labels here and no oracle.
+
+Published numbers of the SelMix paper for it are not at hand. Result, time and memory are not measured here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+
+from selmix_hf.benchmark import run_recipe
+from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, split_images
+from selmix_hf.benchmark_start import SemiSupervisedStart
+from selmix_hf.loading import load_images
+
+
+@dataclass(kw_only=True)
+class Arguments(LongTailedArguments, SemiSupervisedStart):
+    dataset: str = field(metadata={"help": "A Hub id, or a folder with three parquet files."})
+    imbalance_factor: float = field(default=10, metadata={"help": "n_max / n_min of a drawn split."})
+    max_per_class: int | None = field(default=450, metadata={"help": "n_max of a drawn split."})
+    validation_per_class: int = field(default=50, metadata={"help": "Set aside in a drawn split."})
+    use_unlabeled: bool = field(default=True, metadata={"help": "SelMix takes its second samples from there."})
+
+
+def load(arguments: Arguments, folder: Path) -> BenchmarkData:
+    dataset = load_images(arguments.dataset, more=["unlabeled"])
+    splits, split = split_images(arguments, dataset, folder / "split.json")
+    images = next(name for name in splits["train"].column_names if name in dataset["unlabeled"].column_names)
+    parts = DatasetDict(**splits, unlabeled=dataset["unlabeled"].select_columns(images))
+    return BenchmarkData(parts, split.digest, "STL-10, long-tailed", own_label_column=arguments.label_column)
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    return run_recipe("stl10_ssl.py", Arguments, load, argv)
+
+
+if __name__ == "__main__":
+    main()
