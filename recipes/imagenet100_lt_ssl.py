@@ -38,9 +38,14 @@ class Arguments(SemiSupervisedArguments, SemiSupervisedStart):
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
     dataset = load_images(arguments.dataset, arguments.test_split)
     splits, split = split_images(arguments, dataset, folder / "split.json")
-    data = BenchmarkData(splits, split.digest, "ImageNet-100-LT, partly labelled", photos=True)
-    data.own_label_column, data.unlabeled_labels = arguments.label_column, split.unlabeled_labels
-    return data
+    return BenchmarkData(
+        splits,
+        split.digest,
+        name="ImageNet-100-LT, partly labelled",
+        photos=True,
+        own_label_column=arguments.label_column,
+        unlabeled_labels=split.unlabeled_labels,
+    )
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

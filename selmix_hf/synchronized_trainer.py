@@ -1,4 +1,4 @@
-"""A Trainer whose processes train one model even where they looked at data first; it resumes from what is there."""
+"""A Trainer whose processes train one model even where they looked at data first, and that loads all that it saved."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import Trainer
 
+from selmix_hf.checkpoint import load_weights
 from selmix_hf.resuming import require_checkpoint
 
 
@@ -14,6 +15,8 @@ class SynchronizedTrainer(Trainer):
 
     A look at data marks the bare model as prepared; accelerate then leaves it as it is when training begins, without
     DistributedDataParallel, and every process silently trains a model of its own.
+
+    Weights are loaded by from_pretrained, since Trainer's own way skips those that are saved under older names.
     """
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -26,3 +29,11 @@ class SynchronizedTrainer(Trainer):
         if self.args.world_size > 1 and getattr(self.model, "_is_accelerate_prepared", False):
             self.model._is_accelerate_prepared = False  # type: ignore[union-attr]
         return super().train(checkpoint, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not load_weights(self.model, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not load_weights(self.model, self.state.best_model_checkpoint):
+            super()._load_best_model()

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from selmix_hf import checks
 from selmix_hf.callbacks import RefreshCallback
-from selmix_hf.checkpoint import load_pair_state, load_weights
+from selmix_hf.checkpoint import load_pair_state
 from selmix_hf.collator import SelMixCollator, default_collator, probe_batch
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import distinct_names
@@ -310,14 +310,6 @@ class SelMixTrainer(PseudoLabelTrainer):
             if self._average is not None:
                 self._average.load(self.pair_state.average)
         super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not load_weights(self.model, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if not load_weights(self.model, self.state.best_model_checkpoint):
-            super()._load_best_model()
 
     # --- small things --------------------------------------------------------------------------------------------
 

@@ -22,7 +22,17 @@ from PIL import Image as PILImage
 from transformers import AutoModelForImageClassification, pipeline
 
 from benchmarks.miniature_imagenet import write_checkpoint, write_images
-from recipes import cifar10_lt, cifar100_lt, imagenet1k_lt, inaturalist2018, places_lt
+from recipes import (
+    cifar10_lt,
+    cifar10_lt_ssl,
+    cifar100_lt,
+    cifar100_lt_ssl,
+    imagenet1k_lt,
+    imagenet100_lt_ssl,
+    inaturalist2018,
+    places_lt,
+    stl10_ssl,
+)
 from selmix_hf import LongTailedSplit, SelMixConfig
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.hub import SelMixHead
@@ -34,6 +44,10 @@ ALL = {
     "imagenet1k_lt": imagenet1k_lt,
     "places_lt": places_lt,
     "inaturalist2018": inaturalist2018,
+    "cifar10_lt_ssl": cifar10_lt_ssl,
+    "cifar100_lt_ssl": cifar100_lt_ssl,
+    "stl10_ssl": stl10_ssl,
+    "imagenet100_lt_ssl": imagenet100_lt_ssl,
 }
 CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
 NUM_CLASSES = 5
@@ -41,7 +55,7 @@ NAMES = ["tench", "goldfish", "white shark", "tiger shark", "hammerhead"]
 
 
 def recipe_of(path):
-    return next(recipe for name, recipe in ALL.items() if path.stem.startswith(f"{name}_"))
+    return ALL[max((name for name in ALL if path.stem.startswith(f"{name}_")), key=len)]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +101,7 @@ def options(checkpoint, out, *more):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_yaml_binds_and_names_its_folder(path, tmp_path):
     command = ["--config", str(path), "--model_name_or_path", "m"]
-    if path.stem.startswith("cifar10_"):
+    if path.stem.startswith(("cifar10_", "stl10_", "imagenet100_")):
         command += ["--dataset", "d"]
     recipe, config = parse_arguments((recipe_of(path).Arguments, SelMixConfig), command)
     assert recipe.model_name_or_path == "m"
@@ -170,15 +184,83 @@ RUNS = {
     "imagenet1k_lt": ["--image_root", "LISTS", "--freeze_backbone"],
     "places_lt": ["--image_root", "LISTS"],
     "inaturalist2018": ["--image_root", "LISTS", "--objective", "mean_recall"],
+    "cifar10_lt_ssl": ["--dataset", "CIFAR", "--label_column", "fine_label"],
+    "cifar100_lt_ssl": ["--dataset", "CIFAR", "--freeze_backbone", "--pseudo_label_source", "ema"],
+    "stl10_ssl": ["--dataset", "STL", "--freeze_backbone"],
+    "imagenet100_lt_ssl": ["--dataset", "CIFAR", "--label_column", "fine_label", "--test_split", "test"],
 }
+FEW = ["--imbalance_factor", "2", "--max_per_class", "4", "--validation_per_class", "2"]
+FEW_UNLABELED = ["--unlabeled_max_per_class", "3", "--unlabeled_imbalance_factor", "3"]
+
+
+@pytest.fixture(scope="module")
+def stl10(cifar100, tmp_path_factory):
+    """Three files of parquet, one without labels."""
+    folder = tmp_path_factory.mktemp("stl10")
+    for part in ("train", "test"):
+        kept = Dataset.from_parquet(str(cifar100 / f"{part}.parquet")).remove_columns("coarse_label")
+        kept.to_parquet(folder / f"{part}.parquet")
+    kept.remove_columns("fine_label").to_parquet(folder / "unlabeled.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("method", ["supervised", "fixmatch", "mean_teacher", "mixmatch"])
+def test_semi_supervised_from_stage_1_to_selmix(method, cifar100, checkpoint, tmp_path, capsys):
+    more = ["--dataset", cifar100, *FEW, *FEW_UNLABELED, "--freeze_backbone", "--refresh_steps", "2"]
+    more += ["--stage1_steps", "2", "--stage1_method", method, "--stage1_batch_size", "2", "--stage1_mu", "2"]
+    results = cifar100_lt_ssl.main(options(checkpoint, tmp_path / "out", *more))
+    assert (
+        f"Stage 1, {'' if method == 'supervised' else method + ', '}logit_adjusted: 2 steps" in capsys.readouterr().out
+    )
+    assert results["train_counts"] == [4, 3, 2, 2, 2]
+    (run,) = results["runs"]
+    assert [log["step"] for log in run["pseudo_labels"]] == [0, 2]
+    for log in run["pseudo_labels"]:
+        assert sum(log[f"pseudo_labels/{name}"] for name in NAMES) == 3 + 2 + 1 + 1 + 1
+        assert 0 <= log["pseudo_label_accuracy"] <= 1
+    start = ["--stage1_steps", "0", "--model_name_or_path", tmp_path / "out" / "stage1"]
+    start += ["--split", tmp_path / "out" / "split.json"]
+    labelled = cifar100_lt_ssl.main(options(checkpoint, tmp_path / "two", *more, *start, "--use_unlabeled", "false"))
+    assert "pseudo_labels" not in labelled["runs"][0]
+    assert labelled["runs"][0]["test_before"] == run["test_before"]
+    oracle = cifar100_lt_ssl.main(
+        options(checkpoint, tmp_path / "three", *more, *start, "--pseudo_label_source", "oracle")
+    )
+    assert oracle["runs"][0]["pseudo_labels"][0]["pseudo_label_accuracy"] == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--stage1_method", "fixmtach"], "stage1_method must be one of supervised, fixmatch, mean_teacher, mixmatch"),
+        (["--stage1_method", "mixmatch", "--stage1_threshold", ".9"], "stage1_threshold is FixMatch's"),
+        (["--split", "LABELLED"], "there are no unlabelled images: set unlabeled_max_per_class, or give a split"),
+        (["--unlabeled_max_per_class", "9"], "lower max_per_class, unlabeled_max_per_class"),
+    ],
+)
+def test_semi_supervised_says_what_is_wrong(more, sentence, cifar100, checkpoint, tmp_path):
+    split = LongTailedSplit(tuple(range(0, 50, 5)), tuple(range(1, 50, 5)), label_column="fine_label")
+    split.save(tmp_path / "split.json")
+    more = [tmp_path / "split.json" if word == "LABELLED" else word for word in more]
+    with pytest.raises(SystemExit, match=sentence):
+        cifar100_lt_ssl.main(options(checkpoint, tmp_path / "out", "--dataset", cifar100, *FEW, *FEW_UNLABELED, *more))
+
+
+def test_stl10_needs_its_unlabelled_file(cifar100, checkpoint, tmp_path):
+    with pytest.raises(
+        SystemExit, match="must hold train.parquet, test.parquet and unlabeled.parquet, but lacks unlab"
+    ):
+        stl10_ssl.main(options(checkpoint, tmp_path / "out", "--dataset", cifar100, *FEW))
 
 
 @pytest.mark.parametrize("recipe", RUNS)
-def test_two_processes_give_the_results_of_one(recipe, images, cifar100, checkpoint, tmp_path):
+def test_two_processes_give_the_results_of_one(recipe, images, cifar100, stl10, checkpoint, tmp_path):
     """Started by torchrun, at the same pairs a step. CPU processes may abort at exit: the files count."""
-    more = [{"CIFAR": cifar100, "LISTS": images}.get(word, word) for word in RUNS[recipe]]
-    if recipe.startswith("cifar"):
+    more = [{"CIFAR": cifar100, "LISTS": images, "STL": stl10}.get(word, word) for word in RUNS[recipe]]
+    if recipe in ("cifar10_lt", "cifar100_lt"):
         more += ["--imbalance_factor", "4", "--validation_per_class", "2"]
+    elif recipe.endswith("_ssl"):
+        more += [*FEW, *(FEW_UNLABELED if recipe != "stl10_ssl" else [])]
     two = options(checkpoint, tmp_path / "two", *more, "--per_device_train_batch_size", "2")
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
     launcher += ["--rdzv_endpoint", "localhost:0", str(RECIPES / f"{recipe}.py"), *two]

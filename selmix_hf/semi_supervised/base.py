@@ -20,7 +20,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from selmix_hf.adapters import Column, has_features, image_columns
 from selmix_hf.augment import ShiftAndFlip
-from selmix_hf.checkpoint import load_weights
 from selmix_hf.checks import require_random_access
 from selmix_hf.collator import ImageCollator
 from selmix_hf.heads import logits_of
@@ -215,10 +214,6 @@ class SemiSupervisedTrainer(Stage1Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.average.load(resume_from_checkpoint, self.model)
-
-    def _load_best_model(self) -> None:
-        if not load_weights(self.model, self.state.best_model_checkpoint):
-            super()._load_best_model()
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         self.average.settle(self.model)  # before Trainer's part, which may load the best checkpoint
