@@ -294,6 +294,8 @@ class _Benchmark:
             "remark": self.data.remark,
             "class_names": self.names,
             "train_counts": self.data.train_counts.tolist(),
+            "num_unlabeled": len(self.data.splits.get("unlabeled", ()))
+            * getattr(self.arguments, "use_unlabeled", False),
             "runs": runs,
             "change_and_interval": intervals,
             "timing": self.timer.report(),

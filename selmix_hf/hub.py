@@ -94,5 +94,5 @@ class HubTrainer(PushingTrainer):
             self.train_counts,
             self._evaluations,
             self._step_of_weights(),
-            **kwargs,
+            **{"num_unlabeled": len(getattr(self, "unlabeled_dataset", None) or ()), **kwargs},
         ).save(folder / "README.md")

@@ -74,6 +74,7 @@ def render(
     split_digest: str | None = None,
     remark: str = "",
     command: str | None = None,
+    num_unlabeled: int = 0,
 ) -> ModelCard:
     """The card, with model-index metadata.
 
@@ -85,6 +86,7 @@ def render(
             `dataset_tags` are Hub ids, `dataset` is a name for people; the default of `tasks` follows from the model.
         split_digest: sha256 that fixes the splits; default is that of split.json in output_dir.
         remark: a sentence beside the results.
+        num_unlabeled: unlabelled samples that took part.
         command: that made the model; default is this process's own, without the values of token options.
     """
     prefix, before, after = reports_in(evaluations, kept_step)
@@ -113,6 +115,7 @@ def render(
         hardware=hardware(args.world_size, args.device.type == "cpu"),
         dataset_ids=_listed(dataset_tags),
         dataset_names=_listed(dataset),
+        num_unlabeled=num_unlabeled,
     )
     return card_of(facts, license, language, _listed(tags))
 
@@ -134,6 +137,7 @@ class CardFacts:
         digest: of the split.
         command, versions, hardware: of the run.
         dataset_ids, dataset_names: on the Hub, and for people.
+        num_unlabeled: unlabelled samples that took part.
     """
 
     name: str
@@ -154,6 +158,7 @@ class CardFacts:
     hardware: str | None = None
     dataset_ids: Sequence[str] = ()
     dataset_names: Sequence[str] = ()
+    num_unlabeled: int = 0
 
 
 def card_of(
@@ -256,7 +261,8 @@ def _training(facts: CardFacts) -> str:
     samples = samples_of(facts.task)
     lines = [
         f"- objective: `{facts.objective}`",
-        f"- training {samples}: {sum(counts):,} of {len(names)} classes, from {ends[0]} down to {ends[1]}",
+        f"- training {samples}: {sum(counts):,} of {len(names)} classes, from {ends[0]} down to {ends[1]}"
+        + (f"; beside them {facts.num_unlabeled:,} without labels" if facts.num_unlabeled else ""),
         f"- settings, where they are not the defaults: `{own}`",
     ]
     lines += [f"- split: digest `{facts.digest}`"] if facts.digest else []

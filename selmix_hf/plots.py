@@ -26,7 +26,8 @@ _MOST_NAMES = 40  # beyond, axes show class numbers
 _BEFORE, _AFTER = "#9aa5b1", "#1f6fb2"
 
 
-def _figure(width: float, height: float) -> Figure:
+def make_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, drawn without a display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -53,7 +54,7 @@ def plot_matrix(
     """
     num_classes = len(matrix)
     side = float(np.clip(0.42 * num_classes + 2, 4.5, 11))
-    figure = _figure(side + 1, side)
+    figure = make_figure(side + 1, side)
     axes = figure.add_subplot()
     limit = float(matrix.abs().max()) or 1.0
     image = axes.imshow(
@@ -79,7 +80,7 @@ def plot_recalls(before: ArrayLike, after: ArrayLike, class_names: Sequence[str]
     """
     before_K, after_K = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     num_classes = len(before_K)
-    figure = _figure(float(np.clip(0.5 * num_classes + 2, 5.5, 14)), 4.2)
+    figure = make_figure(float(np.clip(0.5 * num_classes + 2, 5.5, 14)), 4.2)
     axes = figure.add_subplot()
     position_K = np.arange(num_classes)
     if num_classes <= _MOST_NAMES:
@@ -115,7 +116,7 @@ def plot_objective(log_history: Sequence[dict[str, Any]], objective_name: str, k
     """
     logs = [log for log in log_history if "gain_set_psi" in log]
     steps = [log["step"] for log in logs]
-    figure = _figure(6.5, 5)
+    figure = make_figure(6.5, 5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     psi = [log["gain_set_psi"] for log in logs]
     for key, color, label in (

@@ -62,5 +62,6 @@ def render_record(record: Mapping[str, Any], plots: list[str], license: str | No
         hardware=record["hardware"],
         dataset_ids=[record["dataset_id"]] if record["dataset_id"] else [],
         dataset_names=[record["dataset"]],
+        num_unlabeled=record.get("num_unlabeled", 0),
     )
     return card_of(facts, license)

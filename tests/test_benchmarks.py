@@ -222,6 +222,9 @@ def test_semi_supervised_from_stage_1_to_selmix(method, cifar100, checkpoint, tm
     start += ["--split", tmp_path / "out" / "split.json"]
     labelled = cifar100_lt_ssl.main(options(checkpoint, tmp_path / "two", *more, *start, "--use_unlabeled", "false"))
     assert "pseudo_labels" not in labelled["runs"][0]
+    assert (results["num_unlabeled"], labelled["num_unlabeled"]) == (8, 0)
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("out", "two")]
+    assert ["beside them 8 without labels" in card for card in cards] == [True, False]
     assert labelled["runs"][0]["test_before"] == run["test_before"]
     oracle = cifar100_lt_ssl.main(
         options(checkpoint, tmp_path / "three", *more, *start, "--pseudo_label_source", "oracle")
