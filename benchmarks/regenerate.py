@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import defaults, frozen, gain, network, pairs, starts, startup
+from benchmarks import defaults, frozen, gain, network, pairs, reuse, semi_supervised, starts, startup
 from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd, seeds_table
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
@@ -26,7 +26,8 @@ from selmix_hf.record_card import released_run, render_record
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
-PAGES = ("README.md", "docs/defaults.md", "docs/method.md", "docs/performance.md", "recipes/README.md")
+DOCS = ("defaults", "method", "performance", "semi_supervised")
+PAGES = ("README.md", "recipes/README.md", *(f"docs/{name}.md" for name in DOCS))
 CIFAR10_LT = {  # row -> card
     "min recall, defaults": "cifar10-lt-min-recall-defaults",
     "min recall, `cifar10_lt_min_recall.yaml`": "cifar10-lt-min-recall",
@@ -114,6 +115,10 @@ def tables() -> dict[str, Callable[[], str]]:
         "network": lambda: network.table(read(RECORDED / "network.json")),
         "k1000_miniature": lambda: timing_table("miniature"),
         "k1000_sample": lambda: timing_table("sample"),
+        "reuse": lambda: short(reuse.table(read(RECORDED / "reuse.json"))),
+        "semi_supervised": lambda: short(semi_supervised.table(read(RECORDED / "semi_supervised.json"))),
+        "pseudo_labels": lambda: short(semi_supervised.pseudo_label_table(read(RECORDED / "semi_supervised.json"))),
+        "stage1_methods": lambda: short(semi_supervised.stage1_table(read(RECORDED / "semi_supervised.json"))),
         "startup": lambda: startup.table(read(RECORDED / "startup.json")),
         **of_defaults,
     }
@@ -170,6 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not check:
         for path in CARDS.glob("*/results.json"):
             save_record_plots(read(path), path.parent / "plots", released_run(read(path)))
+        semi_supervised.save_plots(read(RECORDED / "semi_supervised.json"))
     texts = regenerate()
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if check:
