@@ -20,6 +20,7 @@ from typing import Any
 
 from datasets import DatasetDict
 
+from selmix_hf.adapters import image_columns
 from selmix_hf.benchmark import run_recipe
 from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, split_images
 from selmix_hf.benchmark_start import SemiSupervisedStart
@@ -38,8 +39,7 @@ class Arguments(LongTailedArguments, SemiSupervisedStart):
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
     dataset = load_images(arguments.dataset, more=["unlabeled"])
     splits, split = split_images(arguments, dataset, folder / "split.json")
-    images = next(name for name in splits["train"].column_names if name in dataset["unlabeled"].column_names)
-    parts = DatasetDict(**splits, unlabeled=dataset["unlabeled"].select_columns(images))
+    parts = DatasetDict(**splits, unlabeled=dataset["unlabeled"].select_columns(image_columns(splits["train"])))
     return BenchmarkData(parts, split.digest, "STL-10, long-tailed", own_label_column=arguments.label_column)
 
 

@@ -76,6 +76,13 @@ class SemiSupervisedStart(BenchmarkArguments):
             raise ValueError(
                 f"stage1_method must be one of supervised, {', '.join(METHODS)}, found {self.stage1_method!r}."
             )
+        given = [name for name in _OF_METHOD if name != "ema_decay" and getattr(self, f"stage1_{name}") is not None]
+        if self.stage1_method == "supervised" and given:
+            raise ValueError(f"stage1_{given[0]} is for unlabelled images, which stage1_method=supervised leaves out.")
+        if self.stage1_method != "supervised" and self.stage1_mixup_alpha:
+            raise ValueError(
+                f"stage1_mixup_alpha is for stage1_method=supervised: {self.stage1_method} has its views."
+            )
         if self.stage1_threshold is not None and self.stage1_method != "fixmatch":
             raise ValueError(f"stage1_threshold is FixMatch's: {self.stage1_method} has none, leave it out.")
 

@@ -20,8 +20,16 @@ from selmix_hf.collator import SelMixCollator, probe_batch
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import require_all_classes
 from selmix_hf.gain import metric_gradient
-from selmix_hf.labels import class_labels, infer_label_column, item_label_column, require_column, set_class_names
+from selmix_hf.labels import (
+    LABEL_NAMES,
+    class_labels,
+    infer_label_column,
+    item_label_column,
+    require_column,
+    set_class_names,
+)
 from selmix_hf.objectives import Objective, known_names
+from selmix_hf.pseudo_labels import Unlabelled
 
 logger = logging.get_logger(__name__)
 
@@ -157,6 +165,7 @@ def check_unlabeled(dataset: Any, teacher: Any, true_labels: Any, args: SelMixCo
         given = [
             name for name, value in (("teacher", teacher), ("unlabeled_labels", true_labels)) if value is not None
         ]
+        given += [f"pseudo_label_source={args.pseudo_label_source!r}"] if args.pseudo_label_source != "model" else []
         if given:
             raise ValueError(f"{given[0]} is for pseudo-labels: give unlabeled_dataset too, or leave it out.")
         return
@@ -177,6 +186,15 @@ def check_unlabeled(dataset: Any, teacher: Any, true_labels: Any, args: SelMixCo
         )
     if args.reuse_samples:
         raise ValueError("reuse_samples lets a sample be first and second one, which come from two sets here.")
+
+
+def without_labels(dataset: Any, labelled: Any, label_column: Any) -> Unlabelled | None:
+    """Unlabelled data whose items look like those of the labelled set, with a constant class; None for None."""
+    if dataset is None:
+        return None
+    example = first_item(labelled)
+    keys = [name for name in (label_column, *LABEL_NAMES) if isinstance(example, Mapping) and name in example]
+    return Unlabelled(dataset, keys)
 
 
 def check_batches(

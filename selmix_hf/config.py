@@ -262,6 +262,8 @@ class SelMixConfig(TrainingArguments):
             raise ValueError(f"pseudo_label_threshold must lie in [0, 1), found {self.pseudo_label_threshold}.")
         if not 0 < self.pseudo_label_share <= 1:
             raise ValueError(f"pseudo_label_share must lie in (0, 1], found {self.pseudo_label_share}.")
+        if self.pseudo_label_source == "oracle" and (self.pseudo_label_threshold > 0 or self.pseudo_label_share < 1):
+            raise ValueError("pseudo_label_source='oracle' uses every label: leave threshold and share as they are.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), found {self.ema_decay}.")
         if self.feature_dtype not in ("float32", "float16"):

@@ -66,10 +66,7 @@ class ConfusionTrainer(HubTrainer):
         if id(dataset) not in known:
             collator = SelMixCollator(self.data_collator.eval_collator)
             features_ND = self._feature_cache().features(self._pass(), dataset, collator)
-            known[id(dataset)] = (
-                dataset,
-                FeatureDataset(features_ND, labels),
-            )  # alive: the id stays its own
+            known[id(dataset)] = dataset, FeatureDataset(features_ND, labels)  # alive: the id stays its own
         return known[id(dataset)][1]
 
     def _feature_cache(self) -> FeatureCache:
@@ -81,14 +78,12 @@ class ConfusionTrainer(HubTrainer):
 
         With a frozen backbone and `feature_cache_dir`, from stored features.
         """
-        classes_N, _ = self._pass().predictions(self._stored(dataset), self.data_collator.eval_collator)
+        if self.args.freeze_backbone and self.args.feature_cache_dir is not None:
+            collator = SelMixCollator(self.data_collator.eval_collator)
+            features_ND = self._feature_cache().features(self._pass(), dataset, collator)
+            dataset = FeatureDataset(features_ND, np.zeros(len(dataset), np.int64))
+        classes_N, _ = self._pass().predictions(dataset, self.data_collator.eval_collator)
         return classes_N
-
-    def _stored(self, dataset: Any) -> Any:
-        """The features of an evaluation set where they are kept on disk, else the set itself."""
-        if not (self.args.freeze_backbone and self.args.feature_cache_dir is not None):
-            return dataset
-        return self._as_features(dataset, self._labels_of(dataset, "the dataset"))
 
     def evaluation_loop(
         self,
@@ -103,14 +98,14 @@ class ConfusionTrainer(HubTrainer):
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
         dataset = dataloader.dataset
-        self._labels_of(dataset, f"the {metric_key_prefix} set")
+        labels = self._labels_of(dataset, f"the {metric_key_prefix} set")
         self.callback_handler.eval_dataloader = dataloader
         if self.is_in_train and dataset is self.gain_dataset:
             statistics = self._gain_set_statistics()
         else:
-            statistics = self._pass().statistics(
-                self._stored(dataset), self.data_collator.eval_collator, self._show_progress
-            )
+            if self.args.freeze_backbone and self.args.feature_cache_dir is not None:
+                dataset = self._as_features(dataset, labels)
+            statistics = self._pass().statistics(dataset, self.data_collator.eval_collator, self._show_progress)
         metrics = {"loss": statistics.mean_loss, **self._metrics(statistics.counts.cpu())}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(

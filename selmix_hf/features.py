@@ -209,11 +209,20 @@ class DatasetPass:
             batches = self._batches(dataset, collator, rows_N.split(self.batch_size))
         for rows, batch in batches:
             batch.pop("labels", None)
-            logits_RK = self._run(batch)[0] if teacher is None else logits_of(teacher(**batch))
+            logits_RK = self._run(batch)[0] if teacher is None else self._taught(teacher, batch)
             confidence_R, class_R = logits_RK.float().softmax(-1).max(-1)
             class_N[rows], confidence_N[rows] = class_R.cpu(), confidence_R.cpu()
         device = next(self.model.parameters()).device
         return _sum_of_all(class_N, device), _sum_of_all(confidence_N, device)
+
+    def _taught(self, teacher: Callable[..., Any], batch: dict[str, Any]) -> Tensor:
+        answer = teacher(**batch)
+        logits: Any = answer if isinstance(answer, Tensor) else logits_of(answer)
+        size = (len(next(iter(batch.values()))), self.head.num_classes)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != size or not bool(logits.isfinite().all()):
+            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"a teacher must give finite logits of shape {size} for a batch, found {found}.")
+        return logits
 
     def feature_batches(
         self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]], batches: Sequence[Tensor]

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, IterableDataset, IterableDatasetDict, Value
 
-_LABEL_NAMES = ("label", "labels", "fine_label", "target", "targets")
+LABEL_NAMES = ("label", "labels", "fine_label", "target", "targets")
+
+
+def label_candidates(dataset: Dataset) -> list[str]:
+    """The columns that may hold a class: ClassLabel, or integers under a customary name."""
+    return [
+        str(name)
+        for name, feature in dataset.features.items()
+        if isinstance(feature, ClassLabel) or (name in LABEL_NAMES and is_integer(feature))
+    ]
 
 
 def infer_label_column(dataset: Dataset) -> str:
@@ -25,11 +34,7 @@ def infer_label_column(dataset: Dataset) -> str:
         TypeError: not a `datasets.Dataset`.
     """
     require_dataset(dataset)
-    candidates = [
-        name
-        for name, feature in dataset.features.items()
-        if isinstance(feature, ClassLabel) or (name in _LABEL_NAMES and is_integer(feature))
-    ]
+    candidates = label_candidates(dataset)
     customary = [name for name in candidates if name in ("label", "labels")]
     for found in (candidates, customary):
         if len(found) == 1:
@@ -38,7 +43,7 @@ def infer_label_column(dataset: Dataset) -> str:
         raise ValueError(f"which column holds the class? {', '.join(candidates)} all could; pass label_column")
     raise ValueError(
         f"no label column found among {', '.join(dataset.column_names)}: expected a ClassLabel column or integers in "
-        f"one of {', '.join(_LABEL_NAMES)}; pass label_column, or use class_encode_column for a column of strings"
+        f"one of {', '.join(LABEL_NAMES)}; pass label_column, or use class_encode_column for a column of strings"
     )
 
 
@@ -91,7 +96,7 @@ def _map_style_labels(dataset: Any, label_column: str | None) -> tuple[str, Any]
     item = dataset[0] if len(dataset) else ()
     if isinstance(item, tuple | list) and len(item) == 2 and not label_column:  # as torchvision's: (image, class)
         return "the second place of an item", [int(dataset[i][1]) for i in range(len(dataset))]
-    wanted = (label_column,) if label_column else _LABEL_NAMES
+    wanted = (label_column,) if label_column else LABEL_NAMES
     known = [name for name in wanted if isinstance(item, Mapping) and name in item]
     if not known:
         raise TypeError(
@@ -124,7 +129,7 @@ def is_integer(feature: Any) -> bool:
 
 def item_label_column(example: Any) -> str | None:
     """The field of an item that holds the class, by the customary names; None where there is none."""
-    return next((name for name in _LABEL_NAMES if isinstance(example, Mapping) and name in example), None)
+    return next((name for name in LABEL_NAMES if isinstance(example, Mapping) and name in example), None)
 
 
 def require_dataset(dataset: Any) -> None:

@@ -22,7 +22,11 @@ class ParameterAverage:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self.parameters, self.decay = dict(parameters), decay
-        self.tensors = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        # float32 for what is less: a thousandth of a step would be rounded away
+        self.tensors = {
+            name: parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True)
+            for name, parameter in self.parameters.items()
+        }
 
     @torch.no_grad()
     def update(self) -> None:

@@ -20,7 +20,7 @@ from selmix_hf.features import FeatureDataset, JoinedFeatures
 from selmix_hf.pair_distribution import PairState
 from selmix_hf.parameter_average import ParameterAverage
 from selmix_hf.pseudo_labels import Unlabelled, choose, pseudo_label_report, second_labels
-from selmix_hf.sampling import ClassIndex
+from selmix_hf.sampling import ClassIndex, isolated_random_state
 
 logger = logging.get_logger(__name__)
 
@@ -35,6 +35,7 @@ class PseudoLabelTrainer(ConfusionTrainer):
     _train_labels: NDArray[np.int64]
     _unlabeled_truth: NDArray[np.int64] | None
     _average: ParameterAverage | None = None
+    _missing: list[str] | None = None
 
     @property
     def pseudo_labels(self) -> Tensor | None:
@@ -64,9 +65,10 @@ class PseudoLabelTrainer(ConfusionTrainer):
         before_N = None if old is None else old.numpy()
         report = pseudo_label_report(labels_N, before_N, self.class_names, self._unlabeled_truth)
         self.log(report)
-        if report["pseudo_label_missing"]:
-            counts_K = np.bincount(labels_N[labels_N >= 0], minlength=len(self.class_names))
-            names = [self.class_names[k] for k in np.flatnonzero(counts_K == 0)]
+        counts_K = np.bincount(labels_N[labels_N >= 0], minlength=len(self.class_names))
+        names = [self.class_names[k] for k in np.flatnonzero(counts_K == 0)]
+        news, self._missing = names != self._missing, names
+        if names and news and self.is_world_process_zero():
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             logger.warning(f"step {step}: no unlabelled sample is used as {shown}; the labelled set serves for them.")
         return torch.from_numpy(labels_N)
@@ -76,7 +78,8 @@ class PseudoLabelTrainer(ConfusionTrainer):
         if self.args.freeze_backbone and self.teacher is None:
             dataset = self._as_features(dataset, np.zeros(len(dataset), np.int64))
         with self._average.in_place() if self._average is not None else nullcontext():
-            classes, confidence = self._pass().predictions(dataset, self.data_collator.eval_collator, self.teacher)
+            with isolated_random_state(self._seed()):
+                classes, confidence = self._pass().predictions(dataset, self.data_collator.eval_collator, self.teacher)
         return classes.numpy(), confidence.numpy()
 
     def _second_set(self) -> Any:
@@ -119,6 +122,4 @@ class PseudoLabelTrainer(ConfusionTrainer):
 
 def prepared_teacher(teacher: Any, device: torch.device) -> Any:
     """A module on the device and in evaluation mode; any other callable as it is."""
-    if isinstance(teacher, nn.Module):
-        return teacher.to(device).eval().requires_grad_(False)
-    return teacher
+    return teacher.to(device).eval() if isinstance(teacher, nn.Module) else teacher

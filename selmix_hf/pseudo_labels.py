@@ -6,14 +6,15 @@ Shape suffixes: N unlabelled samples, M labelled ones, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from selmix_hf.adapters import Column
+from selmix_hf.adapters import is_tuple
+from selmix_hf.labels import LABEL_NAMES
 from selmix_hf.sampling import fetch
 
 NONE = -1  # the pseudo-label of a sample that is not used
@@ -25,11 +26,12 @@ class Unlabelled(Dataset[Any]):
 
     Args:
         dataset: a map-style dataset; its items are mappings, pairs (input, class), or inputs alone.
-        label_column: where collators look for the class: a key, or 1 for pairs.
+        label_keys: keys under which labelled mappings have their class; those of `labels.LABEL_NAMES` that an
+            unlabelled one has are covered too.
     """
 
-    def __init__(self, dataset: Any, label_column: Column) -> None:
-        self.dataset, self.label_column = dataset, label_column
+    def __init__(self, dataset: Any, label_keys: Sequence[str] = ()) -> None:
+        self.dataset, self.label_keys = dataset, tuple(label_keys)
         self.format = getattr(dataset, "format", None)
         if hasattr(dataset, "_fingerprint"):
             self._fingerprint = f"{dataset._fingerprint}-unlabelled"
@@ -44,9 +46,10 @@ class Unlabelled(Dataset[Any]):
         return list(map(self._without_label, fetch(self.dataset, indices)))
 
     def _without_label(self, sample: Any) -> Any:
-        if isinstance(self.label_column, str):
-            return {**sample, self.label_column: 0}
-        return (sample[0] if isinstance(sample, tuple | list) else sample, 0)
+        if isinstance(sample, Mapping):
+            found = [name for name in LABEL_NAMES if name in sample]
+            return {**sample, **dict.fromkeys((*self.label_keys, *found), 0)}
+        return (sample[0] if is_tuple(sample) else sample, 0)
 
 
 def choose(

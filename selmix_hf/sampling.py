@@ -83,10 +83,19 @@ def _invert(weights_RK: NDArray, row_M: NDArray, uniform_M: NDArray) -> NDArray[
     return drawn_M.astype(np.int64)
 
 
-def largest_repeat(probability: Tensor, class_counts: NDArray[np.integer], num_pairs: int) -> float:
-    """How often a sample of the most overdrawn class is expected to be drawn among `num_pairs` pairs."""
-    draws_K = (probability.sum(0) + probability.sum(1)).cpu().numpy() * num_pairs
-    return float((draws_K / np.maximum(class_counts, 1)).max())
+def largest_repeat(
+    probability: Tensor,
+    class_counts: NDArray[np.integer],
+    num_pairs: int,
+    second_counts: NDArray[np.integer] | None = None,
+) -> float:
+    """How often a sample of the most overdrawn class is expected to be drawn among `num_pairs` pairs; the second
+    samples come from the same set where no `second_counts` are given."""
+    first_K, second_K = (probability.sum(axis).cpu().numpy() * num_pairs for axis in (1, 0))
+    if second_counts is None:
+        return float(((first_K + second_K) / np.maximum(class_counts, 1)).max())
+    sides = (first_K, class_counts), (second_K, second_counts)
+    return max(float((draws_K / np.maximum(counts_K, 1)).max()) for draws_K, counts_K in sides)
 
 
 class ClassIndex:

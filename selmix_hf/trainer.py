@@ -28,11 +28,11 @@ from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, head_alon
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import GainWatch, require_finite, require_finite_weights, say_if_never_feasible
+from selmix_hf.labels import checked_labels
 from selmix_hf.metrics import refresh_report
 from selmix_hf.objectives import Objective
 from selmix_hf.pair_distribution import PairState, pair_distribution
 from selmix_hf.pseudo_label_trainer import PseudoLabelTrainer, prepared_teacher
-from selmix_hf.pseudo_labels import Unlabelled
 from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, largest_repeat
 
 logger = logging.get_logger(__name__)
@@ -57,7 +57,8 @@ class SelMixTrainer(PseudoLabelTrainer):
             falls back to `train_dataset`. Labels that it may have are never read.
         teacher: gives the pseudo-labels instead of the model: called with the model's inputs by name, without
             gradient, it returns logits or a model output.
-        unlabeled_labels: true classes of `unlabeled_dataset` (N), for the log alone.
+        unlabeled_labels: true classes of `unlabeled_dataset` (N), for the log alone, and for
+            `pseudo_label_source="oracle"`.
         compute_metrics: as for Trainer; its numbers come beside the package's own, which need no other.
         kwargs: as for Trainer.
 
@@ -103,10 +104,11 @@ class SelMixTrainer(PseudoLabelTrainer):
         checks.check_model_and_args(model, args, processing_class)
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
         checks.check_unlabeled(unlabeled_dataset, teacher, unlabeled_labels, args)
+        if teacher is not None and teacher is model:
+            raise ValueError("teacher is the model itself, which gives the pseudo-labels anyway: leave it out.")
         column = self.label_column = checks.label_column_of(train_dataset, label_column)
         self.gain_dataset = gain_dataset
-        self.unlabeled_dataset = None if unlabeled_dataset is None else Unlabelled(unlabeled_dataset, column)
-        self._unlabeled_truth = None if unlabeled_labels is None else np.asarray(unlabeled_labels)
+        self.unlabeled_dataset = checks.without_labels(unlabeled_dataset, train_dataset, column)
         super().__init__(
             model=model,
             args=args,
@@ -136,6 +138,13 @@ class SelMixTrainer(PseudoLabelTrainer):
         self.class_names = distinct_names(checks.resolve_class_names(*known))
         self._train_labels = self._labels_of(train_dataset, "train_dataset")
         self._gain_labels = self._labels_of(gain_dataset, "gain_dataset")
+        self._unlabeled_truth = (
+            None
+            if unlabeled_labels is None
+            else checked_labels(
+                np.asarray(unlabeled_labels), len(unlabeled_dataset), "unlabeled_labels", self.class_names
+            )
+        )
         self.train_counts = np.bincount(self._train_labels, minlength=self.head.num_classes)
         self.objective = args.make_objective(objective, self.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
@@ -194,7 +203,8 @@ class SelMixTrainer(PseudoLabelTrainer):
 
         report = refresh_report(self.objective, self.gain_counts, gain, distribution, multipliers, self.class_names)
         pairs = self._geometry()["pairs_per_step"] * self.args.refresh_steps
-        self.log({**report, "largest_repeat": largest_repeat(probability, self.train_counts, pairs)})
+        second = None if pseudo_labels is None else self._second_counts(pseudo_labels).numpy()
+        self.log({**report, "largest_repeat": largest_repeat(probability, self.train_counts, pairs, second)})
         self._watch.look(gain, distribution, report["gain_set_worst_recall"])
 
     # --- training ------------------------------------------------------------------------------------------------
@@ -318,8 +328,9 @@ class SelMixTrainer(PseudoLabelTrainer):
         pairs = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         kept = {name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone")}
         kept["reuse_samples"] = self.args.reuse_samples and self._train_batch_size  # within a batch of a process
+        kept["unlabeled"] = 0 if self.unlabeled_dataset is None else len(self.unlabeled_dataset)
         if self.unlabeled_dataset is not None:
-            kept["unlabeled"] = len(self.unlabeled_dataset)
             kept |= {name: value for name, value in vars(self.args).items() if name.startswith("pseudo_label_")}
+            kept |= {"ema_decay": self.args.ema_decay, "teacher": self.teacher is not None}
         aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
         return {**kept, **aim, "pairs_per_step": pairs, "seed": self._seed()}

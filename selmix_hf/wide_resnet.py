@@ -24,11 +24,13 @@ class WideBasicBlock(nn.Module):
     """Two 3 x 3 convolutions, each after batch norm and activation, beside a shortcut.
 
     Zagoruyko and Komodakis 2016 (arXiv 1605.07146), the block B(3, 3). Where the shape changes, the shortcut is a
-    convolution (1 x 1) of the activated input.
+    convolution (1 x 1), of the activated input in the first group and of the input itself in the others: FixMatch's
+    way (theirs activates it always).
     """
 
-    def __init__(self, in_chs: int, out_chs: int, stride: int) -> None:
+    def __init__(self, in_chs: int, out_chs: int, stride: int, activated_shortcut: bool) -> None:
         super().__init__()
+        self.activated_shortcut = activated_shortcut
         self.norm1, self.norm2 = nn.BatchNorm2d(in_chs, **_NORM), nn.BatchNorm2d(out_chs, **_NORM)
         self.conv1 = nn.Conv2d(in_chs, out_chs, 3, stride, 1, bias=False)
         self.conv2 = nn.Conv2d(out_chs, out_chs, 3, 1, 1, bias=False)
@@ -37,7 +39,9 @@ class WideBasicBlock(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         active_NCHW = F.leaky_relu(self.norm1(x_NCHW), _SLOPE)
-        kept_NCHW = x_NCHW if self.shortcut is None else self.shortcut(active_NCHW)
+        kept_NCHW = x_NCHW
+        if self.shortcut is not None:
+            kept_NCHW = self.shortcut(active_NCHW if self.activated_shortcut else x_NCHW)
         return self.conv2(F.leaky_relu(self.norm2(self.conv1(active_NCHW)), _SLOPE)) + kept_NCHW
 
 
@@ -78,7 +82,9 @@ class WideResNet(nn.Module):
             *(
                 nn.Sequential(
                     *(
-                        WideBasicBlock(inputs if block == 0 else outputs, outputs, 2 if group and block == 0 else 1)
+                        WideBasicBlock(
+                            inputs if block == 0 else outputs, outputs, 2 if group and block == 0 else 1, group == 0
+                        )
                         for block in range(num_blocks)
                     )
                 )
