@@ -15,7 +15,8 @@ LABEL_NAMES = ("label", "labels", "fine_label", "target", "targets")
 
 
 def label_candidates(dataset: Dataset) -> list[str]:
-    """The columns that may hold a class: ClassLabel, or integers under a customary name."""
+    """The columns that can hold a class: ClassLabel columns, and integer columns with a customary name (label, labels,
+    fine_label, target, targets)."""
     return [
         str(name)
         for name, feature in dataset.features.items()
@@ -26,8 +27,7 @@ def label_candidates(dataset: Dataset) -> list[str]:
 def infer_label_column(dataset: Dataset) -> str:
     """The column that holds the class.
 
-    Candidates are the ClassLabel columns and the integer columns with a customary name (label, labels, fine_label,
-    target, targets). A single candidate is taken; among several, the one called "label" or "labels".
+    Of the `label_candidates` a single one is taken; among several, the one called "label" or "labels".
 
     Raises:
         ValueError: no candidate, or several (the message names them).
@@ -38,7 +38,7 @@ def infer_label_column(dataset: Dataset) -> str:
     customary = [name for name in candidates if name in ("label", "labels")]
     for found in (candidates, customary):
         if len(found) == 1:
-            return str(found[0])
+            return found[0]
     if candidates:
         raise ValueError(f"which column holds the class? {', '.join(candidates)} all could; pass label_column")
     raise ValueError(

@@ -150,6 +150,7 @@ def load_for_classes(name: str, class_names: Sequence[str], image_size: int | No
         model = TimmWrapperForImageClassification(
             config(architecture=name, pretrained_cfg=cfg, num_labels=len(class_names))
         )
+        model.timm_model.init_weights()  # the wrapper's constructor draws all weights from N(0, 0.02^2)
         set_class_names(model.config, class_names)
         processor = TimmWrapperImageProcessor(pretrained_cfg=cfg, architecture=name)
         return model, processor if image_size is None else _resized(model, processor, image_size)

@@ -6,6 +6,10 @@
 
 A sample is drawn by the rank of sha256("{seed}|{key}") within its class. No random generator takes part, so the draw
 does not depend on library versions; with a key column it does not depend on the order of the rows either.
+
+For semi-supervised training `unlabeled_max_per_class=...` draws a third split, "unlabeled", without its labels. A
+benchmark whose unlabelled images are a set of their own, of unknown class distribution (the 100,000 of STL-10), needs
+no such split: make its labelled images long-tailed, and use the other set as it is.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from selmix_hf.labels import (
     excerpt,
     infer_label_column,
     is_integer,
+    label_candidates,
     require_column,
     require_dataset,
 )
@@ -48,7 +53,7 @@ class LongTailedSplit:
         train, validation, unlabeled: keys of the samples, in the order of the resulting datasets: row numbers when
             `key_column` is None, else values of that column (sha256 of the encoded bytes for an Image column).
         train_labels, validation_labels, unlabeled_labels: their classes; None for a split that was made elsewhere.
-            Those of the unlabelled samples are for analysis: `apply` leaves their label column out.
+            Those of the unlabelled samples are for analysis, never for training: `apply` leaves the columns out.
         label_names: K class names, or None when the dataset has none.
         label_column, key_column: where labels and keys stand.
         num_rows: rows of the dataset it was made from, or None.
@@ -75,8 +80,11 @@ class LongTailedSplit:
             if not is_row and (self.key_column is None or not isinstance(key, (int, str))):
                 raise ValueError(f"the keys of this split must be {expected}, found {key!r}")
         if len(set(keys)) != len(keys):
-            overlap = len(set(self.train) & set(self.validation))
-            raise ValueError(f"{len(keys) - len(set(keys))} keys occur twice ({overlap} in train and validation)")
+            train, validation, unlabeled = set(self.train), set(self.validation), set(self.unlabeled)
+            overlap = f"{len(train & validation)} in train and validation"
+            if unlabeled:
+                overlap += f", {len(unlabeled & (train | validation))} in unlabeled and one of these"
+            raise ValueError(f"{len(keys) - len(set(keys))} keys occur twice ({overlap})")
         for part in _PARTS:
             labels, own = getattr(self, f"{part}_labels"), getattr(self, part)
             if labels is not None and len(labels) != len(own):
@@ -172,8 +180,9 @@ class LongTailedSplit:
     def apply(self, dataset: Dataset) -> DatasetDict:
         """Rebuild the split: {"train", "validation", "unlabeled"}, without the last two when they are empty.
 
-        "unlabeled" has no label column, so that no training can read it. The rows come in the stored order; format and
-        transform of the dataset are kept.
+        "unlabeled" has no column that can hold a class (`labels.label_candidates`, so no coarse classes either): no
+        training can read the true labels, `unlabeled_labels` has them. The rows come in the stored order; format and
+        transform of the dataset are kept, so a transform must do without those columns.
 
         Raises:
             ValueError: keys that are missing or duplicated, another class or other class names than when the split
@@ -197,8 +206,8 @@ class LongTailedSplit:
             self._check_labels(dataset, [row for part in known for row in rows_of[part]], expected)
         splits = DatasetDict({part: dataset.select(rows) for part, rows in rows_of.items() if rows or part == "train"})
         if self.unlabeled:
-            column = self.label_column or infer_label_column(dataset)
-            splits["unlabeled"] = splits["unlabeled"].remove_columns(column)
+            columns = {self.label_column or infer_label_column(dataset), *label_candidates(dataset)}
+            splits["unlabeled"] = splits["unlabeled"].remove_columns(sorted(columns))
         return splits
 
     def _check_labels(self, dataset: Dataset, rows: list[int], expected: list[int]) -> None:
@@ -310,6 +319,10 @@ def long_tailed_split(
     order = _resolve_order(class_order, num_classes, label_names, seed)
     num_images = np.bincount(labels, minlength=num_classes).tolist()
     unlabeled_count = dict.fromkeys(order, 0)
+    if unlabeled_max_per_class is None and unlabeled_imbalance_factor != 1:
+        raise ValueError(
+            f"unlabeled_imbalance_factor={unlabeled_imbalance_factor:g} says nothing without unlabeled_max_per_class"
+        )
     if unlabeled_max_per_class is not None:
         unlabeled = _unlabeled_counts(num_classes, unlabeled_max_per_class, unlabeled_imbalance_factor, profile)
         unlabeled_count = dict(zip(order, unlabeled, strict=True))
@@ -371,14 +384,19 @@ def long_tailed_split(
 
 def _unlabeled_counts(num_classes: int, max_per_class: int, imbalance_factor: float, profile: str) -> list[int]:
     """As `long_tailed_counts`, for classes in the order of the labelled set; below 1 the order is turned around."""
-    if max_per_class < 1 or not imbalance_factor > 0:
+    if max_per_class < 1 or not (imbalance_factor > 0 and math.isfinite(imbalance_factor)):
         raise ValueError(
             "unlabeled_max_per_class must be 1 or more and unlabeled_imbalance_factor above 0, not "
             f"{max_per_class} and {imbalance_factor}"
         )
-    if imbalance_factor >= 1:
-        return long_tailed_counts(num_classes, max_per_class, imbalance_factor, profile)
-    return long_tailed_counts(num_classes, max_per_class, 1 / imbalance_factor, profile)[::-1]
+    try:
+        counts = long_tailed_counts(num_classes, max_per_class, max(imbalance_factor, 1 / imbalance_factor), profile)
+    except ValueError as error:  # of the options for training, which are right
+        raise ValueError(
+            f"unlabeled_imbalance_factor={imbalance_factor:g} with unlabeled_max_per_class={max_per_class} leaves "
+            f"classes without an unlabelled image; it can be 1/{max_per_class} to {max_per_class}"
+        ) from error
+    return counts if imbalance_factor >= 1 else counts[::-1]
 
 
 def make_long_tailed(
@@ -401,8 +419,8 @@ def make_long_tailed(
     Args:
         imbalance_factor: rho = n_max / n_min.
         profile: "exponential", "pareto" or "step"; see `long_tailed_counts`.
-        max_per_class: n_max. None: the largest for which every class has enough images once those for validation are
-            set aside (CIFAR-10 with 500 for validation: 4,500).
+        max_per_class: n_max. None: the largest for which every class has enough images once those for validation and
+            the unlabelled ones are set aside (CIFAR-10 with 500 for validation: 4,500).
         class_order: class ids or names, most frequent first; None is the order of the class ids, "random" an order
             drawn from the seed.
         validation_per_class: images a class for validation, taken first; 0 gives no "validation".
@@ -410,14 +428,16 @@ def make_long_tailed(
         label_column: see `infer_label_column`.
         key_column: what a sample is recognised by: a column of unique strings or integers, or an Image column (its
             encoded bytes are hashed). None: the row number, which is fast but tied to the order of the rows.
-        unlabeled_max_per_class: M1, images of the most frequent class of "unlabeled", which has no label column; None
-            for no such split. It is drawn after the others, which do not depend on it.
+        unlabeled_max_per_class: M1, images of the most frequent class of "unlabeled", which has no label column (see
+            `LongTailedSplit.apply`); None for no such split. Drawn after the others, which stay the same at the same
+            `max_per_class`; None leaves room for it there.
         unlabeled_imbalance_factor: rho_u of "unlabeled": as rho, in the same order of the classes; 1 for as many of
             each class; below 1 (1/100) the rarest class in training is the most frequent one there.
         save_to: where the split is written (see `LongTailedSplit.save`).
 
     Raises:
-        ValueError: more images asked for than a class has, duplicated keys, unusable labels.
+        ValueError: more images asked for than a class has, factors that leave a class empty, duplicated keys, unusable
+            labels.
         FileExistsError: `save_to` holds another split.
     """
     require_dataset(dataset)

@@ -14,6 +14,7 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from selmix_hf.architectures import home_of_architecture
 from selmix_hf.card_parts import PAPER, assemble, samples_of, task_of
 from selmix_hf.comparison import GROUP_METRICS, KEY_METRICS, classes_shown, markdown_table
 from selmix_hf.config import SelMixConfig
@@ -113,6 +114,7 @@ def render(
         command=command or own_command(sys.argv),
         versions={"transformers": transformers.__version__, "torch": torch.__version__},
         hardware=hardware(args.world_size, args.device.type == "cpu"),
+        import_first=home_of_architecture(model.config),
         dataset_ids=_listed(dataset_tags),
         dataset_names=_listed(dataset),
         num_unlabeled=num_unlabeled,
@@ -138,6 +140,7 @@ class CardFacts:
         command, versions, hardware: of the run.
         dataset_ids, dataset_names: on the Hub, and for people.
         num_unlabeled: unlabelled samples that took part.
+        import_first: the module that must be imported before the model can be loaded; None for none.
     """
 
     name: str
@@ -159,6 +162,7 @@ class CardFacts:
     dataset_ids: Sequence[str] = ()
     dataset_names: Sequence[str] = ()
     num_unlabeled: int = 0
+    import_first: str | None = None
 
 
 def card_of(
@@ -193,7 +197,12 @@ def card_of(
     parts = [f"# {facts.name}", _summary(facts), "## Results", facts.results]
     parts += [f"![{Path(plot).stem.replace('_', ' ')}](plots/{plot})" for plot in facts.plots]
     call = f'classify = pipeline("{facts.task}", "{facts.name}")'
-    parts += ["## Use", f"```python\nfrom transformers import pipeline\n\n{call}\n```"]
+    needs = (
+        f"import {facts.import_first}  # of selmix_hf: timm itself lacks the architecture\n"
+        if facts.import_first
+        else ""
+    )
+    parts += ["## Use", f"```python\n{needs}from transformers import pipeline\n\n{call}\n```"]
     parts += ["## Training", _training(facts), "## Limits", _LIMITS.format(samples_of(facts.task))]
     return assemble(data, parts, license)
 

@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from selmix_hf.architectures import register_architecture
 from selmix_hf.fingerprint import backbone_fingerprint
 from selmix_hf.head_card import render_head
 from selmix_hf.heads import ClassifierHead
@@ -212,6 +213,7 @@ class SelMixHead:
         try:
             config = transformers.AutoConfig.from_pretrained(self.base_model, revision=self.base_revision, **kwargs)
             config.num_labels = len(self.class_names)
+            register_architecture(config)
             model = model_class.from_pretrained(
                 self.base_model, revision=self.base_revision, config=config, ignore_mismatched_sizes=True, **kwargs
             )

@@ -1,7 +1,9 @@
 """Wide residual networks for small images, as timm models: what semi-supervised papers train on CIFAR.
 
 Importing this module registers `wrn_28_2`, `wrn_28_8` and `wrn_37_2`, after which `timm.create_model` and
-`TimmWrapperForImageClassification` know them by name.
+`TimmWrapperForImageClassification` know them by name. timm itself does not have them: whoever loads such a checkpoint
+with plain transformers, its pipelines included, imports this module first, or gets an ImportError that names the
+architecture. `selmix_hf.loading`, the recipes and `SelMixHead.load_base` import it by themselves.
 
 Shape suffixes: N images, C channels, H x W pixels, D features, K classes.
 """
@@ -94,6 +96,14 @@ class WideResNet(nn.Module):
         self.norm = nn.BatchNorm2d(channels[-1], **_NORM)
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
         self.fc = nn.Linear(channels[-1], num_classes) if num_classes else nn.Identity()
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draw convolutions (He et al. 2015) and head (Glorot) anew; batch norms stay.
+
+        A `TimmWrapperForImageClassification` that is made from a config has put its own, N(0, 0.02^2), in their place:
+        call this on its `timm_model` before training from random weights.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", a=_SLOPE)
@@ -113,7 +123,7 @@ class WideResNet(nn.Module):
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
-        """Activated features before pooling, N x D x H/4 x W/4."""
+        """Activated features before pooling, N x D x H/4 x W/4; an eighth with four groups."""
         return F.leaky_relu(self.norm(self.groups(self.stem(x_NCHW))), _SLOPE)
 
     def forward_head(self, x_NDHW: Tensor, pre_logits: bool = False) -> Tensor:
@@ -130,16 +140,16 @@ def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **own: Any) 
     return model
 
 
-def _cfg(side: int) -> dict[str, Any]:
+def _cfg(side: int, reduction: int = 4) -> dict[str, Any]:
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images
-    shape = {"input_size": (3, side, side), "pool_size": (side // 4, side // 4), "crop_pct": 1.0}
+    shape = {"input_size": (3, side, side), "pool_size": (side // reduction, side // reduction), "crop_pct": 1.0}
     return {"url": "", "num_classes": 10, **shape, "interpolation": "bicubic", "mean": mean, "std": std} | {
         "first_conv": "stem",
         "classifier": "fc",
     }
 
 
-default_cfgs = {"wrn_28_2": _cfg(32), "wrn_28_8": _cfg(32), "wrn_37_2": _cfg(96)}
+default_cfgs = {"wrn_28_2": _cfg(32), "wrn_28_8": _cfg(32), "wrn_37_2": _cfg(96, 8)}
 
 
 @register_model

@@ -57,6 +57,7 @@ FLOORS = {
     "stage1": 7,
     "parameter_average": 1,
     "wide_resnet": 1,
+    "architectures": 2,
     "pseudo_labels": 5,
     "semi_supervised": 8,
     "confusion_trainer": 8,

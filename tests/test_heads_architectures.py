@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import selmix_hf.wide_resnet  # noqa: F401  a family of this package
 from selmix_hf.heads import HeadError, find_head
 
 timm = pytest.importorskip("timm")
@@ -193,6 +194,7 @@ TIMM_MODELS = {
     "vitamin": ("vitamin_small_224", {"depth": 1}),
     "volo": ("volo_d1_224", {}),
     "vovnet": ("ese_vovnet19b_slim_dw", {}),
+    "wide_resnet": ("wrn_28_2", {}),
     "xception": ("legacy_xception", {}),
     "xception_aligned": ("xception41p", {}),
     "xcit": ("xcit_nano_12_p8_224", {"depth": 2}),

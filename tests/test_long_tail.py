@@ -208,6 +208,94 @@ def test_room_for_unlabelled_samples(dataset: Dataset) -> None:
         long_tailed_split(dataset["label"][:], 4, unlabeled_max_per_class=8, unlabeled_imbalance_factor=0)
 
 
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (9, "unlabeled_imbalance_factor=9 with unlabeled_max_per_class=8 leaves .*; it can be 1/8 to 8"),
+        (1 / 9, "unlabeled_imbalance_factor=0.111111 with unlabeled_max_per_class=8 leaves"),
+        (float("nan"), "unlabeled_imbalance_factor above 0, not 8 and nan"),
+        (float("inf"), "unlabeled_imbalance_factor above 0, not 8 and inf"),
+        ("1/8", "unlabeled_imbalance_factor must be a number, not '1/8'"),
+    ],
+)
+def test_impossible_unlabelled_counts(dataset: Dataset, factor: object, message: str) -> None:
+    """The message names the options of the unlabelled samples, not those of training."""
+    with pytest.raises(ValueError, match=message):
+        make_long_tailed(dataset, 4, unlabeled_max_per_class=8, unlabeled_imbalance_factor=factor)
+
+
+def test_a_factor_of_no_unlabelled_samples_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(
+        ValueError, match="unlabeled_imbalance_factor=0.5 says nothing without unlabeled_max_per_class"
+    ):
+        make_long_tailed(dataset, 4, unlabeled_imbalance_factor=0.5)
+    with pytest.raises(ValueError, match="unlabeled_max_per_class must be 1 or more .* not 0 and 1"):
+        make_long_tailed(dataset, 4, unlabeled_max_per_class=0)
+
+
+@pytest.mark.parametrize(("profile", "expected"), [("step", [1, 1, 8, 8]), ("pareto", [1, 1, 3, 8])])
+def test_unlabelled_samples_follow_profile_and_class_order(
+    dataset: Dataset, profile: str, expected: list[int]
+) -> None:
+    """Of pareto with rho = 8: 8 (1 + k/3)^-3 = 8, 3.4, 1.7, 1."""
+    options = {"profile": profile, "class_order": [2, 0, 3, 1], "max_per_class": 8}
+    more = {"unlabeled_max_per_class": 8, "unlabeled_imbalance_factor": 1 / 8}
+    counts = long_tailed_split(class_labels(dataset), 8, **options, **more).counts
+    assert [counts["unlabeled"][k] for k in (2, 0, 3, 1)] == expected
+    assert [counts["train"][k] for k in (2, 0, 3, 1)] == expected[::-1]
+
+
+def test_unlabelled_samples_are_next_by_hash(dataset: Dataset) -> None:
+    rows = [row for row in range(80) if row * 7 % 4 == 2]
+    rows.sort(key=lambda row: hashlib.sha256(f"3|img_{row}".encode()).hexdigest())
+    options = {**OPTIONS, "max_per_class": 8, "seed": 3, "key_column": "name", "unlabeled_max_per_class": 4}
+    splits = make_long_tailed(dataset, **options)  # of class 2: 5 for validation, 2 for training, 4 unlabelled
+    own = {f"img_{row}" for row in rows}
+    assert [name for name in splits["unlabeled"]["name"] if name in own] == [f"img_{row}" for row in rows[7:11]]
+
+
+def test_no_coarse_class_either(dataset: Dataset) -> None:
+    coarse = dataset.add_column("coarse", [0, 1] * 40, feature=ClassLabel(names=["pet", "pest"]))
+    coarse = coarse.add_column("target", [0, 1, 2, 3] * 20)
+    splits = make_long_tailed(coarse, 4, unlabeled_max_per_class=8, label_column="label")
+    assert splits["unlabeled"].column_names == ["name", "number"]
+    assert splits["train"].column_names == ["name", "number", "label", "coarse", "target"]
+    with pytest.raises(ValueError, match="no label column found"):
+        infer_label_column(splits["unlabeled"])
+
+
+def test_the_digest_of_a_split_without_unlabelled_samples_stays() -> None:
+    """As computed before there were any; recorded runs name theirs."""
+    labels = [k for k in range(4) for _ in range(20)]
+    split = long_tailed_split(labels, 8, validation_per_class=5, seed=3)
+    assert split.digest == "f411c888c9b1ab44d8d127a3183b6e3d25022593802120ac25a90970f4387a97"
+    with_unlabeled = long_tailed_split(labels, 8, max_per_class=8, validation_per_class=5, unlabeled_max_per_class=2)
+    without = long_tailed_split(labels, 8, max_per_class=8, validation_per_class=5)
+    assert with_unlabeled.digest != without.digest and with_unlabeled.train == without.train
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda content: content["unlabeled"].pop(),
+        lambda content: content["unlabeled_labels"].reverse(),
+        lambda content: content["settings"].update(unlabeled_imbalance_factor=2.0),
+        lambda content: [content.pop(name) for name in ("unlabeled", "unlabeled_labels")],
+        lambda content: content["unlabeled"].__setitem__(0, content["train"][0]),
+    ],
+)
+def test_altered_unlabelled_samples_are_refused(dataset: Dataset, tmp_path: Path, alter: object) -> None:
+    path = tmp_path / "split.json"
+    more = {"unlabeled_max_per_class": 8, "unlabeled_imbalance_factor": 1 / 8}
+    make_long_tailed(dataset, **OPTIONS, max_per_class=8, **more, save_to=path)
+    content = json.loads(path.read_text())
+    assert content["counts"]["unlabeled"] == [1, 2, 4, 8]
+    alter(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="altered after it was saved"):
+        LongTailedSplit.load(path)
+
+
 def test_a_bare_split_may_have_unlabelled_rows(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "bare.json").write_text(json.dumps({"train": [0, 1], "validation": [2], "unlabeled": [5, 4]}))
     splits = LongTailedSplit.load(tmp_path / "bare.json").apply(dataset)
@@ -392,6 +480,10 @@ def test_bare_form_of_a_split_made_elsewhere(dataset: Dataset, tmp_path: Path) -
         ('{"train": [1], "validation": 5}', "is not a split"),
         ("{", "is not a JSON file"),
         ('{"train": [1, 2], "validation": [2]}', r"1 keys occur twice \(1 in train and validation\)"),
+        (
+            '{"train": [1, 2], "validation": [3], "unlabeled": [2, 3, 4]}',
+            r"2 keys occur twice \(0 in train and validation, 2 in unlabeled and one of these\)",
+        ),
         ('{"train": [1, 1]}', r"1 keys occur twice \(0 in train"),
         ('{"train": [-1]}', "must be row numbers .*, found -1"),
         ('{"train": ["a"]}', "must be row numbers .*, found 'a'"),

@@ -62,14 +62,16 @@ def test_report():
 
 @pytest.mark.parametrize("column", ["label", "class"])
 def test_no_label_reaches_a_collator(column):
-    dataset = Unlabelled(tiny.images((2, 2, 1, 1)), column)
+    dataset = Unlabelled(tiny.images((2, 2, 1, 1)), [column])
     assert [sample[column] for sample in fetch(dataset, [5, 0, 3])] == [0, 0, 0]
     assert dataset[5][column] == 0
     images = [sample["image"] for sample in fetch(dataset, [5, 0])]
     assert images[0].tobytes() == tiny.images((2, 2, 1, 1))[5]["image"].tobytes()
-    pairs = Unlabelled([("x", 3), ("y", 2)], 1)
+    own = Unlabelled([{"x": 1, "labels": 3}], ["label"])
+    assert own[0] == {"x": 1, "labels": 0, "label": 0}
+    pairs = Unlabelled([("x", 3), ["y", 2]])
     assert [pairs[0], *fetch(pairs, [1])] == [("x", 0), ("y", 0)]
-    assert Unlabelled(["x", "y"], 1)[1] == ("y", 0)
+    assert Unlabelled(["x", "y"])[1] == ("y", 0)
 
 
 def test_weight_average_by_hand():

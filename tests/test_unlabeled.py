@@ -5,6 +5,7 @@ import pytest
 import tiny
 import torch
 
+from selmix_hf.parameter_average import ParameterAverage
 from selmix_hf.pseudo_labels import choose
 from selmix_hf.sampling import PairSampler
 
@@ -56,7 +57,7 @@ def test_true_labels_are_never_seen(kind, tmp_path):
         runs.append((tiny.weights(run), run.pseudo_labels))
     assert tiny.largest_difference(runs[0][0], runs[1][0]) == 0
     assert torch.equal(runs[0][1], runs[1][1])
-    labelled_only = trainer(tmp_path / "labelled", kind, unlabeled_dataset=None)
+    labelled_only = trainer(tmp_path / "labelled", kind, unlabeled_dataset=None, pseudo_label_source="model")
     labelled_only.train()
     assert tiny.largest_difference(runs[0][0], tiny.weights(labelled_only)) > 0
 
@@ -206,6 +207,13 @@ def test_a_class_that_nobody_predicts_is_said(tmp_path, monkeypatch):
         ({"pseudo_label_source": "oracle"}, "'oracle' takes the true classes: give unlabeled_labels"),
         ({"pseudo_label_source": "ema", "teacher": print}, "two sources of pseudo-labels"),
         ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\)"),
+        ({"unlabeled_labels": [9] * 40}, "labels in 'unlabeled_labels' must be 0 to 3; 40 are not"),
+        ({"unlabeled_labels": ["red"] * 40}, "the labels in 'unlabeled_labels' are missing in places or not integers"),
+        ({"unlabeled_dataset": None, "pseudo_label_source": "ema"}, "='ema' is for pseudo-labels: give unlabeled"),
+        (
+            {"pseudo_label_source": "oracle", "unlabeled_labels": [0] * 40, "pseudo_label_share": 0.5},
+            "'oracle' uses every label",
+        ),
         ({"unlabeled_labels": [0]}, "one class a sample of unlabeled_dataset, 40, found 1"),
         ({"unlabeled_dataset": None, "teacher": print}, "teacher is for pseudo-labels: give unlabeled_dataset"),
         ({"unlabeled_dataset": []}, "unlabeled_dataset is empty"),
@@ -221,3 +229,132 @@ def test_what_cannot_work_is_refused(options, sentence, tmp_path):
 def test_a_teacher_must_be_callable(tmp_path):
     with pytest.raises(TypeError, match="teacher must be called with the model's inputs and give logits, found 3"):
         trainer(tmp_path, teacher=3)
+
+
+class Pairs(torch.utils.data.Dataset):
+    """(pixels, class) as of torchvision, or pixels alone."""
+
+    def __init__(self, dataset, labelled=True):
+        self.dataset, self.labelled = dataset, labelled
+        if labelled:
+            self.targets = dataset["label"][:]
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        pixels = tiny.to_tensor(self.dataset[index]["image"])
+        return (pixels, self.targets[index]) if self.labelled else pixels
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_pairs_and_bare_inputs(freeze, tmp_path):
+    sets = {"train_dataset": Pairs(tiny.images()), "gain_dataset": Pairs(tiny.images(tiny.GAIN_COUNTS, seed=1))}
+    wrong = Pairs(tiny.images(COUNTS, seed=5))
+    wrong.targets = [3] * 40
+    runs = []
+    for name, second in (("pairs", wrong), ("bare", Pairs(wrong.dataset, labelled=False))):
+        run = trainer(tmp_path / name, freeze_backbone=freeze, unlabeled_dataset=second, **sets)
+        run.train()
+        runs.append(tiny.weights(run))
+    assert tiny.largest_difference(*runs) == 0
+
+
+def test_a_transform_of_the_dataset_that_makes_labels(tmp_path):
+    """The habit of the examples of transformers; the unlabelled set has labels, the other time none."""
+
+    def labelled(batch):
+        return {"pixel_values": list(map(tiny.to_tensor, batch["image"])), "labels": batch["label"]}
+
+    def bare(batch):
+        return {"pixel_values": list(map(tiny.to_tensor, batch["image"]))}
+
+    sets = {"train_dataset": tiny.images(), "gain_dataset": tiny.images(tiny.GAIN_COUNTS, seed=1)}
+    sets = {name: dataset.with_transform(labelled) for name, dataset in sets.items()}
+    runs = []
+    for name, second in (
+        ("none", unlabeled().with_transform(bare)),
+        ("true", unlabeled([1] * 40).with_transform(labelled)),
+    ):
+        run = trainer(tmp_path / name, unlabeled_dataset=second, **sets)
+        run.train()
+        runs.append(tiny.weights(run))
+    assert tiny.largest_difference(*runs) == 0
+
+
+def test_a_random_transform_of_the_dataset_resumes_at_a_boundary(tmp_path):
+    def views(batch):
+        return {**batch, "image": [image.rotate(90 * int(torch.randint(4, ()))) for image in batch["image"]]}
+
+    options = {
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "max_steps": 8,
+        "unlabeled_dataset": unlabeled().with_transform(views),
+    }
+    whole = trainer(tmp_path / "whole", **options)
+    whole.train()
+    again = trainer(tmp_path / "again", **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert torch.equal(whole.pseudo_labels, again.pseudo_labels)
+    assert tiny.largest_difference(tiny.weights(whole), tiny.weights(again)) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (lambda pixel_values: torch.zeros(len(pixel_values), 10), r"shape \(16, 10\)"),
+        (lambda pixel_values: torch.zeros(len(pixel_values)), r"shape \(16,\)"),
+        (lambda pixel_values: torch.full((len(pixel_values), 4), torch.nan), r"shape \(16, 4\)"),
+    ],
+)
+def test_a_teacher_that_gives_no_logits(answer, found, tmp_path):
+    run = trainer(tmp_path, teacher=answer)
+    with pytest.raises(ValueError, match=rf"finite logits of shape \(16, 4\) for a batch, found {found}"):
+        run.train()
+
+
+def test_a_teacher_stays_as_it_is(tmp_path):
+    model = tiny.model("resnet")
+    with pytest.raises(ValueError, match="teacher is the model itself"):
+        tiny.trainer(tmp_path, model, unlabeled_dataset=unlabeled(), teacher=model)
+    trainer(tmp_path, teacher=model, max_steps=4).train()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"unlabeled_dataset": None}, "'unlabeled': 40"),
+        ({"unlabeled_dataset": tiny.images(COUNTS[:1]).remove_columns("label")}, "'unlabeled': 40"),
+        ({"ema_decay": 0.5}, "'ema_decay': 0.999"),
+        ({"teacher": lambda **inputs: None}, "'teacher': False"),
+    ],
+)
+def test_a_resumed_run_keeps_its_unlabelled_data(changes, told, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    trainer(tmp_path, **options).train()
+    with pytest.raises(ValueError, match=f"was made with {{.*{told}"):
+        trainer(tmp_path, **options, **changes).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_the_average_of_small_steps_in_bfloat16():
+    layer = torch.nn.Linear(1, 1, bias=False).bfloat16()
+    layer.weight.data.fill_(1.0)
+    average = ParameterAverage(dict(layer.named_parameters()), decay=0.999)
+    layer.weight.data.fill_(2.0)
+    for _ in range(3000):
+        average.update()
+    assert average.tensors["weight"].item() == pytest.approx(2 - 0.999**3000, abs=1e-3)
+
+
+def test_repeats_are_counted_in_both_sets(tmp_path):
+    run = trainer(tmp_path, max_steps=4)
+    run.train()
+    draws = run.pair_state.probability * 32
+    counts = run._second_counts(run.pseudo_labels).numpy()
+    expected = max(
+        (draws.sum(1).numpy() / run.train_counts).max(), (draws.sum(0).numpy() / np.maximum(counts, 1)).max()
+    )
+    (logged,) = [log["largest_repeat"] for log in run.state.log_history if "largest_repeat" in log]
+    assert logged == pytest.approx(expected, rel=1e-4)

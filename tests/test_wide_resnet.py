@@ -1,11 +1,16 @@
 """The wide residual networks of the semi-supervised papers: their sizes by hand, saved, reloaded and fine-tuned."""
 
+import subprocess
+import sys
+
 import pytest
 import tiny
 import torch
-from timm import create_model
+from timm import create_model, list_models
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from selmix_hf import SelMixHead
+from selmix_hf.architectures import home_of_architecture, register_architecture
 from selmix_hf.heads import find_head
 from selmix_hf.loading import load_classifier, load_for_classes
 from selmix_hf.wide_resnet import WideResNet
@@ -62,9 +67,13 @@ def test_batch_norm_is_slow_and_shortcuts_start_from_the_activated_input():
 def test_from_random_weights_to_selmix_and_back(tmp_path):
     model, processor = load_for_classes("wrn_28_2", tiny.NAMES)
     assert processor.data_config["input_size"] == (3, 32, 32)
-    run = tiny.trainer(tmp_path / "out", model, processing_class=processor, max_steps=2, refresh_steps=1, **tiny.BARE)
+    rates = {"learning_rate": 1e-3, "backbone_learning_rate": 1e-4}  # no batch norm has statistics yet
+    options = {"processing_class": processor, "max_steps": 2, "refresh_steps": 1, **rates, **tiny.BARE}
+    run = tiny.trainer(tmp_path / "out", model, **options)
+    before = tiny.weights(run)
     assert find_head(model, {"pixel_values": torch.randn(2, 3, 32, 32)}).num_features == 128
     run.train()
+    assert tiny.largest_difference(before, tiny.weights(run)) > 0
     run.save_model()
     again, _ = load_classifier(str(tmp_path / "out"), tiny.NAMES)
     x = torch.randn(2, 3, 32, 32)
@@ -74,3 +83,68 @@ def test_from_random_weights_to_selmix_and_back(tmp_path):
     assert AutoImageProcessor.from_pretrained(tmp_path / "out").data_config["mean"] == pytest.approx(
         (0.4914, 0.4822, 0.4465)
     )
+
+
+def test_random_weights_are_those_of_the_papers():
+    """Which the wrapper's constructor does not keep."""
+    torch.manual_seed(0)
+    model = load_for_classes("wrn_28_2", tiny.NAMES)[0]
+    for conv in (model.timm_model.groups[0][1].conv1, model.timm_model.groups[2][3].conv2):
+        assert conv.weight.std().item() == pytest.approx((2 / (1.01 * 9 * conv.out_channels)) ** 0.5, rel=0.03)
+    assert model.timm_model.fc.weight.std().item() == pytest.approx((2 / (128 + 4)) ** 0.5, rel=0.15)
+    made = type(model)(model.config).timm_model.groups[2][3].conv2.weight
+    assert made.std().item() == pytest.approx(0.02, rel=0.03)
+
+
+@pytest.mark.parametrize(("name", "pooled"), [("wrn_28_2", 8), ("wrn_28_8", 8), ("wrn_37_2", 12)])
+def test_what_is_pooled_is_as_registered(name, pooled):
+    model = create_model(name).eval()
+    with torch.no_grad():
+        found = model.forward_features(torch.randn(1, *model.pretrained_cfg["input_size"])).shape[-1]
+    assert (found, found) == tuple(model.pretrained_cfg["pool_size"]) == (pooled, pooled)
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wide_resnet")
+    for part in load_for_classes("wrn_28_2", tiny.NAMES):
+        part.save_pretrained(folder)
+    return str(folder)
+
+
+def test_plain_transformers_needs_the_import(checkpoint):
+    load = f"from transformers import pipeline; pipeline('image-classification', {checkpoint!r})"
+    without = run(load)
+    assert without.returncode != 0 and "'wrn_28_2' is not supported in your version of timm" in without.stderr
+    after = run(f"import selmix_hf.wide_resnet; {load}")
+    assert after.returncode == 0, after.stderr
+
+
+def test_a_head_alone_finds_its_base_and_the_card_says_what_to_import(checkpoint, tmp_path):
+    model = AutoModelForImageClassification.from_pretrained(checkpoint)
+    trainer = tiny.trainer(tmp_path / "out", model, freeze_backbone=True, max_steps=1, **tiny.BARE)
+    trainer.train()
+    trainer.create_model_card()
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert (
+        "```python\nimport selmix_hf.wide_resnet  # of selmix_hf: timm itself lacks the architecture\nfrom tr" in card
+    )
+    SelMixHead.from_model(trainer.model, trainer.head, trainer.class_names).save_pretrained(tmp_path / "head")
+    done = run(f"from selmix_hf import SelMixHead; SelMixHead.from_pretrained({str(tmp_path / 'head')!r}).load_base()")
+    assert done.returncode == 0, done.stderr
+
+
+def test_which_module_to_import():
+    names = set(list_models(module="wide_resnet"))
+    assert names == {"wrn_28_2", "wrn_28_8", "wrn_37_2"}
+    config = load_for_classes("wrn_28_2", tiny.NAMES)[0].config
+    for name in names:
+        config.architecture = name
+        assert home_of_architecture(config) == "selmix_hf.wide_resnet"
+    for other in (tiny.timm_model("test_convnext").config, tiny.model("vit").config, None):
+        assert home_of_architecture(other) is None
+        register_architecture(other)

@@ -1,0 +1,26 @@
+"""What a benchmark is run on."""
+
+import pytest
+import tiny
+from datasets import DatasetDict
+
+from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, split_images
+from selmix_hf.long_tail import make_long_tailed
+
+
+def test_unlabelled_images_need_no_labels(tmp_path):
+    images, test = tiny.images((20, 20, 20, 20)), tiny.images((3, 3, 3, 3), seed=1)
+    drawn = {"max_per_class": 8, "validation_per_class": 4, "unlabeled_max_per_class": 5}
+    own = make_long_tailed(images, 4, **drawn, save_to=tmp_path / "split.json")
+    arguments = LongTailedArguments(split=str(tmp_path / "split.json"))
+    splits, split = split_images(arguments, DatasetDict(train=images, test=test), tmp_path / "out" / "split.json")
+    assert list(splits) == ["train", "validation", "unlabeled", "test"] and len(splits["unlabeled"]) == 20
+    assert split.counts["unlabeled"] == [5] * 4
+    data = BenchmarkData(splits, split.digest, "squares")
+    assert data.train_counts.tolist() == [8, 5, 3, 2] and data.broken_image() is None
+    assert own["unlabeled"].column_names == ["image"]
+
+
+def test_a_labelled_split_without_a_class_is_refused():
+    with pytest.raises(ValueError, match="the split test"):
+        BenchmarkData(DatasetDict(train=tiny.images(), test=tiny.images((3, 3, 0, 3))), "", "squares")
