@@ -207,7 +207,8 @@ def stl10(cifar100, tmp_path_factory):
 @pytest.mark.parametrize("method", ["supervised", "fixmatch", "mean_teacher", "mixmatch"])
 def test_semi_supervised_from_stage_1_to_selmix(method, cifar100, checkpoint, tmp_path, capsys):
     more = ["--dataset", cifar100, *FEW, *FEW_UNLABELED, "--freeze_backbone", "--refresh_steps", "2"]
-    more += ["--stage1_steps", "2", "--stage1_method", method, "--stage1_batch_size", "2", "--stage1_mu", "2"]
+    more += ["--stage1_steps", "2", "--stage1_method", method, "--stage1_batch_size", "2"]
+    more += ["--stage1_mu", "2"] if method != "supervised" else []
     results = cifar100_lt_ssl.main(options(checkpoint, tmp_path / "out", *more))
     assert (
         f"Stage 1, {'' if method == 'supervised' else method + ', '}logit_adjusted: 2 steps" in capsys.readouterr().out
@@ -237,6 +238,11 @@ def test_semi_supervised_from_stage_1_to_selmix(method, cifar100, checkpoint, tm
     [
         (["--stage1_method", "fixmtach"], "stage1_method must be one of supervised, fixmatch, mean_teacher, mixmatch"),
         (["--stage1_method", "mixmatch", "--stage1_threshold", ".9"], "stage1_threshold is FixMatch's"),
+        (["--stage1_method", "supervised", "--stage1_mu", "2"], "stage1_mu is for unlabelled images"),
+        (
+            ["--stage1_mixup_alpha", "0.2"],
+            "stage1_mixup_alpha is for stage1_method=supervised: fixmatch has its views",
+        ),
         (["--split", "LABELLED"], "there are no unlabelled images: set unlabeled_max_per_class, or give a split"),
         (["--unlabeled_max_per_class", "9"], "lower max_per_class, unlabeled_max_per_class"),
     ],

@@ -20,7 +20,7 @@ from selmix_hf import LongTailedSplit, SelMixConfig
 from selmix_hf.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "recipes" / "configs").glob("cifar10_lt_*.yaml"))
+CONFIGS = sorted(p for p in (ROOT / "recipes" / "configs").glob("cifar10_lt_*.yaml") if "_ssl_" not in p.stem)
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 PLOTS = ("gain_matrix", "objective", "pair_distribution", "recall_per_class")
 
