@@ -92,8 +92,7 @@ class PseudoLabelTrainer(ConfusionTrainer):
         if self.unlabeled_dataset is None:
             return None
         labels = np.zeros(len(self.unlabeled_dataset), np.int64)
-        alike = Hasher.hash(self.data_collator.collator) == Hasher.hash(self.data_collator.eval_collator)
-        if alike and not self._random_views():
+        if not self._random_views() and _alike(self.data_collator.collator, self.data_collator.eval_collator):
             return JoinedFeatures(self._as_features(self.unlabeled_dataset, labels), first)
         return JoinedFeatures(FeatureDataset(self._views_of(self.unlabeled_dataset), labels), first)
 
@@ -118,6 +117,13 @@ class PseudoLabelTrainer(ConfusionTrainer):
 
     def _random_views(self) -> bool:
         return self.data_collator.augments or self.args.feature_views > 1
+
+
+def _alike(first: Any, second: Any) -> bool:
+    try:
+        return bool(Hasher.hash(first) == Hasher.hash(second))
+    except Exception:  # what cannot be pickled is not compared, and its features are computed twice
+        return False
 
 
 def prepared_teacher(teacher: Any, device: torch.device) -> Any:
