@@ -35,6 +35,7 @@ STAGE1 = {
     "mixmatch": "MixMatch(LA)",
 }
 MU = {"fixmatch": 3, "mean_teacher": 3, "mixmatch": 1}
+LOGGED = ("step", "pseudo_label_accuracy", "pseudo_label_worst_recall", "pseudo_label_missing")
 COLUMNS = ("mean_recall", "min_recall", "h_mean", "smallest_coverage")
 COLOURS = ("#9aa5b1", "#d98c3f", "#1f6fb2", "#b9d3ea")
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -55,9 +56,12 @@ def run(folder: Path, options: list[str]) -> dict[str, Any]:
 
 def kept(results: Mapping[str, Any]) -> dict[str, Any]:
     """What the table and the plots need."""
-    names = ("test_before", "test_after", "validation_after", "pseudo_labels")
     own = ("hardware", "command", "split_digest", "train_counts", "class_names", "timing")
-    runs = [{name: one[name] for name in names if name in one} for one in results["runs"]]
+    runs = [{name: one[name] for name in ("seed", "test_before", "test_after")} for one in results["runs"]]
+    for run, one in zip(runs, results["runs"], strict=True):
+        logs = one.get("pseudo_labels", [])
+        run["pseudo_labels"] = [{name: log[name] for name in LOGGED} for log in logs if log["step"] % 100 == 0]
+        run["pseudo_labels"] += [{name: log[name] for name in LOGGED} for log in logs[-1:]]
     return {name: results[name] for name in own} | {"runs": runs}
 
 
@@ -91,7 +95,7 @@ def rows_of(record: Mapping[str, Any], method: str, rho: str, title: str) -> lis
 def table(record: Mapping[str, Any]) -> str:
     """Markdown: each distribution of the unlabelled images from its own start."""
     rows = [row for rho, title in RHO_U.items() for row in rows_of(record, "fixmatch", rho, title)]
-    return markdown_table(["rho_u", "", *[KEY_METRICS[column] for column in COLUMNS]], rows)
+    return markdown_table(["ρ_u", "", *[KEY_METRICS[column] for column in COLUMNS]], rows)
 
 
 def stage1_table(record: Mapping[str, Any]) -> str:
@@ -110,7 +114,7 @@ def pseudo_label_table(record: Mapping[str, Any]) -> str:
             logs = [one["pseudo_labels"][place] for one in runs]
             keys = ("pseudo_label_accuracy", "pseudo_label_worst_recall", "pseudo_label_missing")
             rows.append([title, name, *[f"{np.mean([log[key] for log in logs]):.3f}" for key in keys]])
-    return markdown_table(["rho_u", "labels", "accuracy", "recall of the worst class", "classes without any"], rows)
+    return markdown_table(["ρ_u", "labels", "accuracy", "recall of the worst class", "classes without any"], rows)
 
 
 def save_plots(record: Mapping[str, Any]) -> None:
@@ -129,7 +133,7 @@ def save_plots(record: Mapping[str, Any]) -> None:
         axes.set_xticks(range(len(names)), names)
         axes.set_ylabel("test recall")
         axes.set_ylim(0, 1)
-        axes.set_title(f"unlabelled images with rho_u = {title}", loc="left", fontsize=10)
+        axes.set_title(f"unlabelled images with $\\rho_u$ = {title}", loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         if number == 1:
             axes.legend(ncols=4, fontsize=8, loc="upper right", frameon=False, bbox_to_anchor=(1, 1.25))
@@ -141,7 +145,7 @@ def save_plots(record: Mapping[str, Any]) -> None:
         steps = [log["step"] for log in runs[0]["pseudo_labels"]]
         for key, style in (("pseudo_label_accuracy", "-"), ("pseudo_label_worst_recall", ":")):
             values = np.mean([[log[key] for log in one["pseudo_labels"]] for one in runs], 0)
-            label = f"rho_u = {title}" if style == "-" else None
+            label = f"$\\rho_u$ = {title}" if style == "-" else None
             axes.plot(steps, values, style, color=colour, label=label)
     axes.set_xlabel("step")
     axes.set_ylabel("pseudo-labels")
