@@ -20,24 +20,21 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, split_images
+from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, drawn_data
 from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.loading import load_images
 
 
 @dataclass(kw_only=True)
 class Arguments(LongTailedArguments, BenchmarkArguments):
+    usual_label_column = "fine_label"  # not one of the twenty superclasses
     dataset: str = field(default="uoft-cs/cifar100", metadata={"help": "Hub id or folder with two parquet files."})
     validation_per_class: int = field(default=50, metadata={"help": "Set aside in a drawn split."})
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
-    dataset = load_images(arguments.dataset)
-    if arguments.label_column is None and "fine_label" in dataset["train"].column_names:
-        arguments.label_column = "fine_label"  # not one of the twenty superclasses
-    splits, split = split_images(arguments, dataset, folder / "split.json")
-    name, column = f"CIFAR-100-LT (rho = {arguments.imbalance_factor:g})", arguments.label_column
-    return BenchmarkData(splits, split.digest, name, "uoft-cs/cifar100", own_label_column=column)
+    name = f"CIFAR-100-LT (rho = {arguments.imbalance_factor:g})"
+    return drawn_data(arguments, load_images(arguments.dataset), folder, name, "uoft-cs/cifar100")
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

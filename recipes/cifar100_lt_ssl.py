@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData, SemiSupervisedArguments, split_images
+from selmix_hf.benchmark_data import BenchmarkData, SemiSupervisedArguments, drawn_data
 from selmix_hf.benchmark_start import SemiSupervisedStart
 from selmix_hf.loading import load_images
 
 
 @dataclass(kw_only=True)
 class Arguments(SemiSupervisedArguments, SemiSupervisedStart):
+    usual_label_column = "fine_label"  # not one of the twenty superclasses
     dataset: str = field(default="uoft-cs/cifar100", metadata={"help": "Hub id or folder with two parquet files."})
     imbalance_factor: float = field(default=10, metadata={"help": "rho_l of a drawn split."})
     unlabeled_imbalance_factor: float = field(default=10, metadata={"help": "rho_u of a drawn split."})
@@ -34,13 +35,8 @@ class Arguments(SemiSupervisedArguments, SemiSupervisedStart):
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
-    dataset = load_images(arguments.dataset)
-    if arguments.label_column is None and "fine_label" in dataset["train"].column_names:
-        arguments.label_column = "fine_label"  # not one of the twenty superclasses
-    splits, split = split_images(arguments, dataset, folder / "split.json")
-    truth, name = split.unlabeled_labels, f"CIFAR-100-LT, partly labelled (rho = {arguments.imbalance_factor:g})"
-    given = {"own_label_column": arguments.label_column, "unlabeled_labels": truth}
-    return BenchmarkData(splits, split.digest, name, "uoft-cs/cifar100", **given)
+    name = f"CIFAR-100-LT, partly labelled (rho = {arguments.imbalance_factor:g})"
+    return drawn_data(arguments, load_images(arguments.dataset), folder, name, "uoft-cs/cifar100")
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

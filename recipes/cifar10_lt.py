@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, split_images
+from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, drawn_data
 from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.loading import load_images
 
@@ -38,9 +38,8 @@ class Arguments(LongTailedArguments, BenchmarkArguments):
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
-    splits, split = split_images(arguments, load_images(arguments.dataset), folder / "split.json")
     name = f"CIFAR-10-LT (rho = {arguments.imbalance_factor:g})"
-    return BenchmarkData(splits, split.digest, name, "uoft-cs/cifar10", own_label_column=arguments.label_column)
+    return drawn_data(arguments, load_images(arguments.dataset), folder, name, "uoft-cs/cifar10")
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

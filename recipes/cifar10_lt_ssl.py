@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData, SemiSupervisedArguments, split_images
+from selmix_hf.benchmark_data import BenchmarkData, SemiSupervisedArguments, drawn_data
 from selmix_hf.benchmark_start import SemiSupervisedStart
 from selmix_hf.loading import load_images
 
@@ -36,16 +36,8 @@ class Arguments(SemiSupervisedArguments, SemiSupervisedStart):
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
-    splits, split = split_images(arguments, load_images(arguments.dataset), folder / "split.json")
     rho = f"rho_l = {arguments.imbalance_factor:g}, rho_u = {arguments.unlabeled_imbalance_factor:g}"
-    return BenchmarkData(
-        splits,
-        split.digest,
-        f"CIFAR-10-LT ({rho})",
-        "uoft-cs/cifar10",
-        own_label_column=arguments.label_column,
-        unlabeled_labels=split.unlabeled_labels,
-    )
+    return drawn_data(arguments, load_images(arguments.dataset), folder, f"CIFAR-10-LT ({rho})", "uoft-cs/cifar10")
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData, SemiSupervisedArguments, split_images
+from selmix_hf.benchmark_data import BenchmarkData, SemiSupervisedArguments, drawn_data
 from selmix_hf.benchmark_start import SemiSupervisedStart
 from selmix_hf.loading import load_images
 
@@ -37,15 +37,7 @@ class Arguments(SemiSupervisedArguments, SemiSupervisedStart):
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
     dataset = load_images(arguments.dataset, arguments.test_split)
-    splits, split = split_images(arguments, dataset, folder / "split.json")
-    return BenchmarkData(
-        splits,
-        split.digest,
-        name="ImageNet-100-LT, partly labelled",
-        photos=True,
-        own_label_column=arguments.label_column,
-        unlabeled_labels=split.unlabeled_labels,
-    )
+    return drawn_data(arguments, dataset, folder, "ImageNet-100-LT, partly labelled", photos=True)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData, ListArguments, LongTailedArguments, load_published, split_images
+from selmix_hf.benchmark_data import BenchmarkData, ListArguments, LongTailedArguments, drawn_data, load_published
 from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.loading import load_images
 
@@ -51,10 +51,9 @@ def load(arguments: Arguments, folder: Path) -> BenchmarkData:
             "--image_root belongs to the list files, --dataset is made long-tailed here: give one of them."
         )
     dataset = load_images(arguments.dataset, arguments.test_split)
-    splits, split = split_images(arguments, dataset, folder / "split.json", profile="pareto")
     hub_id = None if Path(arguments.dataset).exists() else arguments.dataset
-    name, column = f"{Path(arguments.dataset).name}, long-tailed", arguments.label_column
-    return BenchmarkData(splits, split.digest, name, hub_id, photos=True, own_label_column=column)
+    name = f"{Path(arguments.dataset).name}, long-tailed"
+    return drawn_data(arguments, dataset, folder, name, hub_id, photos=True, profile="pareto")
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -18,11 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
-
-from selmix_hf.adapters import image_columns
 from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, split_images
+from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, drawn_data
 from selmix_hf.benchmark_start import SemiSupervisedStart
 from selmix_hf.loading import load_images
 
@@ -38,9 +35,9 @@ class Arguments(LongTailedArguments, SemiSupervisedStart):
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
     dataset = load_images(arguments.dataset, more=["unlabeled"])
-    splits, split = split_images(arguments, dataset, folder / "split.json")
-    parts = DatasetDict(**splits, unlabeled=dataset["unlabeled"].select_columns(image_columns(splits["train"])))
-    return BenchmarkData(parts, split.digest, "STL-10, long-tailed", own_label_column=arguments.label_column)
+    data = drawn_data(arguments, dataset, folder, "STL-10, long-tailed")
+    data.splits["unlabeled"] = dataset["unlabeled"].select_columns(data.image_column)
+    return data
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

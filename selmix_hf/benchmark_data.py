@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -88,6 +88,7 @@ class BenchmarkData:
 class LongTailedArguments:
     """Options of a recipe whose data are made long-tailed here."""
 
+    usual_label_column: ClassVar[str | None] = None  # taken where the data have it
     label_column: str | None = field(default=None, metadata={"help": "Default: the one that can hold classes."})
     split: str | None = field(default=None, metadata={"help": "JSON of a split; default: draw one."})
     imbalance_factor: float = field(default=100, metadata={"help": "n_max / n_min of a drawn split."})
@@ -119,6 +120,8 @@ def split_images(
     Raises:
         FileNotFoundError, ValueError: no such split, or one that does not fit.
     """
+    if arguments.label_column is None and arguments.usual_label_column in dataset["train"].column_names:
+        arguments.label_column = arguments.usual_label_column
     if isinstance(arguments, SemiSupervisedArguments) and arguments.unlabeled_max_per_class is not None:
         options["unlabeled_max_per_class"] = arguments.unlabeled_max_per_class
         options["unlabeled_imbalance_factor"] = arguments.unlabeled_imbalance_factor
@@ -142,6 +145,28 @@ def split_images(
         raise ValueError(f"--split: {arguments.split} has no validation images, which SelMix is steered by.")
     split.save(save_to)
     return DatasetDict(**splits, test=dataset["test"]), split
+
+
+def drawn_data(
+    arguments: LongTailedArguments,
+    dataset: DatasetDict,
+    folder: Path,
+    name: str,
+    dataset_id: str | None = None,
+    photos: bool = False,
+    **options: Any,
+) -> BenchmarkData:
+    """The data of a benchmark that is made long-tailed here, with split.json in the folder.
+
+    Args:
+        arguments, dataset, options: as for `split_images`.
+        name, dataset_id, photos: of `BenchmarkData`.
+    """
+    splits, split = split_images(arguments, dataset, folder / "split.json", **options)
+    column, truth = arguments.label_column, split.unlabeled_labels
+    return BenchmarkData(
+        splits, split.digest, name, dataset_id, photos, own_label_column=column, unlabeled_labels=truth
+    )
 
 
 @dataclass(kw_only=True)

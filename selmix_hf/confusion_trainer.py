@@ -64,10 +64,15 @@ class ConfusionTrainer(HubTrainer):
         """Features of the whole set; during a run, when the backbone is what it is, those of a set are made once."""
         known = self._stored_features if self.is_in_train else {}
         if id(dataset) not in known:
-            collator = SelMixCollator(self.data_collator.eval_collator)
-            features_ND = self._feature_cache().features(self._pass(), dataset, collator)
-            known[id(dataset)] = dataset, FeatureDataset(features_ND, labels)  # alive: the id stays its own
+            known[id(dataset)] = (
+                dataset,
+                FeatureDataset(self._eval_features(dataset), labels),
+            )  # alive: the id stays its own
         return known[id(dataset)][1]
+
+    def _eval_features(self, dataset: Any) -> Tensor:
+        collator = SelMixCollator(self.data_collator.eval_collator)
+        return self._feature_cache().features(self._pass(), dataset, collator)
 
     def _feature_cache(self) -> FeatureCache:
         args, precision = self.args, str(self.accelerator.mixed_precision)
@@ -79,9 +84,7 @@ class ConfusionTrainer(HubTrainer):
         With a frozen backbone and `feature_cache_dir`, from stored features.
         """
         if self.args.freeze_backbone and self.args.feature_cache_dir is not None:
-            collator = SelMixCollator(self.data_collator.eval_collator)
-            features_ND = self._feature_cache().features(self._pass(), dataset, collator)
-            dataset = FeatureDataset(features_ND, np.zeros(len(dataset), np.int64))
+            dataset = FeatureDataset(self._eval_features(dataset), np.zeros(len(dataset), np.int64))
         classes_N, _ = self._pass().predictions(dataset, self.data_collator.eval_collator)
         return classes_N
 

@@ -160,24 +160,19 @@ class DatasetPass:
         """
         device = next(self.model.parameters()).device
         statistics = ClassStatistics(self.head.num_classes, self.head.num_features, device)
-        if isinstance(dataset, FeatureDataset):
+        stored = isinstance(dataset, FeatureDataset)
+        if stored:
             sums_KD = dataset.class_sums(self.head.num_classes, self.rank, self.world_size)
             statistics.feature_sums += sums_KD.to(statistics.feature_sums)
-            for chunk in _chunks(len(dataset), self.rank, self.world_size):
-                batch = self.prepare({FEATURES: dataset.take(chunk), "labels": dataset.labels[chunk]})
-                statistics.update(batch.pop("labels"), self._run(batch)[0])
-                if on_batch is not None:
-                    on_batch()
-            return statistics.all_reduce()
-        rows = torch.arange(self.rank, len(dataset), self.world_size)
-        for _, batch in self._batches(dataset, collator, rows.split(self.batch_size)):
+        for _, batch in self._own_rows(dataset, collator):
             labels = batch.pop("labels", None)
             if labels is None:
                 raise ValueError(
                     f"a batch must have the classes as 'labels', found {', '.join(batch)}: the dataset must have them "
                     "in the same column as the training set, see rename_column."
                 )
-            statistics.update(labels, *self._run(batch))
+            logits_RK, features_RD = self._run(batch)
+            statistics.update(labels, logits_RK, *([] if stored else [features_RD]))
             if on_batch is not None:
                 on_batch()
         return statistics.all_reduce()
@@ -201,13 +196,7 @@ class DatasetPass:
             teacher: called with the inputs, gives logits instead of the model.
         """
         class_N, confidence_N = torch.zeros(len(dataset), dtype=torch.long), torch.zeros(len(dataset))
-        if isinstance(dataset, FeatureDataset):
-            chunks = _chunks(len(dataset), self.rank, self.world_size)
-            batches: Any = ((rows, self.prepare({FEATURES: dataset.take(rows)})) for rows in chunks)
-        else:
-            rows_N = torch.arange(self.rank, len(dataset), self.world_size)
-            batches = self._batches(dataset, collator, rows_N.split(self.batch_size))
-        for rows, batch in batches:
+        for rows, batch in self._own_rows(dataset, collator):
             batch.pop("labels", None)
             logits_RK = self._run(batch)[0] if teacher is None else self._taught(teacher, batch)
             confidence_R, class_R = logits_RK.float().softmax(-1).max(-1)
@@ -246,6 +235,15 @@ class DatasetPass:
             with self.head.tap() as tapped:
                 logits_NK = logits_of(self.model(**batch))
             return logits_NK, tapped.features
+
+    def _own_rows(self, dataset: Any, collator: Callable) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Rows of this process and their batch: stored features with labels, or what the collator makes."""
+        if isinstance(dataset, FeatureDataset):
+            for chunk in _chunks(len(dataset), self.rank, self.world_size):
+                yield chunk, self.prepare({FEATURES: dataset.take(chunk), "labels": dataset.labels[chunk]})
+            return
+        rows = torch.arange(self.rank, len(dataset), self.world_size)
+        yield from self._batches(dataset, collator, rows.split(self.batch_size))
 
     def _batches(
         self, dataset: Any, collator: Callable, batches: Sequence[Tensor]

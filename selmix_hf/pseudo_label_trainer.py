@@ -101,13 +101,12 @@ class PseudoLabelTrainer(ConfusionTrainer):
         num_classes = self.head.num_classes
         return ClassIndex(second_labels(pseudo_N, self._train_labels, num_classes, views), num_classes)
 
-    def _second_counts(self, pseudo_labels: Tensor | None) -> Tensor:
-        """Samples of each class in the second set, K."""
-        num_classes = self.head.num_classes
+    def _second_counts(self, pseudo_labels: Tensor | None) -> NDArray[np.int64] | None:
+        """Samples of each class in the second set, K; None where that is the training set."""
         if pseudo_labels is None:
-            return torch.bincount(torch.from_numpy(self._train_labels), minlength=num_classes)
-        labels = second_labels(pseudo_labels.numpy(), self._train_labels, num_classes)
-        return torch.bincount(torch.from_numpy(labels[labels >= 0]), minlength=num_classes)
+            return None
+        num_classes = self.head.num_classes
+        return ClassIndex(second_labels(pseudo_labels.numpy(), self._train_labels, num_classes), num_classes).counts
 
     def _views_of(self, dataset: Any) -> list[Tensor]:
         """Features of a training set, one tensor a view."""

@@ -186,6 +186,7 @@ class SelMixTrainer(PseudoLabelTrainer):
         beta = (low, 1.0) if self.args.gain_quadrature else (low + 1) / 2
         gain = head_gain(self.head, statistics.centroids, gradient, beta)
         pseudo_labels = self._new_pseudo_labels()
+        second_K = self._second_counts(pseudo_labels)
         scale = 1.0
         if isinstance(self.args.temperature, float):  # "auto" does not see that multipliers make gains larger
             scale += max((float(multipliers[c.name].max()) for c in self.objective.constraints), default=0.0)
@@ -195,7 +196,7 @@ class SelMixTrainer(PseudoLabelTrainer):
             self.args.temperature,
             self.args.target_share,
             torch.as_tensor(self.train_counts > 0),
-            self._second_counts(pseudo_labels) > 0,
+            torch.as_tensor((self.train_counts if second_K is None else second_K) > 0),
         )
         probability = broadcast(distribution.probability.contiguous()).cpu()
         self.gain = gain.cpu()
@@ -203,8 +204,7 @@ class SelMixTrainer(PseudoLabelTrainer):
 
         report = refresh_report(self.objective, self.gain_counts, gain, distribution, multipliers, self.class_names)
         pairs = self._geometry()["pairs_per_step"] * self.args.refresh_steps
-        second = None if pseudo_labels is None else self._second_counts(pseudo_labels).numpy()
-        self.log({**report, "largest_repeat": largest_repeat(probability, self.train_counts, pairs, second)})
+        self.log({**report, "largest_repeat": largest_repeat(probability, self.train_counts, pairs, second_K)})
         self._watch.look(gain, distribution, report["gain_set_worst_recall"])
 
     # --- training ------------------------------------------------------------------------------------------------

@@ -352,7 +352,7 @@ def test_repeats_are_counted_in_both_sets(tmp_path):
     run = trainer(tmp_path, max_steps=4)
     run.train()
     draws = run.pair_state.probability * 32
-    counts = run._second_counts(run.pseudo_labels).numpy()
+    counts = run._second_counts(run.pseudo_labels)
     expected = max(
         (draws.sum(1).numpy() / run.train_counts).max(), (draws.sum(0).numpy() / np.maximum(counts, 1)).max()
     )
