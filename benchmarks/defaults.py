@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.comparison import markdown_table
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts
@@ -52,6 +53,9 @@ class Options:
     min_memory: float = SelMixConfig.min_memory
     constraint_rate: float = SelMixConfig.constraint_rate
     beta_min: float = SelMixConfig.beta_min
+    gain_quadrature: bool = SelMixConfig.gain_quadrature
+    average: float = 0.0  # of the heads of so large a last part of the steps; 0: the last head
+    class_bias: bool = False  # at the end, chosen on the samples that steer
 
 
 def selmix_on_features(
@@ -73,13 +77,15 @@ def selmix_on_features(
     centroids = (members @ gain_set[0]) / members.sum(1, keepdim=True)
     optimizer = torch.optim.SGD([weight, bias], lr=options.learning_rate)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.max_steps)
-    mean_beta = (1 + options.beta_min) / 2
+    low = options.beta_min
+    beta_of_gain = (low, 1.0) if options.gain_quadrature else (low + 1) / 2
+    sums, num_averaged, step = [torch.zeros_like(tensor) for tensor in head], 0, 0
     for _ in range(options.max_steps // options.refresh_steps):
         with torch.no_grad():
             counts = confusion_counts(gain_set[1], gain_set[0] @ weight.T + bias, num_classes)
             multipliers = psi.update_multipliers(multipliers, counts)
             gradient = metric_gradient(psi, counts, multipliers=multipliers)
-            gain = gain_matrix(centroids, weight, bias, gradient, mean_beta)
+            gain = gain_matrix(centroids, weight, bias, gradient, beta_of_gain)
             probability = pair_distribution(gain, target_share=options.target_share).probability
         classes = draw_class_pairs(probability, options.refresh_steps * 64, generator)
         first, second = (index.draw(classes[:, side], generator) for side in (0, 1))
@@ -90,7 +96,15 @@ def selmix_on_features(
             F.cross_entropy(features @ weight.T + bias, labels).backward()
             optimizer.step()
             scheduler.step()
-    return weight.detach(), bias.detach()
+            step += 1
+            if options.average and step > (1 - options.average) * options.max_steps:
+                num_averaged += 1
+                for total, tensor in zip(sums, (weight, bias), strict=True):
+                    total += tensor.detach()
+    weight, bias = (total / num_averaged for total in sums) if num_averaged else (weight.detach(), bias.detach())
+    if options.class_bias:
+        bias = bias + tune_class_bias(gain_set[0] @ weight.T + bias, gain_set[1], psi)
+    return weight, bias
 
 
 def report(head: Head, held_out: Set) -> dict[str, float]:

@@ -84,7 +84,7 @@ def run_recipe(
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     timer = Timer()
-    with timer.part("loading"), _leaving_with_a_sentence(script):  # what can be wrong is found before expensive work
+    with timer.part("loading"), leaving_with_a_sentence(script):  # what can be wrong is found before expensive work
         arguments, config = parse_arguments((arguments_type, SelMixConfig), argv)
         config.resume_from_checkpoint = _checkpoint_of(arguments, config)
         if config.push_to_hub and config.hub_model_id is not None:
@@ -96,17 +96,17 @@ def run_recipe(
             raise ValueError(
                 "there is no validation set, which steers the training: set validation_per_class above 0."
             )
-        with _naming_a_broken_image(script, data):
+        with naming_a_broken_image(script, data):
             stage1 = Stage1(arguments, config, data)
     if config.process_index == 0 and stage1.trainer is not None:
         method = getattr(arguments, "stage1_method", "supervised")
         how = arguments.stage1_loss if method == "supervised" else f"{method}, {arguments.stage1_loss}"
         print(f"Stage 1, {how}: {arguments.stage1_steps} steps", flush=True)
     if arguments.stage1_steps > 0:
-        with timer.part("stage 1"), _naming_a_broken_image(script, data):
+        with timer.part("stage 1"), naming_a_broken_image(script, data):
             stage1.run()
     command = command_of(script, sys.argv[1:] if argv is None else argv)
-    with _naming_a_broken_image(script, data):
+    with naming_a_broken_image(script, data):
         return _Benchmark(script, arguments, config, data, timer, command).run(stage1.checkpoint)
 
 
@@ -119,7 +119,8 @@ def _checkpoint_of(arguments: BenchmarkArguments, config: SelMixConfig) -> str |
 
 
 @contextmanager
-def _leaving_with_a_sentence(script: str) -> Iterator[None]:
+def leaving_with_a_sentence(script: str) -> Iterator[None]:
+    """Inside, what an option or the data have wrong ends the process with a sentence."""
     try:
         yield
     except (OSError, TypeError, ValueError) as error:
@@ -127,7 +128,8 @@ def _leaving_with_a_sentence(script: str) -> Iterator[None]:
 
 
 @contextmanager
-def _naming_a_broken_image(script: str, data: BenchmarkData) -> Iterator[None]:
+def naming_a_broken_image(script: str, data: BenchmarkData) -> Iterator[None]:
+    """Inside, an image that cannot be decoded ends the process with a sentence that names it."""
     try:
         yield
     except (OSError, SyntaxError) as error:  # what PIL raises, without a name
@@ -164,8 +166,8 @@ class _Benchmark:
             own.output_dir = str(self.folder / f"seed_{seed}" if len(seeds) > 1 else self.folder)
 
     def run(self, checkpoint: str) -> dict[str, Any]:
-        naming = _naming_a_broken_image(self.script, self.data)
-        with self.timer.part("loading"), _leaving_with_a_sentence(self.script), naming:
+        naming = naming_a_broken_image(self.script, self.data)
+        with self.timer.part("loading"), leaving_with_a_sentence(self.script), naming:
             trainer = self._trainer(self.configs[0], checkpoint)
         is_main = trainer.is_world_process_zero()
         if is_main:

@@ -5,6 +5,7 @@ Shape suffixes: N samples, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ def refresh_report(
     class_names: Sequence[str],
 ) -> dict[str, Any]:
     """What is logged at a refresh: psi, mean and worst recall, violation and multipliers on the gain set, the
-    effective number of pairs and the largest gain."""
+    effective number of pairs, the largest gain and s."""
     confusion_KK = confusion_matrix(counts, objective.class_prior)
     recall_K = recalls(confusion_KK)
     report: dict[str, Any] = {
@@ -111,10 +112,13 @@ def refresh_report(
     if objective.constraints:
         report["gain_set_violation"] = objective.violation(confusion_KK)
     report |= {f"largest_{name}_multiplier": float(value.max()) for name, value in multipliers.items()}
-    return report | {
+    report |= {
         "effective_pairs": round(distribution.effective_pairs, 2),
         "largest_gain": float(gain.max()),
     }
+    if math.isfinite(distribution.inverse_temperature):  # not with other pair_sampling than selmix
+        report["inverse_temperature"] = distribution.inverse_temperature
+    return report
 
 
 def make_compute_metrics(num_classes: int, **options: Any) -> Callable[[Any], dict[str, Any]]:

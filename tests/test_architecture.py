@@ -70,6 +70,9 @@ FLOORS = {
     "benchmark_start": 9,
     "benchmark_results": 7,
     "benchmark": 11,
+    "baselines": 3,
+    "analysis": 11,
+    "analysis_report": 6,
 }
 
 # Somebody with their own training loop can use these: they know torch and nothing of transformers.

@@ -1,0 +1,292 @@
+"""Studies of SelMix from one checkpoint: one option at a time, everything else at the run's own settings.
+
+One half of the validation images steers, the other is measured, and every seed halves them anew; test images take no
+part. Shape suffixes: N samples, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from torch import Tensor
+
+from selmix_hf.baselines.head import retrain_head
+from selmix_hf.benchmark_data import BenchmarkData
+from selmix_hf.benchmark_start import BenchmarkArguments, augmentation, load_start
+from selmix_hf.callbacks import ProgressLines
+from selmix_hf.config import SelMixConfig
+from selmix_hf.confusion import confusion_counts
+from selmix_hf.feature_cache import FeatureCache
+from selmix_hf.labels import class_labels
+from selmix_hf.losses import LogitAdjustedLoss
+from selmix_hf.trainer import SelMixTrainer
+
+MEASURED = ("psi", "mean_recall", "min_recall", "h_mean", "smallest_coverage")
+IMBALANCES = (10, 50, 100, 200, 500)
+MILDEST = IMBALANCES[0]
+_ROW = "selmix_row"  # column: number of the image in `Laboratory.images`
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a study.
+
+    Attributes:
+        label: for tables.
+        value: for the axis of a plot; None for names.
+        options: of SelMixConfig, in the place of the run's own.
+        per_class: steer by so many images a class.
+        smallest_class: draw the training images anew, from as many of the most frequent class as before down to so
+            many of the rarest one, and begin with a head fitted to them by the logit-adjusted loss.
+    """
+
+    label: str
+    value: float | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    per_class: int | None = None
+    smallest_class: int | None = None
+
+
+class _RowFeatures:
+    """Takes the place of a feature cache: features of any selection of rows, each computed once."""
+
+    def __init__(self, features_ND: Tensor) -> None:
+        self.features_ND = features_ND
+
+    def features(self, look: Any, dataset: Any, collator: Any, seed: int = 0) -> Tensor:
+        return self.features_ND[torch.as_tensor(np.asarray(dataset[_ROW][:]))]
+
+
+class _Trainer(SelMixTrainer):
+    stored: _RowFeatures | None = None
+
+    def _feature_cache(self) -> Any:
+        return super()._feature_cache() if self.stored is None else self.stored
+
+
+class Laboratory:
+    """Runs of SelMix from one checkpoint, each setting and seed once.
+
+    Args:
+        arguments: of the recipe: the start, augmentation.
+        config: the run's own settings.
+        data: "train" and "validation" are used, and "pool": further images that smaller imbalance may draw from.
+        checkpoint: the start.
+    """
+
+    def __init__(
+        self, arguments: BenchmarkArguments, config: SelMixConfig, data: BenchmarkData, checkpoint: str
+    ) -> None:
+        self.arguments, self.config, self.data, self.checkpoint = arguments, config, data, checkpoint
+        parts = [data.splits[name] for name in ("train", "validation", "pool") if name in data.splits]
+        images: Dataset = concatenate_datasets([part.select_columns(parts[0].column_names) for part in parts])
+        self.images = images.add_column(_ROW, range(len(images)))
+        self.labels_N = class_labels(self.images, data.label_column)
+        ends = np.cumsum([len(part) for part in parts])
+        self.rows = dict(
+            zip(("train", "validation", "pool"), np.split(np.arange(len(images)), ends[:-1]), strict=False)
+        )
+        self._stored: _RowFeatures | None = None
+        self._done: dict[str, dict[str, Any]] = {}
+
+    def halves(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the validation images that steer, and of those that are measured: half of each class."""
+        rows_N = np.random.default_rng(seed).permutation(self.rows["validation"])
+        rows_N = rows_N[np.argsort(self.labels_N[rows_N], kind="stable")]
+        return rows_N[::2], rows_N[1::2]
+
+    def run(self, objective: str, seed: int, setting: Setting) -> dict[str, Any]:
+        """Measured before and after, and the history of the objective on the images that steer."""
+        key = f"{objective} {seed} {dataclasses.replace(setting, label='', value=None)}"
+        if key not in self._done:
+            self._done[key] = self._run(objective, seed, setting)
+        return self._done[key]
+
+    def _run(self, objective: str, seed: int, setting: Setting) -> dict[str, Any]:
+        steering_N, measured_N = self.halves(seed)
+        train_N = self.rows["train"]
+        if setting.per_class is not None:
+            steering_N = first_of_each(steering_N, self.labels_N, [setting.per_class] * self.num_classes)
+        if setting.smallest_class is not None:
+            train_N = self._drawn(setting.smallest_class)
+        own: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+        own |= {"objective": objective, "seed": seed, "pseudo_label_steps": 0}  # the last follows refresh_steps
+        own["feature_cache_dir"] = None  # features of all images are kept here
+        config = dataclasses.replace(self.config, **own | setting.options)
+        trainer = self._trainer(config, self.images.select(train_N), self.images.select(steering_N))
+        if setting.smallest_class is not None:
+            self._fit_head(trainer, train_N)
+        before = self._measure(trainer, measured_N)
+        trainer.train()
+        logs = [log for log in trainer.state.log_history if "gain_set_psi" in log]
+        return {
+            "before": before,
+            "after": self._measure(trainer, measured_N),
+            "steps": [log["step"] for log in logs],
+            "psi": [log["gain_set_psi"] for log in logs],
+            "inverse_temperature": logs[0].get("inverse_temperature"),
+            "effective_pairs": float(np.mean([log["effective_pairs"] for log in logs])),
+        }
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.data.class_names)
+
+    def _trainer(self, config: SelMixConfig, train: Dataset, steering: Dataset) -> _Trainer:
+        model, processor = load_start(self.arguments, self.data, self.checkpoint)
+        trainer = _Trainer(
+            model=model,
+            args=config,
+            train_dataset=train,
+            gain_dataset=steering,
+            eval_dataset=steering,
+            train_transform=None if config.freeze_backbone else augmentation(self.arguments, self.data, processor),
+            processing_class=processor,
+            label_column=self.data.label_column,
+        )
+        ProgressLines.replace_logs_of(trainer)
+        if config.freeze_backbone:
+            if self._stored is None:
+                cache = FeatureCache(
+                    self.config.feature_cache_dir, "float32", str(trainer.accelerator.mixed_precision)
+                )
+                features_ND = cache.features(trainer._pass(), self.images, trainer.data_collator)
+                self._stored = _RowFeatures(features_ND)
+            trainer.stored = self._stored
+        return trainer
+
+    def _measure(self, trainer: _Trainer, rows_N: np.ndarray) -> dict[str, float]:
+        labels_N = torch.as_tensor(self.labels_N[rows_N])
+        if trainer.stored is not None:
+            features_ND = trainer.stored.features_ND[torch.as_tensor(rows_N)]
+            predicted_N = trainer.head.logits(features_ND.to(trainer.args.device)).argmax(1).cpu()
+        else:
+            predicted_N = trainer.predicted_classes(self.images.select(rows_N))
+        metrics = trainer._metrics(confusion_counts(labels_N, predicted_N, self.num_classes))
+        return {name: round(float(metrics[name]), 6) for name in MEASURED}
+
+    def _drawn(self, smallest_class: int) -> np.ndarray:
+        """Rows of a training set of an exponential profile; classes keep their order by frequency."""
+        wanted_K = long_tailed_profile(self.data.train_counts, smallest_class)
+        rows_N = np.concatenate([self.rows["train"], self.rows.get("pool", np.empty(0, np.int64))])
+        return first_of_each(rows_N, self.labels_N, wanted_K)
+
+    def _fit_head(self, trainer: _Trainer, train_N: np.ndarray) -> None:
+        assert trainer.stored is not None
+        features_ND, labels_N = trainer.stored.features_ND[torch.as_tensor(train_N)], self.labels_N[train_N]
+        loss = LogitAdjustedLoss(np.bincount(labels_N, minlength=self.num_classes).tolist())
+        fitted = retrain_head(features_ND, torch.as_tensor(labels_N), self.num_classes, loss)
+        with torch.no_grad():
+            for parameter, value in zip(trainer.head.modules[0].parameters(), fitted, strict=True):
+                parameter.copy_(value.reshape(parameter.shape))
+
+
+def long_tailed_profile(train_counts: np.ndarray, smallest_class: int) -> np.ndarray:
+    """Counts (K) that fall exponentially from the largest class to `smallest_class`, classes in the order that they
+    have by frequency."""
+    order_K, largest = np.argsort(-train_counts, kind="stable"), train_counts.max()
+    wanted_K = np.empty_like(train_counts)
+    shares_K = (smallest_class / largest) ** (np.arange(len(train_counts)) / (len(train_counts) - 1))
+    wanted_K[order_K] = np.round(largest * shares_K)
+    return wanted_K
+
+
+def first_of_each(rows_N: np.ndarray, labels_N: np.ndarray, counts_K: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The first counts_K[k] of the rows of each class k, or as many as there are."""
+    return np.concatenate([rows_N[labels_N[rows_N] == k][:count] for k, count in enumerate(counts_K)])
+
+
+# --- the studies -------------------------------------------------------------------------------------------------
+
+
+Settings = Callable[["Laboratory", str], Iterator[Setting]]  # of an objective, the run's own among them
+
+
+def _options(name: str, values: Sequence[Any]) -> Settings:
+    def settings(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
+        for value in values:
+            number = float(value) if isinstance(value, int | float) else None
+            yield Setting(f"{value}", number, {name: value})
+
+    return settings
+
+
+def _temperatures(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
+    """ "auto", and five orders of magnitude around the s that it begins with."""
+    seed = (laboratory.arguments.seeds or [laboratory.config.seed])[0]
+    first = laboratory.run(objective, seed, Setting("auto"))["inverse_temperature"]
+    yield Setting("auto")
+    for tenth in range(-25, 26, 5):
+        s = float(f"{first * 10 ** (tenth / 10):.3g}")
+        yield Setting(f"{s:g}", s, {"inverse_temperature": str(s)})
+
+
+def _validation_sizes(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
+    steering_N, _ = laboratory.halves(0)
+    most = int(np.bincount(laboratory.labels_N[steering_N]).min())
+    for size in [size for size in (5, 10, 20, 50, 100, 200, 500) if size < most]:
+        yield Setting(str(size), size, per_class=size)
+    yield Setting(f"{most} (all)", most)
+
+
+def _imbalances(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
+    largest = int(laboratory.data.train_counts.max())
+    for factor in IMBALANCES:
+        if largest / factor > 2:
+            yield Setting(str(factor), factor, smallest_class=max(round(largest / factor), 1))
+    yield Setting(f"{largest / 2:g} (2 images)", largest / 2, smallest_class=2)
+
+
+def studies(whole_network: dict[str, Any]) -> dict[str, Settings]:
+    """The settings of all studies, by name.
+
+    Args:
+        whole_network: options of the runs that train all weights.
+    """
+    whole = {"freeze_backbone": False} | whole_network
+
+    def backbones(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
+        yield Setting("frozen")
+        yield Setting("trained", None, whole)
+
+    def mixings(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
+        for name in ("feature", "input", "cutmix", "puzzlemix"):
+            yield Setting(name, None, whole | {"mixing": name})
+
+    return {
+        "pair_sampling": _options("pair_sampling", ("selmix", "uniform", "greedy")),
+        "inverse_temperature": _temperatures,
+        "beta_min": _options("beta_min", (0, 0.2, 0.4, 0.6, 0.8, 1)),
+        "refresh_steps": _options("refresh_steps", (5, 10, 20, 50, 100, 200, 500)),
+        "validation_size": _validation_sizes,
+        "imbalance": _imbalances,
+        "backbone": backbones,
+        "mixing": mixings,
+    }
+
+
+def run_study(
+    laboratory: Laboratory,
+    study: Settings,
+    objectives: Sequence[str],
+    seeds: Sequence[int],
+    say: Callable[[str], None],
+) -> dict[str, list[dict[str, Any]]]:
+    """For each objective the rows of the study: label, value and one result a seed."""
+    record: dict[str, list[dict[str, Any]]] = {}
+    for objective in objectives:
+        rows = record[objective] = []
+        for setting in study(laboratory, objective):
+            runs = [laboratory.run(objective, seed, setting) for seed in seeds]
+            rows.append({"label": setting.label, "value": setting.value, "runs": runs})
+            numbers = ", ".join(
+                f"{np.mean([run['after'][name] for run in runs]):.3f} {name}" for name in MEASURED[1:3]
+            )
+            say(f"  {objective}, {setting.label}: {numbers}")
+    return record

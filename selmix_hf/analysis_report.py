@@ -1,0 +1,216 @@
+"""The record of `analysis` as Markdown and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selmix_hf.comparison import markdown_table, mean_and_sd
+from selmix_hf.plots import make_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+TITLES = {
+    "pair_sampling": "How pairs are drawn",
+    "inverse_temperature": "The inverse temperature s",
+    "beta_min": "How strongly features are mixed",
+    "refresh_steps": "Steps between two refreshes",
+    "validation_size": "Images that steer",
+    "imbalance": "Imbalance of the training images",
+    "backbone": "The head alone, or all weights",
+    "mixing": "What is mixed",
+}
+AXES = {  # what a study's values are; "" where they are names
+    "pair_sampling": "",
+    "inverse_temperature": "s",
+    "beta_min": "beta_min",
+    "refresh_steps": "steps",
+    "validation_size": "images a class",
+    "imbalance": "n_max / n_min",
+    "backbone": "",
+    "mixing": "",
+}
+_LINE, _START = "#1f6fb2", "#9aa5b1"
+_TITLES = {"mean_recall": "mean recall", "min_recall": "worst-class recall", "h_mean": "H-mean", "g_mean": "G-mean"}
+
+
+def _title(objective: str) -> str:
+    return _TITLES.get(objective, objective.replace("_", " "))
+
+
+def _values(row: Mapping[str, Any], name: str = "psi", side: str = "after") -> list[float]:
+    return [run[side][name] for run in row["runs"]]
+
+
+def study_table(study: Mapping[str, Rows], first_column: str = "") -> str:
+    """A row a setting; for each objective what was measured of it, and mean recall beside; ± over seeds."""
+    header, rows = [first_column], [["the start"]]
+    some = next(iter(study.values()))
+    rows += [[row["label"]] for row in some]
+    starts_differ = any(_values(row, side="before") != _values(some[0], side="before") for row in some)
+    for objective, of_objective in study.items():
+        beside = [] if objective == "mean_recall" else ["mean_recall"]
+        for name in ["psi", *beside]:
+            header.append(_title(objective) if name == "psi" else "its mean recall")
+            rows[0].append(mean_and_sd(_values(of_objective[0], name, "before")))
+            for cells, row in zip(rows[1:], of_objective, strict=True):
+                before = f"{np.mean(_values(row, name, 'before')):.3f} → " if starts_differ else ""
+                cells.append(before + mean_and_sd(_values(row, name)))
+    return markdown_table(header, rows[1:] if starts_differ else rows)
+
+
+def paired(row: Mapping[str, Any], other: Mapping[str, Any], name: str = "psi") -> tuple[float, float]:
+    """Mean over seeds of the difference row - other, and its standard deviation over seeds."""
+    differences = np.subtract(_values(row, name), _values(other, name))
+    return float(differences.mean()), float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
+
+
+def auto_against_fixed(study: Mapping[str, Rows]) -> str:
+    """The temperature study in short: "auto" beside the fixed s that was best on the very images measured."""
+    rows = []
+    for objective, of_objective in study.items():
+        auto, fixed = of_objective[0], list(of_objective[1:])
+        best = max(fixed, key=lambda row: np.mean(_values(row)))
+        worst = min(fixed, key=lambda row: np.mean(_values(row)))
+        gap, spread = paired(auto, best)
+        rows.append(
+            [
+                _title(objective),
+                f"{auto['runs'][0]['inverse_temperature']:.3g}",
+                mean_and_sd(_values(auto)),
+                best["label"],
+                mean_and_sd(_values(best)),
+                f"{gap:+.3f} ± {spread:.3f}",
+                f"{np.mean(_values(worst)):.3f}",
+            ]
+        )
+    header = ["objective", "first s of auto", "auto", "best fixed s", "with it", "auto − best", "worst fixed"]
+    return markdown_table(header, rows)
+
+
+def steps_to_gain(study: Mapping[str, Rows], share: float = 0.8) -> str:
+    """Steps until the objective on the images that steer has risen by a share of what "auto" gains in the end; "-"
+    where it never does."""
+    rows: list[list[str]] = [[row["label"]] for row in next(iter(study.values()))]
+    for of_objective in study.values():
+        gained = np.mean([run["psi"][-1] - run["psi"][0] for run in of_objective[0]["runs"]])
+        for cells, row in zip(rows, of_objective, strict=True):
+            curve = np.mean([run["psi"] for run in row["runs"]], 0)
+            reached = np.flatnonzero(curve >= curve[0] + share * gained)
+            cells.append(str(row["runs"][0]["steps"][reached[0]]) if len(reached) else "-")
+    return markdown_table(["s", *[_title(objective) for objective in study]], rows)
+
+
+def plot_study(study: Mapping[str, Rows], axis: str, title: str) -> Figure:
+    """One panel an objective: what was measured against the setting, the start dotted; bars where settings are names.
+
+    Args:
+        study: rows of each objective.
+        axis: what the values are; "" for names.
+    """
+    figure = make_figure(3.7 * len(study) + 0.4, 3.4)
+    panels = figure.subplots(1, len(study), squeeze=False)[0]
+    for panel, (objective, rows) in zip(panels, study.items(), strict=True):
+        numeric = [row for row in rows if row["value"] is not None]
+        means, spreads = ([float(f(_values(row))) for row in rows] for f in (np.mean, np.std))
+        if axis:
+            _lines(panel, numeric)
+            for row in rows:
+                if row["value"] is None:
+                    panel.axhline(np.mean(_values(row)), color="#d98c3f", lw=1.5, label=row["label"])
+            panel.set_xlabel(axis)
+        else:
+            panel.bar(
+                [row["label"] for row in rows], means, 0.6, yerr=spreads, color=_LINE, ecolor="#555555", capsize=3
+            )
+        befores = [float(np.mean(_values(row, side="before"))) for row in (numeric if axis else rows)]
+        if np.ptp(befores) < 1e-9:
+            panel.axhline(befores[0], color=_START, ls=":", label="start")
+        else:
+            panel.plot([row["value"] for row in numeric], befores, color=_START, ls=":", label="start")
+        shown = [*means, *befores]
+        margin = max(0.12 * (max(shown) - min(shown)), 0.01)
+        panel.set_ylim(max(min(shown) - margin - max(spreads), 0), min(max(shown) + margin + max(spreads), 1))
+        panel.set_title(_title(objective), loc="left", fontsize=10)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("measured")
+    panels[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def _lines(panel: Axes, rows: Rows) -> None:
+    x = [row["value"] for row in rows]
+    mean, spread = (np.array([f(_values(row)) for row in rows]) for f in (np.mean, np.std))
+    panel.plot(x, mean, "o-", color=_LINE, ms=4, label="after SelMix")
+    panel.fill_between(x, mean - spread, mean + spread, color=_LINE, alpha=0.15, lw=0)
+    if min(x) > 0 and max(x) / min(x) > 20:
+        panel.set_xscale("log")
+
+
+def plot_convergence(study: Mapping[str, Rows], title: str) -> Figure:
+    """One panel an objective: the objective on the images that steer over the steps, a curve for each setting."""
+    from matplotlib import colormaps
+
+    figure = make_figure(3.7 * len(study) + 1.2, 3.4)
+    panels = figure.subplots(1, len(study), squeeze=False)[0]
+    for panel, (objective, rows) in zip(panels, study.items(), strict=True):
+        fixed = [row for row in rows if row["value"] is not None]
+        for i, row in enumerate(fixed):
+            colour = colormaps["viridis_r"](i / max(len(fixed) - 1, 1))
+            panel.plot(row["runs"][0]["steps"], _curve(row), color=colour, lw=1, label=f"s = {row['label']}")
+        for row in rows:
+            if row["value"] is None:
+                panel.plot(row["runs"][0]["steps"], _curve(row), color="#d9480f", lw=2, label=row["label"])
+        panel.set_xlabel("step")
+        panel.set_title(_title(objective), loc="left", fontsize=10)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("on the images that steer")
+    panels[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def _curve(row: Mapping[str, Any]) -> np.ndarray:
+    """Mean over seeds, and over five looks in a row, so that curves can be told apart."""
+    mean = np.mean([run["psi"] for run in row["runs"]], 0)
+    padded = np.pad(mean, 2, mode="edge")
+    return np.convolve(padded, np.full(5, 0.2), "valid")
+
+
+def study_report(name: str, study: Mapping[str, Rows]) -> str:
+    """The tables of a study, Markdown."""
+    tables = [study_table(study, AXES[name] or TITLES[name].lower())]
+    if name == "inverse_temperature":
+        tables = [auto_against_fixed(study), *tables, steps_to_gain(study)]
+    return "\n\n".join(tables)
+
+
+def study_plots(name: str, study: Mapping[str, Rows]) -> dict[str, Figure]:
+    """The pictures of a study by the names of their files."""
+    plots = {name: plot_study(study, AXES[name], TITLES[name])}
+    if name == "inverse_temperature":
+        plots["convergence"] = plot_convergence(study, "Speed of convergence")
+    return plots
+
+
+def write_report(record: Mapping[str, Any], folder: Path) -> str:
+    """The whole report, Markdown; its pictures are saved in the folder."""
+    where = f"{record['base_model']} on {record['dataset']}"
+    parts = [f"# SelMix from {where}", f"    {record['command']}"]
+    parts.append(
+        f"{record['hardware']}, {record['seconds']:.0f} s. Mean ± standard deviation over seeds "
+        f"{', '.join(map(str, record['seeds']))}, on the half of the validation images that does not steer."
+    )
+    for name, study in record["studies"].items():
+        parts += [f"## {TITLES[name]}", study_report(name, study)]
+        for file, figure in study_plots(name, study).items():
+            figure.savefig(folder / f"{file}.png", dpi=110)
+            parts.append(f"![{TITLES[name]}]({file}.png)")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,1 @@
+"""What else one would do with the same checkpoint: small functions and losses, useful by themselves."""

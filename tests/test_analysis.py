@@ -1,0 +1,161 @@
+"""The analysis recipe on miniatures, and the parts of its report on hand-made records."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
+
+from benchmarks.miniature_imagenet import write_checkpoint, write_images
+from recipes import analysis
+from selmix_hf import LongTailedSplit
+from selmix_hf.analysis import first_of_each, long_tailed_profile
+from selmix_hf.analysis_report import auto_against_fixed, plot_study, steps_to_gain, study_table
+
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """train.parquet with 60 images a class and a checkpoint of a tiny network."""
+    folder, random = tmp_path_factory.mktemp("analysis"), np.random.default_rng(0)
+    write_images(folder / "images", 3, max_per_class=12, held_out_per_class=3, side=32)
+    write_checkpoint(folder / "checkpoint", folder / "images", side=32)
+    config = json.loads((folder / "checkpoint" / "config.json").read_text())
+    assert config["num_classes"] == 3
+    labels = np.repeat(np.arange(3), 60)
+    pixels = random.integers(0, 120, (180, 32, 32, 3)) + labels[:, None, None, None] * 30
+    rows = {"img": [PILImage.fromarray(p.astype(np.uint8)) for p in pixels], "label": labels}
+    features = Features({"img": Image(), "label": ClassLabel(names=NAMES)})
+    Dataset.from_dict(rows, features=features).to_parquet(folder / "train.parquet")
+    return folder
+
+
+def run(folder, out, *more):
+    options = ["--model_name_or_path", str(folder / "checkpoint"), "--dataset", str(folder), "--use_cpu"]
+    options += ["--imbalance_factor", "10", "--max_per_class", "30", "--validation_per_class", "20"]
+    options += ["--per_device_train_batch_size", "8", "--max_steps", "4", "--refresh_steps", "2"]
+    options += ["--learning_rate", "0.01", "--output_dir", str(out)]
+    return analysis.main([*options, *map(str, more)])
+
+
+def test_every_study_of_a_frozen_backbone(folder, tmp_path, capsys):
+    frozen = ["pair_sampling", "inverse_temperature", "beta_min", "validation_size", "imbalance"]
+    more = ["--freeze_backbone", "true", "--studies", *frozen, "--objectives", "min_recall"]
+    record = run(folder, tmp_path / "out", *more)
+    assert json.loads((tmp_path / "out" / "analysis.json").read_text()) == record
+    assert list(record["studies"]) == frozen
+    labels = {name: [row["label"] for row in study["min_recall"]] for name, study in record["studies"].items()}
+    assert labels["pair_sampling"] == ["selmix", "uniform", "greedy"]
+    assert labels["validation_size"] == ["5", "10 (all)"]
+    assert labels["imbalance"] == ["10", "15 (2 images)"]
+    fixed = [row["value"] for row in record["studies"]["inverse_temperature"]["min_recall"][1:]]
+    assert len(fixed) == 11 and np.log10(fixed[-1] / fixed[0]) == pytest.approx(5, abs=0.01)
+    selmix = [
+        study["min_recall"][0]["runs"] for name, study in record["studies"].items() if name[:4] in ("pair", "inve")
+    ]
+    assert selmix[0] == selmix[1]  # run once for both
+    report = (tmp_path / "out" / "report.md").read_text()
+    for name in [*frozen, "convergence"]:
+        assert f"]({name}.png)" in report and (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
+    assert "auto − best" in report
+    said = capsys.readouterr().out
+    assert "How pairs are drawn:\n  min_recall, selmix: " in said and str(tmp_path / "out" / "report.md") in said
+
+
+def test_the_backbone_study_trains_all_weights(folder, tmp_path):
+    whole = json.dumps({"learning_rate": 0.01, "backbone_learning_rate": 0.01, "max_steps": 2})
+    more = ["--freeze_backbone", "true", "--studies", "backbone", "--objectives", "h_mean", "--whole_network", whole]
+    frozen, trained = run(folder, tmp_path / "out", *more)["studies"]["backbone"]["h_mean"]
+    assert (frozen["label"], trained["label"]) == ("frozen", "trained")
+    assert frozen["runs"][0]["before"] == trained["runs"][0]["before"]  # by stored features, and by images
+    assert [run["runs"][0]["steps"] for run in (frozen, trained)] == [[0, 2], [0]]
+
+
+def test_steering_and_measured_images_are_apart(folder, tmp_path, monkeypatch):
+    seen = []
+    made = analysis.Laboratory._trainer
+
+    def trainer(self, config, train, steering):
+        seen.append((self, set(train["selmix_row"]), set(steering["selmix_row"])))
+        return made(self, config, train, steering)
+
+    monkeypatch.setattr(analysis.Laboratory, "_trainer", trainer)
+    more = ["--freeze_backbone", "true", "--studies", "imbalance", "--seeds", 0, 1]
+    run(folder, tmp_path / "out", *more, "--objectives", "h_mean")
+    validation = set(LongTailedSplit.load(tmp_path / "out" / "split.json").validation)
+    for laboratory, train, steering in seen:
+        (seed,) = [seed for seed in (0, 1) if set(laboratory.halves(seed)[0].tolist()) == steering]
+        measured = set(laboratory.halves(seed)[1].tolist())
+        assert not steering & measured and not train & (steering | measured)
+        assert len(steering | measured) == len(validation) == 60
+        for rows in (steering, measured):
+            assert np.bincount(laboratory.labels_N[sorted(rows)]).tolist() == [10, 10, 10]
+    assert len({frozenset(steering) for *_, steering in seen}) == 2
+
+
+def test_training_sets_of_another_imbalance():
+    counts = np.array([20, 100, 45])
+    assert long_tailed_profile(counts, 1).tolist() == [1, 100, 10]
+    assert long_tailed_profile(counts, 25).tolist() == [25, 100, 50]
+    labels = np.array([1, 0, 1, 1, 0])
+    assert first_of_each(np.array([4, 3, 2, 1]), labels, [1, 2]).tolist() == [4, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--studies", "temperature"], r"--studies: unknown temperature; expected some of pair_sampling, "),
+        (["--dataset", "nowhere"], "is no folder here"),
+        (["--whole_network", "{"], "whole_network"),
+        (["--objectives", "mean"], "unknown objective 'mean'; did you mean 'h_mean'"),
+    ],
+)
+def test_what_is_wrong_is_said_first(more, sentence, folder, tmp_path):
+    with pytest.raises(SystemExit, match=sentence):
+        run(folder, tmp_path / "out", *more)
+
+
+def row(label, value, psis, curve=(0.1, 0.2), s=None):
+    runs = [
+        {"before": {"psi": 0.1, "mean_recall": 0.5}, "after": {"psi": psi, "mean_recall": 0.6}, "steps": [0, 10]}
+        for psi in psis
+    ]
+    for one in runs:
+        one |= {"psi": list(curve), "inverse_temperature": s}
+    return {"label": label, "value": value, "runs": runs}
+
+
+STUDY = {
+    "min_recall": [
+        row("auto", None, [0.30, 0.32], s=50.0),
+        row("1", 1.0, [0.20, 0.22], curve=(0.1, 0.15)),
+        row("100", 100.0, [0.33, 0.31]),
+    ]
+}
+
+
+def test_auto_stands_beside_the_best_fixed_temperature():
+    line = auto_against_fixed(STUDY).splitlines()[2]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["worst-class recall", "50", "0.310 ± 0.014", "100", "0.320 ± 0.014", "-0.010 ± 0.028", "0.210"]
+
+
+def test_steps_until_most_of_the_gain_is_there():
+    assert [line.split("|")[2].strip() for line in steps_to_gain(STUDY).splitlines()[2:]] == ["10", "-", "10"]
+
+
+def test_a_table_shows_the_start_once_or_in_every_row():
+    cells = [cell.strip() for cell in study_table(STUDY).splitlines()[2].strip("|").split("|")]
+    assert cells == ["the start", "0.100", "0.500"]
+    differing = {"h_mean": [row("10", 10.0, [0.3]), row("20", 20.0, [0.4])]}
+    differing["h_mean"][1]["runs"][0]["before"] = {"psi": 0.2, "mean_recall": 0.4}
+    lines = study_table(differing).splitlines()[2:]
+    assert ["0.100 → 0.300" in lines[0], "0.200 → 0.400" in lines[1], len(lines)] == [True, True, 2]
+
+
+def test_a_plot_has_a_panel_an_objective():
+    figure = plot_study(STUDY | {"h_mean": STUDY["min_recall"]}, "s", "title")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["worst-class recall", "H-mean"]
+    assert figure.axes[0].get_xscale() == "log"
