@@ -115,9 +115,9 @@ def report(head: Head, held_out: Set) -> dict[str, float]:
     return {name: metrics[name] for name in COLUMNS[:-1]} | {"worst_tenth": worst_tenth}
 
 
-def cifar10_sets(root: Path, start: Path | None) -> tuple[Set, list[tuple[Set, Set]], Head]:
-    """Features of the reference checkpoint (or another start), and both ways round of two halves of its validation
-    set."""
+def cifar10_sets(root: Path, start: Path | None, halvings: int = 2) -> tuple[Set, list[tuple[Set, Set]], Head]:
+    """Features of the reference checkpoint (or another start), and both ways round of the halves of its validation
+    set, halved so many times."""
     from datasets import Dataset
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -140,7 +140,7 @@ def cifar10_sets(root: Path, start: Path | None) -> tuple[Set, list[tuple[Set, S
         for name in ("train", "validation")
     )
     halves = []
-    for seed in (0, 1):
+    for seed in range(halvings):
         order = torch.randperm(len(validation[1]), generator=torch.Generator().manual_seed(seed))
         order = order[validation[1][order].argsort(stable=True)]
         parts = [(validation[0][order[k::2]], validation[1][order[k::2]]) for k in (0, 1)]

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import defaults, frozen, gain, network, pairs, reuse, semi_supervised, starts, startup
+from benchmarks import defaults, frozen, gain, network, pairs, reuse, semi_supervised, starts, startup, worst_class
+from selmix_hf.analysis_report import auto_against_fixed, save_study_plots, study_report
 from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd, seeds_table
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
@@ -26,7 +27,7 @@ from selmix_hf.record_card import released_run, render_record
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
-DOCS = ("defaults", "method", "performance", "semi_supervised")
+DOCS = ("analysis", "defaults", "method", "performance", "semi_supervised")
 PAGES = ("README.md", "recipes/README.md", *(f"docs/{name}.md" for name in DOCS))
 CIFAR10_LT = {  # row -> card
     "min recall, defaults": "cifar10-lt-min-recall-defaults",
@@ -35,6 +36,12 @@ CIFAR10_LT = {  # row -> card
     "H-mean, `cifar10_lt_h_mean.yaml`": "cifar10-lt-h-mean",
     "mean recall s.t. coverage ≥ .95/K, `cifar10_lt_coverage.yaml`": "cifar10-lt-coverage",
     "min recall, all weights, `cifar10_lt_whole_network.yaml`": "cifar10-lt-min-recall-whole-network",
+}
+START_TITLES = {
+    "cifar10_lite0": "CIFAR-10-LT, lite0",
+    "cifar10_scratch": "CIFAR-10-LT, small network",
+    "digits_lite0": "digits, lite0",
+    "digits_scratch": "digits, small network",
 }
 TARGETS = {  # card -> what was hoped for before the runs
     "cifar10-lt-min-recall": {"min_recall": 0.690, "mean_recall": 0.745},
@@ -98,10 +105,27 @@ def timing_table(runs: str) -> str:
     return markdown_table(["run", *parts, "all", "peak memory"], rows)
 
 
+def analyses() -> dict[str, Any]:
+    """Records of recipes/analysis.py by the name of their start, such as "cifar10_lite0"."""
+    paths = sorted(RECORDED.glob("analysis_*.json"))
+    return {path.stem.removeprefix("analysis_"): read(path) for path in paths}
+
+
+def temperature_table() -> str:
+    """ "auto" beside the best fixed s, from every start."""
+    swept = {START_TITLES[name]: one["studies"] for name, one in analyses().items() if name in START_TITLES}
+    return auto_against_fixed({title: studies["inverse_temperature"] for title, studies in swept.items()})
+
+
 def tables() -> dict[str, Callable[[], str]]:
     """Every table by its name."""
     of_defaults = {
         path.stem: (lambda path=path: defaults.table(read(path))) for path in RECORDED.glob("defaults_*.json")
+    }
+    of_analyses = {
+        f"analysis_{start}_{name}": (lambda name=name, study=study: short(study_report(name, study)))
+        for start, record in analyses().items()
+        for name, study in record["studies"].items()
     }
     return {
         "cifar10_lt": cifar10_lt_table,
@@ -118,9 +142,15 @@ def tables() -> dict[str, Callable[[], str]]:
         "reuse": lambda: short(reuse.table(read(RECORDED / "reuse.json"))),
         "semi_supervised": lambda: short(semi_supervised.table(read(RECORDED / "semi_supervised.json"))),
         "pseudo_labels": lambda: short(semi_supervised.pseudo_label_table(read(RECORDED / "semi_supervised.json"))),
+        "semi_supervised_all_weights": lambda: short(
+            semi_supervised.all_weights_table(read(RECORDED / "semi_supervised.json"))
+        ),
         "stage1_methods": lambda: short(semi_supervised.stage1_table(read(RECORDED / "semi_supervised.json"))),
         "startup": lambda: startup.table(read(RECORDED / "startup.json")),
+        "worst_class": lambda: short(worst_class.table(read(RECORDED / "worst_class.json"))),
+        "temperature": lambda: short(temperature_table()),
         **of_defaults,
+        **of_analyses,
     }
 
 
@@ -176,6 +206,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for path in CARDS.glob("*/results.json"):
             save_record_plots(read(path), path.parent / "plots", released_run(read(path)))
         semi_supervised.save_plots(read(RECORDED / "semi_supervised.json"))
+        for start, record in analyses().items():
+            save_study_plots(record, ROOT / "docs" / "images", f"analysis_{start}_")
     texts = regenerate()
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if check:

@@ -5,9 +5,9 @@
 N1 = 1,500 and M1 = 3,000 with rho_l = 100, at 64 px from ImageNet weights (tf_efficientnet_lite0). For each rho_u of
 100, 1 and 1/100: FixMatch(LA) for 600 steps on the labelled and unlabelled images alone, one run; from there, with the
 backbone frozen, SelMix for the worst class with labelled images only, with pseudo-labels, and with the true labels of
-the unlabelled images (an upper bound), three seeds each. And at rho_u = 100 other first stages: supervised, Mean
-Teacher, MixMatch. A run whose results.json is there is not repeated. `recipes/cifar10_lt_ssl.py` does the work; its
-options are below.
+the unlabelled images (an upper bound), three seeds each; from the same starts the first two with all weights trained.
+And at rho_u = 100 other first stages: supervised, Mean Teacher, MixMatch. A run whose results.json is there is not
+repeated. `recipes/cifar10_lt_ssl.py` does the work; its options are below.
 """
 
 from __future__ import annotations
@@ -34,6 +34,20 @@ STAGE1 = {
     "mean_teacher": "Mean Teacher(LA)",
     "mixmatch": "MixMatch(LA)",
 }
+ALL_WEIGHTS = [
+    *(
+        "--freeze_backbone",
+        "false",
+        "--augment",
+        "true",
+        "--learning_rate",
+        "0.03",
+        "--backbone_learning_rate",
+        "0.0003",
+    ),
+    *("--per_device_train_batch_size", "32", "--max_steps", "240", "--refresh_steps", "20"),
+    *("--pseudo_label_steps", "120", "--min_memory", "0.5", "--min_rate", "20"),
+]
 MU = {"fixmatch": 3, "mean_teacher": 3, "mixmatch": 1}
 LOGGED = ("step", "pseudo_label_accuracy", "pseudo_label_worst_recall", "pseudo_label_missing")
 COLUMNS = ("mean_recall", "min_recall", "h_mean", "smallest_coverage")
@@ -48,7 +62,9 @@ def run(folder: Path, options: list[str]) -> dict[str, Any]:
         common = ["--config", str(Path(cifar10_lt_ssl.__file__).parent / "configs" / "cifar10_lt_ssl_min_recall.yaml")]
         common += ["--dataset", str(root / "data" / "cifar10"), "--image_size", "64", "--channels_last", "--use_cpu"]
         common += ["--model_name_or_path", str(root / "checkpoints" / "imagenet1k-tf_efficientnet_lite0")]
-        common += ["--seeds", "0", "1", "2", "--feature_cache_dir", str(folder.parent / "features")]
+        common += ["--seeds", "0", "1", "2"]
+        if "--freeze_backbone" not in options:
+            common += ["--feature_cache_dir", str(folder.parent / "features")]
         cifar10_lt_ssl.main([*common, "--output_dir", str(folder), *options])
     results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return results
@@ -80,6 +96,9 @@ def measure(output: Path) -> dict[str, Any]:
             for way in ("labelled", "oracle"):
                 folder = output / f"{method}_{rho}_{way}"
                 record[folder.name] = kept(run(folder, [*drawn, *start, *OPTIONS[way]]))
+            for way in ("labelled", "semi") if method == "fixmatch" else ():
+                folder = output / f"{method}_{rho}_{way}_all"
+                record[folder.name] = kept(run(folder, [*drawn, *start, *OPTIONS[way], *ALL_WEIGHTS]))
     return record
 
 
@@ -95,6 +114,20 @@ def rows_of(record: Mapping[str, Any], method: str, rho: str, title: str) -> lis
 def table(record: Mapping[str, Any]) -> str:
     """Markdown: each distribution of the unlabelled images from its own start."""
     rows = [row for rho, title in RHO_U.items() for row in rows_of(record, "fixmatch", rho, title)]
+    return markdown_table(["ρ_u", "", *[KEY_METRICS[column] for column in COLUMNS]], rows)
+
+
+def all_weights_table(record: Mapping[str, Any]) -> str:
+    """Markdown: all weights trained, from the same starts; the change by pseudo-labels is that of the same seeds."""
+    rows = []
+    for rho, title in RHO_U.items():
+        ways = {way: record[f"fixmatch_{rho}_{way}_all"]["runs"] for way in ("labelled", "semi")}
+        for way, runs in ways.items():
+            numbers = [mean_and_sd([one["test_after"][column] for one in runs]) for column in COLUMNS]
+            rows.append([title if way == "labelled" else "", WAYS[way], *numbers])
+        pairs = list(zip(ways["semi"], ways["labelled"], strict=True))
+        change = [mean_and_sd([a["test_after"][c] - b["test_after"][c] for a, b in pairs]) for c in COLUMNS]
+        rows.append(["", "change by pseudo-labels", *[f"+{one}" if one[0] != "-" else one for one in change]])
     return markdown_table(["ρ_u", "", *[KEY_METRICS[column] for column in COLUMNS]], rows)
 
 
@@ -162,7 +195,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the record here")
     options = parser.parse_args()
     record = measure(options.output)
-    print(f"{table(record)}\n\n{pseudo_label_table(record)}\n\n{stage1_table(record)}")
+    print(f"{table(record)}\n\n{all_weights_table(record)}\n\n{pseudo_label_table(record)}\n\n{stage1_table(record)}")
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

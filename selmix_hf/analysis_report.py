@@ -71,8 +71,20 @@ def paired(row: Mapping[str, Any], other: Mapping[str, Any], name: str = "psi") 
     return float(differences.mean()), float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
 
 
-def auto_against_fixed(study: Mapping[str, Rows]) -> str:
-    """The temperature study in short: "auto" beside the fixed s that was best on the very images measured."""
+def auto_against_fixed(studies: Mapping[str, Mapping[str, Rows]]) -> str:
+    """Temperature studies in short: "auto" beside the fixed s that was best on the very images measured.
+
+    Args:
+        studies: by the name of what they started from; one of the name "" has no column for it.
+    """
+    rows = []
+    for where, study in studies.items():
+        rows += [[where, *cells] if where else cells for cells in _auto_rows(study)]
+    header = ["objective", "first s of auto", "auto", "best fixed s", "with it", "auto − best", "worst fixed"]
+    return markdown_table(["from", *header] if "" not in studies else header, rows)
+
+
+def _auto_rows(study: Mapping[str, Rows]) -> list[list[str]]:
     rows = []
     for objective, of_objective in study.items():
         auto, fixed = of_objective[0], list(of_objective[1:])
@@ -90,8 +102,7 @@ def auto_against_fixed(study: Mapping[str, Rows]) -> str:
                 f"{np.mean(_values(worst)):.3f}",
             ]
         )
-    header = ["objective", "first s of auto", "auto", "best fixed s", "with it", "auto − best", "worst fixed"]
-    return markdown_table(header, rows)
+    return rows
 
 
 def steps_to_gain(study: Mapping[str, Rows], share: float = 0.8) -> str:
@@ -188,16 +199,21 @@ def study_report(name: str, study: Mapping[str, Rows]) -> str:
     """The tables of a study, Markdown."""
     tables = [study_table(study, AXES[name] or TITLES[name].lower())]
     if name == "inverse_temperature":
-        tables = [auto_against_fixed(study), *tables, steps_to_gain(study)]
+        tables = [auto_against_fixed({"": study}), *tables, steps_to_gain(study)]
     return "\n\n".join(tables)
 
 
-def study_plots(name: str, study: Mapping[str, Rows]) -> dict[str, Figure]:
-    """The pictures of a study by the names of their files."""
-    plots = {name: plot_study(study, AXES[name], TITLES[name])}
-    if name == "inverse_temperature":
-        plots["convergence"] = plot_convergence(study, "Speed of convergence")
-    return plots
+def save_study_plots(record: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str, list[str]]:
+    """The pictures of every study; returns the names of the files of each."""
+    files: dict[str, list[str]] = {}
+    for name, study in record["studies"].items():
+        figures = {name: plot_study(study, AXES[name], TITLES[name])}
+        if name == "inverse_temperature":
+            figures["convergence"] = plot_convergence(study, "Speed of convergence")
+        for file, figure in figures.items():
+            figure.savefig(folder / f"{prefix}{file}.png", dpi=110)
+        files[name] = [f"{prefix}{file}.png" for file in figures]
+    return files
 
 
 def write_report(record: Mapping[str, Any], folder: Path) -> str:
@@ -208,9 +224,8 @@ def write_report(record: Mapping[str, Any], folder: Path) -> str:
         f"{record['hardware']}, {record['seconds']:.0f} s. Mean ± standard deviation over seeds "
         f"{', '.join(map(str, record['seeds']))}, on the half of the validation images that does not steer."
     )
+    files = save_study_plots(record, folder)
     for name, study in record["studies"].items():
         parts += [f"## {TITLES[name]}", study_report(name, study)]
-        for file, figure in study_plots(name, study).items():
-            figure.savefig(folder / f"{file}.png", dpi=110)
-            parts.append(f"![{TITLES[name]}]({file}.png)")
+        parts += [f"![{TITLES[name]}]({file})" for file in files[name]]
     return "\n\n".join(parts) + "\n"

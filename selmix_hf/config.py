@@ -10,10 +10,14 @@ from numbers import Integral, Real
 from typing import Any, cast
 
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from selmix_hf.objectives import Objective, get_objective
 from selmix_hf.pair_distribution import check_policy
 
+logger = logging.get_logger(__name__)
+
+WEAKEST_BETA_MIN = 0.4  # below, results fell: docs/analysis.md
 _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
 _PSEUDO_LABELS = ("pseudo_label_threshold", "pseudo_label_share", "ema_decay")
@@ -71,7 +75,7 @@ class SelMixConfig(TrainingArguments):
         inverse_temperature: s of softmax(s G), or "auto": chosen for `target_share`.
         target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Between .3 and .8
             little differed beyond the noise at K = 10; docs/defaults.md.
-        beta_min: the mixing coefficient is uniform on [beta_min, 1]; the paper's 0.6.
+        beta_min: the mixing coefficient is uniform on [beta_min, 1]; the paper's 0.6. Below 0.4 there is a warning.
         gain_quadrature: take the gain's expectation over the mixing coefficient instead of the gain at its mean.
         pseudo_label_steps: with an `unlabeled_dataset`, optimizer steps between two looks at it, a multiple of
             `refresh_steps`; default `refresh_steps` with a frozen backbone, and ten times that otherwise.
@@ -241,6 +245,11 @@ class SelMixConfig(TrainingArguments):
         if not 0 <= self.beta_min <= 1:
             raise ValueError(
                 f"beta_min must lie in [0, 1], found {self.beta_min}: it is the least share of x1 in a mix."
+            )
+        if self.beta_min < WEAKEST_BETA_MIN:
+            logger.warning_once(
+                f"beta_min={self.beta_min} mixes strongly: the label of x1 then often goes with a mix that is mostly "
+                f"x2. Below {WEAKEST_BETA_MIN} both the worst class and mean recall suffered: docs/analysis.md."
             )
         for name in _COUNTS:
             if getattr(self, name) < 1:

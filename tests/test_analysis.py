@@ -137,9 +137,18 @@ STUDY = {
 
 
 def test_auto_stands_beside_the_best_fixed_temperature():
-    line = auto_against_fixed(STUDY).splitlines()[2]
+    line = auto_against_fixed({"digits": STUDY}).splitlines()[2]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells == ["worst-class recall", "50", "0.310 ± 0.014", "100", "0.320 ± 0.014", "-0.010 ± 0.028", "0.210"]
+    assert cells == [
+        "digits",
+        "worst-class recall",
+        "50",
+        "0.310 ± 0.014",
+        "100",
+        "0.320 ± 0.014",
+        "-0.010 ± 0.028",
+        "0.210",
+    ]
 
 
 def test_steps_until_most_of_the_gain_is_there():

@@ -453,6 +453,16 @@ def test_pair_sampling(policy, effective, tmp_path):
     run.train()
     report = next(log for log in run.state.log_history if "effective_pairs" in log)
     assert report["effective_pairs"] == pytest.approx(effective)
+    assert "inverse_temperature" not in report
+
+
+def test_the_temperature_that_auto_chose_is_logged_and_gives_the_same_pairs_as_a_number(tmp_path):
+    auto = tiny.trainer(tmp_path / "auto", max_steps=4, refresh_steps=4, **tiny.BARE)
+    auto.train()
+    (logged,) = [log["inverse_temperature"] for log in auto.state.log_history if "gain_set_psi" in log]
+    number = tiny.trainer(tmp_path / "n", inverse_temperature=logged, max_steps=4, refresh_steps=4, **tiny.BARE)
+    number.train()
+    torch.testing.assert_close(number.pair_state.probability, auto.pair_state.probability)
 
 
 def test_a_numeric_temperature_sees_gains_divided_by_the_multipliers_and_the_reported_gain_is_not(tmp_path):
