@@ -39,6 +39,9 @@ class BenchmarkArguments:
     stage1_loss: str = field(default="logit_adjusted", metadata={"help": "See Stage1Trainer."})
     stage1_learning_rate: float = field(default=1e-4, metadata={"help": "Peak; a warm-up, then a cosine to 0."})
     stage1_optim: str = field(default="adamw_torch", metadata={"help": "Optimizer of stage 1."})
+    stage1_optim_args: str | None = field(
+        default=None, metadata={"help": "Of that optimizer: momentum=0.9,nesterov=true."}
+    )
     stage1_weight_decay: float = field(default=0.0, metadata={"help": "Of stage 1."})
     stage1_batch_size: int = field(default=64, metadata={"help": "Images a step and device."})
     stage1_mixup_alpha: float = field(default=0.0, metadata={"help": "Of mixup in stage 1; 0: none."})
@@ -144,6 +147,7 @@ class Stage1:
             lr_scheduler_type="cosine",
             warmup_steps=arguments.stage1_steps // 20,
             optim=arguments.stage1_optim,
+            optim_args=arguments.stage1_optim_args,
             weight_decay=arguments.stage1_weight_decay,
             per_device_train_batch_size=arguments.stage1_batch_size,
             save_strategy="no",

@@ -35,6 +35,7 @@ from recipes import (
 )
 from selmix_hf import LongTailedSplit, SelMixConfig
 from selmix_hf.arguments import parse_arguments
+from selmix_hf.benchmark_start import Stage1
 from selmix_hf.hub import SelMixHead
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -202,6 +203,28 @@ def stl10(cifar100, tmp_path_factory):
         kept.to_parquet(folder / f"{part}.parquet")
     kept.remove_columns("fine_label").to_parquet(folder / "unlabeled.parquet")
     return folder
+
+
+def test_stage_1_of_the_paper_is_sgd_with_momentum(cifar100, checkpoint, tmp_path):
+    more = [
+        "--dataset",
+        cifar100,
+        *FEW,
+        *FEW_UNLABELED,
+        "--config",
+        RECIPES / "configs" / "cifar100_lt_ssl_paper.yaml",
+    ]
+    command = options(checkpoint, tmp_path / "out", *more)
+    arguments, config = parse_arguments((cifar100_lt_ssl.Arguments, SelMixConfig), command)
+    trainer = Stage1(arguments, config, cifar100_lt_ssl.load(arguments, tmp_path / "out")).trainer
+    optimizer = trainer.create_optimizer()
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert {name: optimizer.defaults[name] for name in ("lr", "momentum", "nesterov")} == {
+        "lr": 0.03,
+        "momentum": 0.9,
+        "nesterov": True,
+    }
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0005, 0.0}
 
 
 @pytest.mark.parametrize("method", ["supervised", "fixmatch", "mean_teacher", "mixmatch"])
