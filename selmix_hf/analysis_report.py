@@ -105,21 +105,23 @@ def _auto_rows(study: Mapping[str, Rows]) -> list[list[str]]:
     return rows
 
 
-def steps_to_gain(study: Mapping[str, Rows], share: float = 0.8) -> str:
-    """Steps until the objective on the images that steer has risen by a share of what "auto" gains in the end; "-"
-    where it never does."""
-    rows: list[list[str]] = [[row["label"]] for row in next(iter(study.values()))]
-    for of_objective in study.values():
-        gained = np.mean([run["psi"][-1] - run["psi"][0] for run in of_objective[0]["runs"]])
+def convergence_table(study: Mapping[str, Rows]) -> str:
+    """For each objective, on the images that steer: steps until it has risen by half of what "auto" gains in the end
+    ("-" where it never does), and its mean over the run."""
+    header, rows = ["s"], [[row["label"]] for row in next(iter(study.values()))]
+    for objective, of_objective in study.items():
+        header += [f"{_title(objective)}: steps", "mean over the run"]
+        half = np.diff(_curve(of_objective[0])[[0, -1]])[0] / 2
         for cells, row in zip(rows, of_objective, strict=True):
-            curve = np.mean([run["psi"] for run in row["runs"]], 0)
-            reached = np.flatnonzero(curve >= curve[0] + share * gained)
+            curve = _curve(row)
+            reached = np.flatnonzero(curve >= curve[0] + half)
             cells.append(str(row["runs"][0]["steps"][reached[0]]) if len(reached) else "-")
-    return markdown_table(["s", *[_title(objective) for objective in study]], rows)
+            cells.append(f"{np.mean([run['psi'] for run in row['runs']]):.3f}")
+    return markdown_table(header, rows)
 
 
 def plot_study(study: Mapping[str, Rows], axis: str, title: str) -> Figure:
-    """One panel an objective: what was measured against the setting, the start dotted; bars where settings are names.
+    """One panel an objective: what was measured against the setting, the start dotted.
 
     Args:
         study: rows of each objective.
@@ -137,9 +139,9 @@ def plot_study(study: Mapping[str, Rows], axis: str, title: str) -> Figure:
                     panel.axhline(np.mean(_values(row)), color="#d98c3f", lw=1.5, label=row["label"])
             panel.set_xlabel(axis)
         else:
-            panel.bar(
-                [row["label"] for row in rows], means, 0.6, yerr=spreads, color=_LINE, ecolor="#555555", capsize=3
-            )
+            labels = [row["label"] for row in rows]
+            panel.errorbar(labels, means, spreads, fmt="o", ms=6, color=_LINE, capsize=4, label="after SelMix")
+            panel.margins(x=0.3)
         befores = [float(np.mean(_values(row, side="before"))) for row in (numeric if axis else rows)]
         if np.ptp(befores) < 1e-9:
             panel.axhline(befores[0], color=_START, ls=":", label="start")
@@ -166,7 +168,8 @@ def _lines(panel: Axes, rows: Rows) -> None:
 
 
 def plot_convergence(study: Mapping[str, Rows], title: str) -> Figure:
-    """One panel an objective: the objective on the images that steer over the steps, a curve for each setting."""
+    """One panel an objective: the objective on the images that steer over the steps, a curve for each setting; s₀ is
+    the s that "auto" begins with."""
     from matplotlib import colormaps
 
     figure = make_figure(3.7 * len(study) + 1.2, 3.4)
@@ -175,7 +178,8 @@ def plot_convergence(study: Mapping[str, Rows], title: str) -> Figure:
         fixed = [row for row in rows if row["value"] is not None]
         for i, row in enumerate(fixed):
             colour = colormaps["viridis_r"](i / max(len(fixed) - 1, 1))
-            panel.plot(row["runs"][0]["steps"], _curve(row), color=colour, lw=1, label=f"s = {row['label']}")
+            share = row["value"] / fixed[len(fixed) // 2]["value"]  # of the first s of "auto"
+            panel.plot(row["runs"][0]["steps"], _curve(row), color=colour, lw=1, label=f"s = {share:.1g} s₀")
         for row in rows:
             if row["value"] is None:
                 panel.plot(row["runs"][0]["steps"], _curve(row), color="#d9480f", lw=2, label=row["label"])
@@ -199,7 +203,7 @@ def study_report(name: str, study: Mapping[str, Rows]) -> str:
     """The tables of a study, Markdown."""
     tables = [study_table(study, AXES[name] or TITLES[name].lower())]
     if name == "inverse_temperature":
-        tables = [auto_against_fixed({"": study}), *tables, steps_to_gain(study)]
+        tables = [auto_against_fixed({"": study}), *tables, convergence_table(study)]
     return "\n\n".join(tables)
 
 

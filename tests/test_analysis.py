@@ -11,7 +11,7 @@ from benchmarks.miniature_imagenet import write_checkpoint, write_images
 from recipes import analysis
 from selmix_hf import LongTailedSplit
 from selmix_hf.analysis import first_of_each, long_tailed_profile
-from selmix_hf.analysis_report import auto_against_fixed, plot_study, steps_to_gain, study_table
+from selmix_hf.analysis_report import auto_against_fixed, convergence_table, plot_study, study_table
 
 NAMES = ["a", "b", "c"]
 
@@ -130,7 +130,7 @@ def row(label, value, psis, curve=(0.1, 0.2), s=None):
 STUDY = {
     "min_recall": [
         row("auto", None, [0.30, 0.32], s=50.0),
-        row("1", 1.0, [0.20, 0.22], curve=(0.1, 0.15)),
+        row("1", 1.0, [0.20, 0.22], curve=(0.1, 0.13)),
         row("100", 100.0, [0.33, 0.31]),
     ]
 }
@@ -151,8 +151,9 @@ def test_auto_stands_beside_the_best_fixed_temperature():
     ]
 
 
-def test_steps_until_most_of_the_gain_is_there():
-    assert [line.split("|")[2].strip() for line in steps_to_gain(STUDY).splitlines()[2:]] == ["10", "-", "10"]
+def test_how_fast_it_rises():
+    lines = [[cell.strip() for cell in line.split("|")[2:4]] for line in convergence_table(STUDY).splitlines()[2:]]
+    assert lines == [["10", "0.150"], ["-", "0.115"], ["10", "0.150"]]
 
 
 def test_a_table_shows_the_start_once_or_in_every_row():
