@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import defaults, frozen, gain, network, pairs, reuse, semi_supervised, starts, startup
-from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd, seeds_table
+from selmix_hf.comparison import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd, seeds_table
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
 from selmix_hf.record_card import released_run, render_record
@@ -56,18 +56,23 @@ def short(text: str) -> str:
 
 
 def cifar10_lt_table() -> str:
+    def of_worst(reports: list[dict[str, Any]]) -> str:
+        return short(interval_cell(reports, "min_recall"))
+
     rows: list[list[str]] = []
     for title, name in CIFAR10_LT.items():
         record = read(CARDS / name / "results.json")
         if not rows:
-            rows.append(["the start", *[short(f"{record['runs'][0]['test_before'][c]:.3f}") for c in COLUMNS]])
+            start = record["runs"][0]["test_before"]
+            rows.append(["the start", *[short(f"{start[c]:.3f}") for c in COLUMNS], of_worst([start])])
         cells = []
         for column in COLUMNS:
             low, high = (f"{end:+.3f}".replace("-", "−") for end in record["change_and_interval"][column][1:])
             value = mean_and_sd([run["test_after"][column] for run in record["runs"]])
             cells.append(short(f"{value} ({low} to {high})"))
-        rows.append([title, *cells])
-    return markdown_table(["objective", *[KEY_METRICS[column] for column in COLUMNS]], rows)
+        rows.append([title, *cells, of_worst([run["test_after"] for run in record["runs"]])])
+    titles = [KEY_METRICS[column] for column in COLUMNS]
+    return markdown_table(["objective", *titles, f"worst class, {INTERVAL}"], rows)
 
 
 def targets_table() -> str:
@@ -146,7 +151,8 @@ def template() -> str:
         train_counts=[1000, 10],
         set_name="test",
         measured=None,
-        results="On {the set that the numbers come from}.\n\n{metrics and recall of each class, before and after}",
+        results="On {the set that the numbers come from}.\n\n{metrics and recall of each class, before and after, and "
+        "95% intervals}",
         plots=["recall_per_class.png", "objective.png", "gain_matrix.png", "pair_distribution.png"],
         digest="{digest of split.json}",
         command="{the command that made the model}",
