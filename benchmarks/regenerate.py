@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import defaults, frozen, gain, network, pairs, reuse, semi_supervised, starts, startup
+from benchmarks import defaults, frozen, gain, network, pairs, reuse, semi_supervised, starts, startup, validation_size
 from selmix_hf.comparison import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd, seeds_table
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
@@ -26,7 +26,7 @@ from selmix_hf.record_card import released_run, render_record
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
-DOCS = ("defaults", "method", "performance", "semi_supervised")
+DOCS = ("defaults", "method", "performance", "semi_supervised", "validation_size")
 PAGES = ("README.md", "recipes/README.md", *(f"docs/{name}.md" for name in DOCS))
 CIFAR10_LT = {  # row -> card
     "min recall, defaults": "cifar10-lt-min-recall-defaults",
@@ -124,6 +124,10 @@ def tables() -> dict[str, Callable[[], str]]:
         "semi_supervised": lambda: short(semi_supervised.table(read(RECORDED / "semi_supervised.json"))),
         "pseudo_labels": lambda: short(semi_supervised.pseudo_label_table(read(RECORDED / "semi_supervised.json"))),
         "stage1_methods": lambda: short(semi_supervised.stage1_table(read(RECORDED / "semi_supervised.json"))),
+        "interval_width": lambda: short(validation_size.width_table()),
+        "samples_for_a_gain": lambda: short(validation_size.gain_table()),
+        "chosen_model": lambda: short(validation_size.selection_table()),
+        "optimism": lambda: short(validation_size.optimism_table(validation_size.recorded_runs())),
         "startup": lambda: startup.table(read(RECORDED / "startup.json")),
         **of_defaults,
     }

@@ -32,7 +32,9 @@ def recall_intervals(counts: ArrayLike, confidence: float = 0.95) -> tuple[NDArr
     """
     hits_K, samples_K = _hits_and_samples(counts, confidence)
     error = (1 - confidence ** (1 / len(hits_K))) / 2
-    return _lower_bounds(hits_K, samples_K, error), 1 - _lower_bounds(samples_K - hits_K, samples_K, error)
+    return binomial_lower_bound(hits_K, samples_K, error), 1 - binomial_lower_bound(
+        samples_K - hits_K, samples_K, error
+    )
 
 
 def min_recall_interval(counts: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
@@ -44,7 +46,7 @@ def min_recall_interval(counts: ArrayLike, confidence: float = 0.95) -> tuple[fl
     """
     hits_K, samples_K = _hits_and_samples(counts, confidence)
     error = (1 - confidence) / 2
-    upper_K = 1 - _lower_bounds(samples_K - hits_K, samples_K, 1 - (1 - error) ** (1 / len(hits_K)))
+    upper_K = 1 - binomial_lower_bound(samples_K - hits_K, samples_K, 1 - (1 - error) ** (1 / len(hits_K)))
     return min_recall_lower_bound(counts, confidence=1 - error), float(upper_K.min())
 
 
@@ -67,11 +69,14 @@ def min_recall_lower_bound(counts: ArrayLike, num_candidates: int = 1, confidenc
     hits_K, samples_K = _hits_and_samples(counts, confidence)
     if num_candidates < 1:
         raise ValueError(f"num_candidates counts the models to choose from, at least 1; found {num_candidates}.")
-    return float(_lower_bounds(hits_K, samples_K, (1 - confidence) / num_candidates).min())
+    return float(binomial_lower_bound(hits_K, samples_K, (1 - confidence) / num_candidates).min())
 
 
-def _lower_bounds(hits: NDArray, samples: NDArray, error: float) -> NDArray:
-    """Clopper and Pearson 1934: the rate at which so many hits or more have probability `error`; 0 without hits."""
+def binomial_lower_bound(hits: NDArray, samples: NDArray, error: float) -> NDArray:
+    """Clopper and Pearson 1934: the rate at which so many hits or more have probability `error`; 0 without hits.
+
+    It lies above the true rate with probability `error` at most. The upper bound is 1 less that of the misses.
+    """
     return np.where(hits > 0, betaincinv(np.maximum(hits, 1), samples - hits + 1, error), 0.0)
 
 
