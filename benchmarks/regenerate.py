@@ -18,16 +18,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import defaults, frozen, gain, network, pairs, reuse, semi_supervised, starts, startup, worst_class
+from benchmarks import (
+    defaults,
+    frozen,
+    gain,
+    network,
+    pairs,
+    reuse,
+    semi_supervised,
+    starts,
+    startup,
+    validation_size,
+    worst_class,
+)
 from selmix_hf.analysis_report import auto_against_fixed, save_study_plots, study_report
-from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd, seeds_table
+from selmix_hf.comparison import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd, seeds_table
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
 from selmix_hf.record_card import released_run, render_record
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
-DOCS = ("analysis", "defaults", "method", "performance", "semi_supervised")
+DOCS = ("analysis", "defaults", "method", "performance", "semi_supervised", "validation_size")
 PAGES = ("README.md", "recipes/README.md", *(f"docs/{name}.md" for name in DOCS))
 CIFAR10_LT = {  # row -> card
     "min recall, defaults": "cifar10-lt-min-recall-defaults",
@@ -63,18 +75,23 @@ def short(text: str) -> str:
 
 
 def cifar10_lt_table() -> str:
+    def of_worst(reports: list[dict[str, Any]]) -> str:
+        return short(interval_cell(reports, "min_recall"))
+
     rows: list[list[str]] = []
     for title, name in CIFAR10_LT.items():
         record = read(CARDS / name / "results.json")
         if not rows:
-            rows.append(["the start", *[short(f"{record['runs'][0]['test_before'][c]:.3f}") for c in COLUMNS]])
+            start = record["runs"][0]["test_before"]
+            rows.append(["the start", *[short(f"{start[c]:.3f}") for c in COLUMNS], of_worst([start])])
         cells = []
         for column in COLUMNS:
             low, high = (f"{end:+.3f}".replace("-", "−") for end in record["change_and_interval"][column][1:])
             value = mean_and_sd([run["test_after"][column] for run in record["runs"]])
             cells.append(short(f"{value} ({low} to {high})"))
-        rows.append([title, *cells])
-    return markdown_table(["objective", *[KEY_METRICS[column] for column in COLUMNS]], rows)
+        rows.append([title, *cells, of_worst([run["test_after"] for run in record["runs"]])])
+    titles = [KEY_METRICS[column] for column in COLUMNS]
+    return markdown_table(["objective", *titles, f"worst class, {INTERVAL}"], rows)
 
 
 def targets_table() -> str:
@@ -146,6 +163,10 @@ def tables() -> dict[str, Callable[[], str]]:
             semi_supervised.all_weights_table(read(RECORDED / "semi_supervised.json"))
         ),
         "stage1_methods": lambda: short(semi_supervised.stage1_table(read(RECORDED / "semi_supervised.json"))),
+        "interval_width": lambda: short(validation_size.width_table()),
+        "samples_for_a_gain": lambda: short(validation_size.gain_table()),
+        "chosen_model": lambda: short(validation_size.selection_table()),
+        "optimism": lambda: short(validation_size.optimism_table(validation_size.recorded_runs())),
         "startup": lambda: startup.table(read(RECORDED / "startup.json")),
         "worst_class": lambda: short(worst_class.table(read(RECORDED / "worst_class.json"))),
         "temperature": lambda: short(temperature_table()),
@@ -176,7 +197,8 @@ def template() -> str:
         train_counts=[1000, 10],
         set_name="test",
         measured=None,
-        results="On {the set that the numbers come from}.\n\n{metrics and recall of each class, before and after}",
+        results="On {the set that the numbers come from}.\n\n{metrics and recall of each class, before and after, and "
+        "95% intervals}",
         plots=["recall_per_class.png", "objective.png", "gain_matrix.png", "pair_distribution.png"],
         digest="{digest of split.json}",
         command="{the command that made the model}",

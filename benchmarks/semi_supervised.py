@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from recipes import cifar10_lt_ssl
-from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd
+from selmix_hf.comparison import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd
 from selmix_hf.plots import make_figure
 
 RHO_U = {"100": "100", "1": "1 (uniform)", "0.01": "1/100 (inverted)"}
@@ -52,6 +52,7 @@ ALL_WEIGHTS = [
 MU = {"fixmatch": 3, "mean_teacher": 3, "mixmatch": 1}
 LOGGED = ("step", "pseudo_label_accuracy", "pseudo_label_worst_recall", "pseudo_label_missing")
 COLUMNS = ("mean_recall", "min_recall", "h_mean", "smallest_coverage")
+HEADER = [*[KEY_METRICS[column] for column in COLUMNS], f"worst class, {INTERVAL}"]
 COLOURS = ("#9aa5b1", "#d98c3f", "#1f6fb2", "#b9d3ea")
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
@@ -105,17 +106,18 @@ def measure(output: Path) -> dict[str, Any]:
 
 def rows_of(record: Mapping[str, Any], method: str, rho: str, title: str) -> list[list[str]]:
     start = record[f"{method}_{rho}_semi"]["runs"][0]["test_before"]
-    rows = [[title, STAGE1[method], *[f"{start[column]:.3f}" for column in COLUMNS]]]
+    rows = [[title, STAGE1[method], *[f"{start[c]:.3f}" for c in COLUMNS], interval_cell([start], "min_recall")]]
     for way, name in WAYS.items():
-        runs = record[f"{method}_{rho}_{way}"]["runs"]
-        rows.append(["", name, *[mean_and_sd([one["test_after"][column] for one in runs]) for column in COLUMNS]])
+        reports = [one["test_after"] for one in record[f"{method}_{rho}_{way}"]["runs"]]
+        cells = [mean_and_sd([report[column] for report in reports]) for column in COLUMNS]
+        rows.append(["", name, *cells, interval_cell(reports, "min_recall")])
     return rows
 
 
 def table(record: Mapping[str, Any]) -> str:
     """Markdown: each distribution of the unlabelled images from its own start."""
     rows = [row for rho, title in RHO_U.items() for row in rows_of(record, "fixmatch", rho, title)]
-    return markdown_table(["ρ_u", "", *[KEY_METRICS[column] for column in COLUMNS]], rows)
+    return markdown_table(["ρ_u", "", *HEADER], rows)
 
 
 def all_weights_table(record: Mapping[str, Any]) -> str:
@@ -136,7 +138,7 @@ def stage1_table(record: Mapping[str, Any]) -> str:
     """Markdown: SelMix after other first stages, at rho_u = 100."""
     methods = [method for method in STAGE1 if f"{method}_100_semi" in record]
     rows = [row for method in methods for row in rows_of(record, method, "100", "")]
-    return markdown_table(["", *[KEY_METRICS[column] for column in COLUMNS]], [row[1:] for row in rows])
+    return markdown_table(["", *HEADER], [row[1:] for row in rows])
 
 
 def pseudo_label_table(record: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperFo
 from recipes.quickstart import PIXELS, long_tailed_digits
 from selmix_hf import SelMixConfig, SelMixTrainer, Stage1Trainer
 from selmix_hf.callbacks import ProgressLines
-from selmix_hf.comparison import markdown_table, mean_and_sd
+from selmix_hf.comparison import INTERVAL, interval_cell, markdown_table, mean_and_sd
 from selmix_hf.loading import load_images
 from selmix_hf.long_tail import LongTailedSplit
 from selmix_hf.metrics import classification_metrics, counts_of
@@ -153,7 +153,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             f"{value:.3f}" for value in (before["mean_recall"], of_start["standard_error"], before["min_recall"])
         ]
         rows.append([f"{start['data']}, {start['network']}, {start['loss']}", numbers[0], mean, *numbers[1:], worst])
-    return markdown_table(["start", "mean recall", "after", "its standard error", "worst-class recall", "after"], rows)
+        rows[-1].append(interval_cell(after, "min_recall"))
+    header = ["start", "mean recall", "after", "its standard error", "worst-class recall", "after", INTERVAL]
+    return markdown_table(header, rows)
 
 
 def main(argv: list[str] | None = None) -> None:

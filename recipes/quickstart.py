@@ -39,7 +39,7 @@ from selmix_hf.arguments import parse_arguments
 from selmix_hf.benchmark_results import command_of, rounded, run_report, settings_of, versions
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.collator import ImageCollator
-from selmix_hf.comparison import before_after_table, seeds_table
+from selmix_hf.comparison import before_after_table, interval_note, seeds_table
 from selmix_hf.hardware import hardware
 from selmix_hf.metrics import classification_metrics, counts_of, make_compute_metrics
 
@@ -252,7 +252,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     before, after = reports["end of stage 1"], reports["SelMix"]
     say("On the test images:\n")
     say(seeds_table(reports) if arguments.seeds else before_after_table(before, after))
-    say(f"\n{time.perf_counter() - began:.0f} seconds. Model, plots and numbers are in {folder}/.")
+    say(f"\n{interval_note('test images', len(after))}")
+    say(f"{time.perf_counter() - began:.0f} seconds. Model, plots and numbers are in {folder}/.")
     return results
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.gain import metric_gradient as metric_gradient
     from selmix_hf.heads import find_head as find_head
     from selmix_hf.held_out import hold_out as hold_out
+    from selmix_hf.intervals import min_recall_interval as min_recall_interval
+    from selmix_hf.intervals import min_recall_lower_bound as min_recall_lower_bound
+    from selmix_hf.intervals import recall_intervals as recall_intervals
     from selmix_hf.list_files import load_list_file as load_list_file
     from selmix_hf.list_files import load_list_files as load_list_files
     from selmix_hf.long_tail import LongTailedSplit as LongTailedSplit
@@ -61,6 +64,9 @@ _HOME = {
     "gain_matrix": "gain",
     "classification_metrics": "metrics",
     "evaluate_metric": "metrics",
+    "recall_intervals": "intervals",
+    "min_recall_interval": "intervals",
+    "min_recall_lower_bound": "intervals",
     "LogitAdjustedLoss": "losses",
     "BalancedSoftmaxLoss": "losses",
     "LDAMLoss": "losses",

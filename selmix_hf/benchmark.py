@@ -33,7 +33,7 @@ from selmix_hf.benchmark_results import (
 )
 from selmix_hf.benchmark_start import BenchmarkArguments, SemiSupervisedStart, Stage1, augmentation, load_start
 from selmix_hf.callbacks import ProgressLines
-from selmix_hf.comparison import before_after_table, paired_bootstrap
+from selmix_hf.comparison import before_after_table, interval_note, paired_bootstrap
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts, distinct_names
 from selmix_hf.hardware import hardware
@@ -218,7 +218,8 @@ class _Benchmark:
             print(f"\nOn the {len(self.labels):,} test images, seeds {seeds}:\n")
             reports = [run["test_after"] for run in runs]
             print(before_after_table([before] * len(runs), reports, intervals, per_class=True))
-            print(f"\nTime: {timing_line(results['timing'])}")
+            print(f"\n{interval_note('test images', len(runs))}")
+            print(f"Time: {timing_line(results['timing'])}")
             print(f"Model, plots and numbers are in {self.folder}/.", flush=True)
         if to_push is not None:
             if is_main and len(runs) > 1:

@@ -28,6 +28,7 @@ GROUP_METRICS = {  # shown where a report has them: the training frequencies wer
     "medium_recall": "recall, medium (20 to 100)",
     "few_recall": "recall, few (under 20)",
 }
+INTERVAL = "95% interval"  # beside a recall: that recall's; beside a change: the change's
 _MOST_CLASSES, _WORST_SHOWN = 20, 10  # beyond so many classes a table shows the worst alone
 
 
@@ -47,11 +48,11 @@ def before_after_table(
     intervals: Mapping[str, tuple[float, float, float]] | None = None,
     per_class: bool = False,
 ) -> str:
-    """Before, after and the change, with the spread over seeds where there are several.
+    """Before, after and the change, with the spread over seeds where there are several, and intervals of recalls.
 
     Args:
         before, after: reports of `classification_metrics`, one a seed.
-        intervals: of `paired_bootstrap`, for a last column.
+        intervals: of `paired_bootstrap`, of the changes, for a last column.
         per_class: whether to add the recall of every class; of more than 20 classes, the ten worst before and the
             ten worst after.
     """
@@ -62,15 +63,33 @@ def before_after_table(
     rows = []
     for name, title in titles.items():
         values_before, values_after = ([float(report[name]) for report in side] for side in (before, after))
-        row = [title, mean_and_sd(values_before), mean_and_sd(values_after)]
+        row = [title, mean_and_sd(values_before), mean_and_sd(values_after), interval_cell(after, name)]
         row.append(f"{np.mean(values_after) - np.mean(values_before):+.3f}")
         if intervals is not None:
             row.append("{:+.3f} to {:+.3f}".format(*intervals[name][1:]) if name in intervals else "")
         rows.append(row)
     worst = [", ".join(dict.fromkeys(str(report["worst_class"]) for report in side)) for side in (before, after)]
-    header = ["", "before", "after", "change"] + (["95% interval"] if intervals is not None else [])
+    header = ["", "before", "after", INTERVAL, "change"] + ([INTERVAL] if intervals is not None else [])
     rows.insert(num_summaries, ["worst class", *worst] + [""] * (len(header) - 3))
     return markdown_table(header, rows)
+
+
+def interval_cell(reports: Sequence[Mapping[str, Any]], name: str) -> str:
+    """The interval of a recall, such as "0.612 to 0.701": over the seeds' reports from the lowest end to the highest.
+    Empty for what has none."""
+    low, high = (name.replace("recall", f"recall_{end}", 1) for end in ("low", "high"))
+    if "recall" not in name or not all(low in report for report in reports):
+        return ""
+    return f"{min(report[low] for report in reports):.3f} to {max(report[high] for report in reports):.3f}"
+
+
+def interval_note(samples: str, num_seeds: int = 1) -> str:
+    """The sentence that belongs to a table with intervals of recalls."""
+    several = "; over seeds from the lowest end to the highest, so that each seed's own lies within"
+    return (
+        f"The interval beside a recall is Clopper-Pearson's, over the choice of {samples}: those of the classes hold "
+        f"all at once, and the worst class has one of its own{several if num_seeds > 1 else ''}."
+    )
 
 
 def classes_shown(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -92,16 +111,18 @@ def mean_and_sd(values: Sequence[float]) -> str:
 
 
 def seeds_table(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Mean and standard deviation over seeds: one row a method, one column a metric.
+    """Mean and standard deviation over seeds: one row a method, one column a metric, and the worst class's interval.
 
     Args:
         reports: for each method, the S reports of `classification_metrics`.
     """
-    rows = [
-        [method, *[mean_and_sd([report[name] for report in runs]) for name in KEY_METRICS]]
-        for method, runs in reports.items()
-    ]
-    return markdown_table(["", *KEY_METRICS.values()], rows)
+    place = 2 + [*KEY_METRICS].index("min_recall")
+    rows = []
+    for method, runs in reports.items():
+        rows.append([method, *[mean_and_sd([report[name] for report in runs]) for name in KEY_METRICS]])
+        rows[-1].insert(place, interval_cell(runs, "min_recall"))
+    header = ["", *KEY_METRICS.values()]
+    return markdown_table([*header[:place], INTERVAL, *header[place:]], rows)
 
 
 def paired_bootstrap(

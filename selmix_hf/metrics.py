@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_names
+from selmix_hf.intervals import min_recall_interval, recall_intervals
 from selmix_hf.objectives import Objective, coverages, g_mean, h_mean, macro_f1, recalls, tail_classes
 from selmix_hf.pair_distribution import PairDistribution
 
@@ -41,13 +42,15 @@ def classification_metrics(
         train_counts: training samples of each class, for head, tail, many, medium and few.
         class_names: K names; those that several classes share get the class's number behind them.
         tail_share: see `objectives.tail_classes`.
-        per_class: whether to add "recall/<name>" for every class.
+        per_class: whether to add "recall/<name>", "recall_low/<name>" and "recall_high/<name>" for every class.
 
     Returns:
-        accuracy (under the set's own frequencies), mean_recall, min_recall, worst_class (name), g_mean, h_mean,
-        macro_f1, smallest_coverage (K times the smallest share of the predictions that a class gets; 1 is a fair
-        share); with train_counts also head_recall, tail_recall, min_head_tail_recall, and many_recall (over 100
-        training samples), medium_recall, few_recall (under 20) for those of the three that have classes.
+        accuracy (under the set's own frequencies), mean_recall, min_recall, its 95% interval min_recall_low and
+        min_recall_high, worst_class (name), g_mean, h_mean, macro_f1, smallest_coverage (K times the smallest share
+        of the predictions that a class gets; 1 is a fair share); with train_counts also head_recall, tail_recall,
+        min_head_tail_recall, and many_recall (over 100 training samples), medium_recall, few_recall (under 20) for
+        those of the three that have classes. Intervals are those of `selmix_hf.intervals`: they hold on samples that
+        had no part in making or choosing the model.
 
     Raises:
         ValueError: a class without samples, names that are not K, train_counts that are not K.
@@ -58,10 +61,14 @@ def classification_metrics(
     names = distinct_names(range(num_classes) if class_names is None else class_names)
     if len(names) != num_classes:
         raise ValueError(f"class_names must have one name a class, {num_classes}, found {len(names)}.")
+    counts_KK = counts.cpu().numpy()
+    low, high = min_recall_interval(counts_KK)
     report: dict[str, Any] = {
         "accuracy": int(counts.diagonal().sum()) / int(counts.sum()),
         "mean_recall": float(recall_K.mean()),
         "min_recall": float(recall_K.min()),
+        "min_recall_low": low,
+        "min_recall_high": high,
         "worst_class": names[int(recall_K.argmin())],
         "g_mean": float(g_mean(confusion_KK)),
         "h_mean": float(h_mean(confusion_KK)),
@@ -75,7 +82,10 @@ def classification_metrics(
         report |= {f"{group}_recall": float(recall_K[mask_K].mean()) for group, mask_K in groups.items()}
         report["min_head_tail_recall"] = min(report["head_recall"], report["tail_recall"])
     if per_class:
-        report.update({f"recall/{name}": float(r) for name, r in zip(names, recall_K, strict=True)})
+        low_K, high_K = recall_intervals(counts_KK)
+        kinds = {"recall": recall_K.tolist(), "recall_low": low_K.tolist(), "recall_high": high_K.tolist()}
+        for kind, values_K in kinds.items():
+            report |= {f"{kind}/{name}": value for name, value in zip(names, values_K, strict=True)}
     return report
 
 

@@ -16,7 +16,15 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from selmix_hf.architectures import home_of_architecture
 from selmix_hf.card_parts import PAPER, assemble, samples_of, task_of
-from selmix_hf.comparison import GROUP_METRICS, KEY_METRICS, classes_shown, markdown_table
+from selmix_hf.comparison import (
+    GROUP_METRICS,
+    INTERVAL,
+    KEY_METRICS,
+    classes_shown,
+    interval_cell,
+    interval_note,
+    markdown_table,
+)
 from selmix_hf.config import SelMixConfig
 from selmix_hf.hardware import hardware
 from selmix_hf.long_tail import LongTailedSplit
@@ -24,7 +32,8 @@ from selmix_hf.pushing import hub_id
 
 _SETS = {
     "test": "test {}, which took no part in training or selection",
-    "eval": "**validation {}, which steered the training or selected the checkpoint**: expect less on new ones",
+    "eval": "**validation {}, which steered the training or selected the checkpoint**: expect less on new ones. No "
+    "interval is given, as none would hold",
 }
 
 
@@ -241,24 +250,30 @@ def _results(
     titles = KEY_METRICS | {name: title for name, title in GROUP_METRICS.items() if name in after}
     every = {name: name.removeprefix("recall/") for name in after if name.startswith("recall/")}
     shown = classes_shown([start], [after])
-    table = _table(titles | {name: f"recall of {every[name]}" for name in shown}, before, after)
+    fresh = prefix == "test"
+    table = _table(titles | {name: f"recall of {every[name]}" for name in shown}, before, after, fresh)
+    if fresh:
+        table += f"\n\n{interval_note(f'test {samples}')}"
     if len(shown) < len(every):
         summary = f"<details><summary>Recall of all {len(every):,} classes</summary>"
         known = before if before is not None and every.keys() <= before.keys() else None
-        table += f"\n\n{summary}\n\n{_table(every, known, after)}\n\n</details>"
+        table += f"\n\n{summary}\n\n{_table(every, known, after, fresh)}\n\n</details>"
     return f"On {_SETS[prefix].format(samples)}.{' ' * bool(remark)}{remark}\n\n{table}"
 
 
-def _table(titles: Mapping[str, str], before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
+def _table(
+    titles: Mapping[str, str], before: Mapping[str, Any] | None, after: Mapping[str, Any], intervals: bool
+) -> str:
     rows = []
     for metric, title in titles.items():
-        row = [title, f"{float(after[metric]):.3f}"]
+        row = [title, f"{float(after[metric]):.3f}", *[interval_cell([after], metric)] * intervals]
         if before is not None:
             known = metric in before
             row.insert(1, f"{float(before[metric]):.3f}" if known else "")
             row.append(f"{float(after[metric]) - float(before[metric]):+.3f}" if known else "")
         rows.append(row)
-    header = ["", "after"] if before is None else ["", "before", "after", "change"]
+    header = ["", "after", *[INTERVAL] * intervals]
+    header = header if before is None else ["", "before", *header[1:], "change"]
     return markdown_table(header, rows)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from selmix_hf.confusion import confusion_matrix
+from selmix_hf.intervals import recall_intervals
 from selmix_hf.objectives import recalls
 
 if TYPE_CHECKING:
@@ -70,13 +71,20 @@ def plot_matrix(
     return figure
 
 
-def plot_recalls(before: ArrayLike, after: ArrayLike, class_names: Sequence[str], set_name: str) -> Figure:
+def plot_recalls(
+    before: ArrayLike,
+    after: ArrayLike,
+    class_names: Sequence[str],
+    set_name: str,
+    intervals: Sequence[Any] | None = None,
+) -> Figure:
     """Recall of each class before and after.
 
     Args:
         before, after: recalls, shape K.
         class_names: K names.
         set_name: the set that they come from, for the title.
+        intervals: of the recalls before and of those after, each their lower and upper ends (K).
     """
     before_K, after_K = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     num_classes = len(before_K)
@@ -86,10 +94,15 @@ def plot_recalls(before: ArrayLike, after: ArrayLike, class_names: Sequence[str]
     if num_classes <= _MOST_NAMES:
         axes.bar(position_K - 0.2, before_K, 0.4, color=_BEFORE, label="before")
         axes.bar(position_K + 0.2, after_K, 0.4, color=_AFTER, label="after")
+        for shift, (low_K, high_K) in zip((-0.2, 0.2), intervals or (), strict=False):
+            axes.vlines(position_K + shift, low_K, high_K, color="#222222", lw=1)
         short = _short(class_names)
         axes.set_xticks(position_K, class_names, rotation=0 if short else 45, ha="center" if short else "right")
     else:
         order_K = np.argsort(before_K)
+        if intervals:
+            low_K, high_K = (np.asarray(ends)[order_K] for ends in intervals[1])
+            axes.vlines(position_K, low_K, high_K, color=_AFTER, lw=0.6, alpha=0.35)
         axes.plot(position_K, after_K[order_K], ".", ms=3, color=_AFTER, label="after")
         axes.plot(position_K, before_K[order_K], color=_BEFORE, lw=2, label="before")
         axes.set_xlabel("classes by recall before")
@@ -97,8 +110,9 @@ def plot_recalls(before: ArrayLike, after: ArrayLike, class_names: Sequence[str]
         axes.axhline(values_K.min(), color=color, ls=":", lw=1.2)
     axes.set_ylim(0, 1)
     axes.set_ylabel("recall")
+    shown = ", 95% intervals of all classes at once" if intervals else ""
     axes.set_title(
-        f"Recall per class on {set_name}\nworst {before_K.min():.3f} → {after_K.min():.3f}, "
+        f"Recall per class on {set_name}{shown}\nworst {before_K.min():.3f} → {after_K.min():.3f}, "
         f"mean {before_K.mean():.3f} → {after_K.mean():.3f}",
         fontsize=10,
     )
@@ -166,9 +180,12 @@ def save_plots(
     """
     if trainer.gain_counts is None or trainer.pair_state.start_counts is None:
         raise ValueError("there is nothing to plot before trainer.train().")
+    intervals = None
     if before is None or after is None:
         before, after = trainer.pair_state.start_counts, trainer.gain_counts
         set_name = "the gain set, which steered the training"
+    else:
+        intervals = [recall_intervals(counts.numpy()) for counts in (before, after)]
     kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     return _save(
         folder,
@@ -177,6 +194,7 @@ def save_plots(
         trainer.gain,
         trainer.pair_state.probability,
         [recalls(confusion_matrix(counts)).numpy() for counts in (before, after)],
+        intervals,
         set_name or "the given set",
         trainer.state.log_history,
         kept,
@@ -195,6 +213,12 @@ def save_record_plots(record: Mapping[str, Any], folder: str | os.PathLike, run:
         the paths.
     """
     of_run, names = record["runs"][run], record["class_names"]
+    reports = of_run["test_before"], of_run["test_after"]
+    measured = all(f"recall_low/{names[0]}" in report for report in reports)  # not in the oldest records
+
+    def of_classes(kind: str) -> list[list[float]]:
+        return [[report[f"{kind}/{name}"] for name in names] for report in reports]
+
     gain, probability = (of_run.get(key) for key in ("gain", "pair_probability"))
     return _save(
         folder,
@@ -202,7 +226,8 @@ def save_record_plots(record: Mapping[str, Any], folder: str | os.PathLike, run:
         record["objective"],
         None if gain is None else torch.tensor(gain),
         None if probability is None else torch.tensor(probability),
-        [[of_run[part][f"recall/{name}"] for name in names] for part in ("test_before", "test_after")],
+        of_classes("recall"),
+        [*zip(of_classes("recall_low"), of_classes("recall_high"), strict=True)] if measured else None,
         "the test set",
         of_run["history"],
         of_run["kept_step"],
@@ -216,6 +241,7 @@ def _save(
     gain_KK: Tensor | None,
     probability_KK: Tensor | None,
     recalls_2K: Sequence[ArrayLike],
+    intervals_22K: Sequence[Any] | None,
     set_name: str,
     history: Sequence[dict[str, Any]],
     kept_step: int | None,
@@ -227,7 +253,7 @@ def _save(
     if probability_KK is not None:
         title = "Share of the pairs drawn, last period"
         figures["pair_distribution"] = plot_matrix(probability_KK, names, title, "probability")
-    figures["recall_per_class"] = plot_recalls(recalls_2K[0], recalls_2K[1], names, set_name)
+    figures["recall_per_class"] = plot_recalls(recalls_2K[0], recalls_2K[1], names, set_name, intervals_22K)
     figures["objective"] = plot_objective(history, psi, kept_step)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import ModelCard
 
-from selmix_hf.comparison import KEY_METRICS, before_after_table
+from selmix_hf.comparison import KEY_METRICS, before_after_table, interval_cell, interval_note
 from selmix_hf.model_card import CardFacts, card_of
 
 
@@ -33,15 +33,19 @@ def render_record(record: Mapping[str, Any], plots: list[str], license: str | No
         record["change_and_interval"] or None,
         per_class=True,
     )
-    numbers = ", ".join(f"{title} {released['test_after'][name]:.3f}" for name, title in KEY_METRICS.items())
-    interval = "; the interval is a paired bootstrap's, over the choice of test images"
-    interval = interval if record["change_and_interval"] else ""
+    own = {name: interval_cell([released["test_after"]], name) for name in KEY_METRICS}
+    numbers = ", ".join(
+        f"{title} {released['test_after'][name]:.3f}" + f" ({own[name]})" * bool(own[name])
+        for name, title in KEY_METRICS.items()
+    )
+    interval = "; the interval of a change is a paired bootstrap's" if record["change_and_interval"] else ""
     several = (
         f" Mean ± standard deviation over seeds {seeds}{interval}. The model is that of seed {released['seed']}, the "
         f"best on validation: {numbers}."
         if len(runs) > 1
         else ""
     )
+    note = interval_note("test images", len(runs))
     remark = f" {record['remark']}" if record.get("remark") else ""
     facts = CardFacts(
         name=record["name"],
@@ -54,7 +58,7 @@ def render_record(record: Mapping[str, Any], plots: list[str], license: str | No
         train_counts=record["train_counts"],
         set_name="test",
         measured=released["test_after"],
-        results=f"On test images, which took no part in training or selection.{several}{remark}\n\n{table}",
+        results=f"On test images, which took no part in training or selection.{several}{remark}\n\n{table}\n\n{note}",
         plots=plots,
         digest=record["split_digest"],
         command=record["command"],

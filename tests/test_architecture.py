@@ -21,6 +21,7 @@ FLOORS = {
     "heads": 1,
     "labels": 1,
     "held_out": 3,
+    "intervals": 1,
     "list_files": 2,
     "long_tail": 2,
     "losses": 1,

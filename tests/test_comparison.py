@@ -3,17 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from selmix_hf.comparison import (
     GROUP_METRICS,
     KEY_METRICS,
     before_after_table,
+    interval_note,
     markdown_table,
     mean_and_sd,
     paired_bootstrap,
     seeds_table,
 )
 from selmix_hf.confusion import confusion_counts
+from selmix_hf.intervals import recall_intervals
 from selmix_hf.metrics import classification_metrics
 
 
@@ -41,23 +44,49 @@ def test_mean_and_sample_standard_deviation():
 
 def test_before_and_after():
     table = before_after_table([report(1)], [report(3)], per_class=True).splitlines()
-    assert [cell.strip() for cell in table[3].split("|")[1:-1]] == ["worst-class recall", "0.250", "0.750", "+0.500"]
-    assert [cell.strip() for cell in table[7].split("|")[1:-1]] == ["worst class", "dog", "dog", ""]
-    assert [line.split("|")[1].strip() for line in table[8:]] == ["recall of cat", "recall of dog"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+    assert rows[0] == ["", "before", "after", "95% interval", "change"]
+    low, high = binomtest(3, 4).proportion_ci(0.95, method="exact")  # its lower end is that of the worst class
+    assert rows[3] == ["worst-class recall", "0.250", "0.750", f"{low:.3f} to 0.997", "+0.500"]
+    assert high < 0.997
+    assert rows[7] == ["worst class", "dog", "dog", "", ""]
+    assert [row[0] for row in rows[8:]] == ["recall of cat", "recall of dog"]
+    ends = [end[1] for end in recall_intervals(np.array([[4, 0], [1, 3]]))]
+    assert rows[9][3] == "{:.3f} to {:.3f}".format(*ends)
+    assert [row[3] for row in rows[2:7] if row[0] != "worst-class recall"] == [""] * 4
 
 
 def test_before_and_after_over_seeds_with_intervals():
     intervals = dict.fromkeys(KEY_METRICS, (0.3, -0.1, 0.5))
     table = before_after_table([report(1)] * 2, [report(2), report(3)], intervals, per_class=True).splitlines()
     cells = [cell.strip() for cell in table[3].split("|")[1:-1]]
-    assert cells == ["worst-class recall", "0.250", "0.625 ± 0.177", "+0.375", "-0.100 to +0.500"]
+    ends = f"{report(2)['min_recall_low']:.3f} to {report(3)['min_recall_high']:.3f}"  # of the two seeds
+    assert cells == ["worst-class recall", "0.250", "0.625 ± 0.177", ends, "+0.375", "-0.100 to +0.500"]
     assert len({len(line) for line in table}) == 1
 
 
 def test_methods_over_seeds():
     table = seeds_table({"start": [report(1), report(1)], "SelMix": [report(2), report(3)]}).splitlines()
     assert len(table) == 4
-    assert "0.625 ± 0.177" in table[3]
+    ends = f"{report(2)['min_recall_low']:.3f} to {report(3)['min_recall_high']:.3f}"
+    assert [cell.strip() for cell in table[3].split("|")][3:5] == ["0.625 ± 0.177", ends]
+
+
+def test_a_report_without_intervals_is_shown_without_them():
+    old = {name: value for name, value in report(2).items() if "recall_" not in name}
+    table = before_after_table([old], [old], per_class=True).splitlines()
+    assert [cell.strip() for cell in table[3].split("|")[1:-1]] == [
+        "worst-class recall",
+        "0.500",
+        "0.500",
+        "",
+        "+0.000",
+    ]
+
+
+def test_the_note_tells_what_several_seeds_show():
+    assert "over the choice of test images" in interval_note("test images")
+    assert "lowest end to the highest" in interval_note("texts", 2) and "seed" not in interval_note("texts", 1)
 
 
 def test_the_bootstrap_of_equal_predictions_is_zero():

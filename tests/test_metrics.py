@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from transformers import EvalPrediction
 
-from selmix_hf import classification_metrics, evaluate_metric
+from selmix_hf import classification_metrics, evaluate_metric, min_recall_interval
 from selmix_hf.metrics import make_compute_metrics
 
 # 10, 5 and 20 samples; recalls .8, .4, .75
@@ -31,6 +32,9 @@ def test_by_hand():
     assert report["macro_f1"] == pytest.approx(sum(f1) / 3)
     assert report["smallest_coverage"] == pytest.approx(0.6)
     assert [report[f"recall/{name}"] for name in "abc"] == pytest.approx([0.8, 0.4, 0.75])
+    exact = binomtest(2, 5).proportion_ci(0.95 ** (1 / 3), method="exact")
+    assert (report["recall_low/b"], report["recall_high/b"]) == pytest.approx(tuple(exact))
+    assert (report["min_recall_low"], report["min_recall_high"]) == pytest.approx(min_recall_interval(COUNTS))
 
 
 def test_the_prior_changes_coverage_but_no_recall():
@@ -45,7 +49,7 @@ def test_head_and_tail():
     report = classification_metrics(COUNTS, train_counts=[100, 30, 5], tail_share=0.3, per_class=False)
     assert (report["head_recall"], report["tail_recall"]) == (pytest.approx(0.6), pytest.approx(0.75))
     assert report["min_head_tail_recall"] == pytest.approx(0.6)
-    assert not any(name.startswith("recall/") for name in report)
+    assert not any("/" in name for name in report) and report["min_recall_low"] < 0.4 < report["min_recall_high"]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def test_without_a_test_set_it_says_validation(run):
     card = card_of(run)
     run._evaluations = history
     assert "validation images, which steered the training" in card.text
+    assert "No interval is given" in card.text and "95%" not in card.text
     assert {result.dataset_split for result in card.data.eval_results} == {"validation"}
 
 
@@ -46,6 +47,9 @@ def test_numbers_are_the_measured_ones(run):
     row = next(line for line in card.text.splitlines() if line.startswith("| worst-class recall"))
     assert row.split("|")[3].strip() == f"{report['test_min_recall']:.3f}"
     assert row.split("|")[2].strip() == f"{run._evaluations[0]['test_min_recall']:.3f}"
+    ends = (report["test_min_recall_low"], report["test_min_recall_high"])
+    assert row.split("|")[4].strip() == "{:.3f} to {:.3f}".format(*ends)
+    assert card.text.count("The interval beside a recall is Clopper-Pearson's, over the choice of test images") == 1
     for words in (
         "recall of blue",
         "from 30 of red down to 4 of grey",
@@ -71,9 +75,9 @@ def test_of_many_classes_the_worst_are_shown_and_all_are_a_click_away():
 
 def test_the_samples_of_another_task_are_not_called_images(run):
     run.evaluate(tiny.images((6, 6, 6, 6), seed=2), metric_key_prefix="test")
-    assert card_of(run).text.count("images") == 5
+    assert card_of(run).text.count("images") == 6
     text = card_of(run, tasks="text-classification").text
-    assert "image" not in text and text.count("texts") == 5 and "{" not in text.split("## Limits")[1].split("##")[0]
+    assert "image" not in text and text.count("texts") == 6 and "{" not in text.split("## Limits")[1].split("##")[0]
     assert "training texts: 57 of 4 classes" in text and "On test texts, which took no part" in text
 
 

@@ -57,6 +57,20 @@ def test_another_set_is_named_in_the_title(tmp_path):
     assert "on the test set" in title and "worst 0.500 → 0.600" in title and "mean 0.625 → 0.633" in title
 
 
+@pytest.mark.parametrize("num_classes", [3, 60])
+def test_intervals_of_recalls(num_classes):
+    """Of both sides where there are bars, of the recalls after where there are points."""
+    recall, low, high = np.full(num_classes, 0.5), np.full(num_classes, 0.3), np.full(num_classes, 0.8)
+    names = [str(k) for k in range(num_classes)]
+    figure = plot_recalls(recall, recall, names, "the test set", [(low, high), (low, high)])
+    segments = [segment for lines in figure.axes[0].collections for segment in lines.get_segments()]
+    assert len(segments) == (6 if num_classes == 3 else 60)
+    assert all(segment[:, 1].tolist() == [0.3, 0.8] for segment in segments)
+    assert "95% intervals" in figure.axes[0].get_title()
+    plain = plot_recalls(recall, recall, names, "the gain set")
+    assert not plain.axes[0].collections and "95%" not in plain.axes[0].get_title()
+
+
 def test_the_colours_of_a_gain_are_centred_on_zero():
     figure = plot_matrix(torch.tensor([[2.0, -1.0], [0.0, 0.5]]), ["a", "b"], "G", "gain", signed=True)
     assert figure.axes[0].images[0].get_clim() == (-2.0, 2.0)

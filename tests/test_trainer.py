@@ -74,7 +74,8 @@ def test_evaluate_takes_raw_images_at_any_time(finished):
 def test_metric_names(finished):
     expected = "loss psi selection_score accuracy mean_recall min_recall worst_class g_mean h_mean macro_f1 "
     expected += "smallest_coverage head_recall tail_recall min_head_tail_recall medium_recall few_recall "
-    expected += "recall/red recall/green recall/blue recall/grey runtime samples_per_second steps_per_second"
+    expected += "min_recall_low min_recall_high runtime samples_per_second steps_per_second "
+    expected += " ".join(f"{kind}/{name}" for kind in ("recall", "recall_low", "recall_high") for name in tiny.NAMES)
     assert {f"test_{name}" for name in expected.split()} == finished.seen["after"].keys() - {"epoch"}
     worst = finished.seen["after"]["test_worst_class"]
     assert finished.seen["after"][f"test_recall/{worst}"] == finished.seen["after"]["test_min_recall"]

@@ -1,0 +1,92 @@
+"""How well so many samples know a recall: intervals for all classes and for the worst one, a bound for a chosen model.
+
+All are statements over the choice of samples, for models in whose making these samples had no part. Given the numbers
+of samples n_k, the hits of class k are binomial (n_k, r_k), and those of different classes are independent, as they
+come from different samples. docs/validation_size.md says what follows and what does not.
+
+Shape suffix: K classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaincinv
+
+
+def recall_intervals(counts: ArrayLike, confidence: float = 0.95) -> tuple[NDArray, NDArray]:
+    """Intervals of the recalls that hold for all classes at once, with at least this probability.
+
+    Clopper-Pearson, each class at confidence^(1/K) (Sidak): exact for independent classes, and never wider than
+    Bonferroni's.
+
+    Args:
+        counts: integers, K x K, rows true classes. A class without samples has the interval from 0 to 1.
+        confidence: between 0 and 1.
+
+    Returns:
+        the lower and the upper ends, shape K each.
+
+    Raises:
+        ValueError: counts that are no K x K integers, a confidence outside (0, 1).
+    """
+    hits_K, samples_K = _hits_and_samples(counts, confidence)
+    error = (1 - confidence ** (1 / len(hits_K))) / 2
+    return binomial_lower_bound(hits_K, samples_K, error), 1 - binomial_lower_bound(
+        samples_K - hits_K, samples_K, error
+    )
+
+
+def min_recall_interval(counts: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of the worst class's recall, whichever class that is; the arguments are those of
+    `recall_intervals`.
+
+    Each end is wrong with probability (1 - confidence) / 2 at most. The lower one: see `min_recall_lower_bound`. The
+    upper one is the smallest of K upper ends that hold at once: if all r_k are below theirs, so is the smallest.
+    """
+    hits_K, samples_K = _hits_and_samples(counts, confidence)
+    error = (1 - confidence) / 2
+    upper_K = 1 - binomial_lower_bound(samples_K - hits_K, samples_K, 1 - (1 - error) ** (1 / len(hits_K)))
+    return min_recall_lower_bound(counts, confidence=1 - error), float(upper_K.min())
+
+
+def min_recall_lower_bound(counts: ArrayLike, num_candidates: int = 1, confidence: float = 0.95) -> float:
+    """What the worst class's recall reaches at least, also of a model that was chosen from several on these samples.
+
+    The smallest of the classes' one-sided Clopper-Pearson bounds at error (1 - confidence) / num_candidates. It lies
+    above min_k r_k only if the bound of the class that is truly worst does: no correction for K. The candidates'
+    errors add up to 1 - confidence, so it holds for all of them at once, however one is chosen. They must not depend
+    on these samples.
+
+    Args:
+        counts: of the chosen model; integers, K x K, rows true classes.
+        num_candidates: among which it was chosen, the start included.
+        confidence: between 0 and 1.
+
+    Raises:
+        ValueError: counts that are no K x K integers, a confidence outside (0, 1), no candidate.
+    """
+    hits_K, samples_K = _hits_and_samples(counts, confidence)
+    if num_candidates < 1:
+        raise ValueError(f"num_candidates counts the models to choose from, at least 1; found {num_candidates}.")
+    return float(binomial_lower_bound(hits_K, samples_K, (1 - confidence) / num_candidates).min())
+
+
+def binomial_lower_bound(hits: NDArray, samples: NDArray, error: float) -> NDArray:
+    """Clopper and Pearson 1934: the rate at which so many hits or more have probability `error`; 0 without hits.
+
+    It lies above the true rate with probability `error` at most. The upper bound is 1 less that of the misses.
+    """
+    return np.where(hits > 0, betaincinv(np.maximum(hits, 1), samples - hits + 1, error), 0.0)
+
+
+def _hits_and_samples(counts: ArrayLike, confidence: float) -> tuple[NDArray, NDArray]:
+    counts_KK = np.asarray(counts)
+    if counts_KK.ndim != 2 or len(set(counts_KK.shape)) > 1 or not np.issubdtype(counts_KK.dtype, np.integer):
+        raise ValueError(
+            "counts must be the integers of a confusion matrix, K x K; found "
+            f"{counts_KK.dtype} of shape {counts_KK.shape}."
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, found {confidence}.")
+    return counts_KK.diagonal(), counts_KK.sum(1)

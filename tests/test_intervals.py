@@ -1,0 +1,155 @@
+"""Intervals of recalls against scipy's own and by simulation; a bound for the model that was chosen."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from benchmarks import validation_size
+from selmix_hf import min_recall_interval, min_recall_lower_bound, recall_intervals
+
+
+def counts_of(hits, samples):
+    """K x K counts with these hits; misses go to the next class."""
+    counts = np.diag(hits)
+    return counts + np.diag(np.subtract(samples, hits)) @ np.roll(np.eye(len(hits), dtype=int), 1, 1)
+
+
+@pytest.mark.parametrize(("hits", "samples"), [((7, 3), (20, 5)), ((0, 4), (6, 4)), ((1, 499), (1000, 500))])
+def test_each_class_has_the_exact_interval_at_its_share_of_the_confidence(hits, samples):
+    low, high = recall_intervals(counts_of(hits, samples), confidence=0.95**2)
+    exact = [binomtest(h, n).proportion_ci(0.95, method="exact") for h, n in zip(hits, samples, strict=True)]
+    assert low == pytest.approx([interval.low for interval in exact], abs=1e-12)
+    assert high == pytest.approx([interval.high for interval in exact], abs=1e-12)
+
+
+def test_one_class_and_torch():
+    counts = torch.tensor([[9]])
+    expected = binomtest(9, 9).proportion_ci(0.9, method="exact")
+    assert [end.item() for end in recall_intervals(counts, 0.9)] == pytest.approx([expected.low, 1.0])
+    assert min_recall_interval(counts, 0.9) == pytest.approx((expected.low, 1.0))
+
+
+def test_no_hits_all_hits_no_samples():
+    low, high = recall_intervals(counts_of([0, 10, 0], [10, 10, 0]))
+    assert (low[0], high[1], low[2], high[2]) == (0, 1, 0, 1)
+    assert high[0] == pytest.approx(1 - low[1]) and 0 < high[0] < 0.5
+    assert min_recall_interval(counts_of([0, 10, 0], [10, 10, 0]))[0] == 0
+
+
+@pytest.mark.parametrize("per_class", [20, 50])
+def test_a_thousand_small_classes(per_class):
+    hits = np.random.default_rng(0).binomial(per_class, 0.6, 1000)
+    low, high = recall_intervals(counts_of(hits, [per_class] * 1000))
+    assert np.all((0 <= low) & (low <= hits / per_class) & (hits / per_class <= high) & (high <= 1))
+    worst = min_recall_interval(counts_of(hits, [per_class] * 1000))
+    assert low.min() < worst[0] <= hits.min() / per_class <= worst[1]  # no correction for K below
+
+
+RECALLS = {  # the worst class is any, or one that stands apart
+    "equal": ([0.7] * 10, [30] * 10),
+    "one is worst": ([0.3, *[0.9] * 9], [30] * 10),
+    "small classes": ([0.5, 0.6, 0.9], [4, 9, 200]),
+}
+
+
+@pytest.mark.parametrize("case", RECALLS)
+def test_coverage(case):
+    """At least 95% of 4,000 draws (three standard errors are .010); the joint interval is not far too wide either."""
+    truth, samples = map(np.array, RECALLS[case])
+    random = np.random.default_rng(1)
+    draws = [counts_of(random.binomial(samples, truth), samples) for _ in range(4000)]
+    ends = [recall_intervals(counts) for counts in draws]
+    joint = np.mean([np.all((low <= truth) & (truth <= high)) for low, high in ends])
+    assert 0.94 <= joint <= 0.995
+    of_worst = np.array([min_recall_interval(counts) for counts in draws])
+    below, above = of_worst[:, 0] > truth.min(), of_worst[:, 1] < truth.min()
+    assert below.mean() <= 0.03 and above.mean() <= 0.03 and (below | above).mean() <= 0.055
+    if case == "one is worst":  # nothing is given away below
+        assert below.mean() >= 0.01
+
+
+def test_classes_that_are_taken_one_by_one_do_not_hold_at_once():
+    """What the correction is for: 95% intervals of fifty classes all hold in a minority of draws."""
+    random, truth, samples = np.random.default_rng(2), np.full(50, 0.7), np.full(50, 100)
+    held = {0.95: [], 0.95**50: []}  # the latter is .95 a class
+    for _ in range(500):
+        counts = counts_of(random.binomial(samples, truth), samples)
+        for confidence, results in held.items():
+            low, high = recall_intervals(counts, confidence)
+            results.append(np.all((low <= truth) & (truth <= high)))
+    assert np.mean(held[0.95]) >= 0.93
+    assert np.mean(held[0.95**50]) < 0.5
+
+
+def test_the_chosen_models_naive_bound_undercovers_and_the_bound_over_candidates_does_not():
+    """100 models, all with recalls (.6, .9, .95); the one with the best worst class on 100 samples a class is kept."""
+    truth, samples, candidates, draws = np.array([0.6, 0.9, 0.95]), np.full(3, 100), 100, 500
+    random = np.random.default_rng(3)
+    naive, bound = [], []
+    for _ in range(draws):
+        hits = random.binomial(samples, truth, (candidates, 3))
+        chosen = counts_of(hits[hits.min(1).argmax()], samples)
+        naive.append(min_recall_lower_bound(chosen) <= truth.min())
+        bound.append(min_recall_lower_bound(chosen, num_candidates=candidates) <= truth.min())
+    assert np.mean(naive) < 0.2
+    assert np.mean(bound) >= 0.95
+
+
+def test_the_bound_by_hand():
+    """k = 1 is the lower bound: error (1 - .95) / 10 on 12 hits of 20."""
+    counts = counts_of([19, 12], [20, 20])
+    expected = binomtest(12, 20, alternative="greater").proportion_ci(0.995, method="exact").low
+    assert min_recall_lower_bound(counts, num_candidates=10) == pytest.approx(expected)
+    bounds = [min_recall_lower_bound(counts, num_candidates=number) for number in (1, 10, 1000)]
+    assert bounds == sorted(bounds, reverse=True)
+    assert min_recall_lower_bound(counts, confidence=0.975) == pytest.approx(min_recall_interval(counts)[0])
+
+
+def test_the_widths_of_the_docs():
+    row = validation_size.width_table().splitlines()[-2].split("|")
+    exact = binomtest(250, 500).proportion_ci(0.95 ** (1 / 10), method="exact")
+    assert (row[1].strip(), row[3].strip()) == ("500", f"± {(exact.high - exact.low) / 2:.3f}")
+
+
+def test_the_samples_for_a_gain_are_the_fewest():
+    """From .65 to .75: the power of one class, by the binomial's tail at and just under the number."""
+    needed = validation_size.samples_needed(0.1, 1)
+    powers = []
+    for samples in (needed - 1, needed):
+        hits = [h for h in range(samples + 1) if binomtest(h, samples, 0.65, "greater").pvalue <= 0.05]
+        powers.append(binomtest(hits[0], samples, 0.75, "greater").pvalue)
+        bound = min_recall_lower_bound(counts_of([hits[0], samples], [samples, samples]))
+        assert bound >= 0.65 > min_recall_lower_bound(counts_of([hits[0] - 1, samples], [samples, samples]))
+    assert powers[0] < 0.8 <= powers[1]
+    assert needed < validation_size.samples_needed(0.1, 10) < validation_size.samples_needed(0.05, 10)
+
+
+def test_the_bound_over_candidates_in_the_docs_is_never_looser_than_hoeffdings():
+    rows = [line.split("|")[1:-1] for line in validation_size.selection_table().splitlines()[2:]]
+    assert all(float(row[-2].strip(" −")) < float(row[-1].strip(" −")) for row in rows)
+    counts = counts_of([70, 99], [100, 100])
+    assert f"− {0.7 - min_recall_lower_bound(counts, num_candidates=200):.3f}" == rows[2][3].strip()
+
+
+def test_the_optimism_of_a_recorded_run_by_hand():
+    numbers = [(0.5, 0.52, 0.7, 0.6), (0.5, 0.52, 0.6, 0.6)]
+    runs = [
+        {"validation_before": {"eval_min_recall": a}, "test_before": {"min_recall": b}}
+        | {"validation_after": {"eval_min_recall": c}, "test_after": {"min_recall": d}}
+        for a, b, c, d in numbers
+    ]
+    row = validation_size.optimism_table([{"name": "run", "runs": runs}]).splitlines()[-1]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells == ["run", "−0.020", "0.650 ± 0.071", "0.600", "0.050 ± 0.071"]
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="counts must be the integers of a confusion matrix, K x K; found float64"):
+        recall_intervals([[0.5, 0.5], [0.1, 0.9]])
+    with pytest.raises(ValueError, match=r"found int64 of shape \(2, 3\)"):
+        min_recall_interval(np.ones((2, 3), int))
+    with pytest.raises(ValueError, match="confidence must lie between 0 and 1, found 95"):
+        recall_intervals(np.eye(2, dtype=int), confidence=95)
+    with pytest.raises(ValueError, match="num_candidates counts the models to choose from, at least 1; found 0"):
+        min_recall_lower_bound(np.eye(2, dtype=int), num_candidates=0)
