@@ -17,8 +17,8 @@ from scipy.special import betaincinv
 def recall_intervals(counts: ArrayLike, confidence: float = 0.95) -> tuple[NDArray, NDArray]:
     """Intervals of the recalls that hold for all classes at once, with at least this probability.
 
-    Clopper-Pearson, each class at confidence^(1/K) (Sidak): exact for independent classes, and never wider than
-    Bonferroni's.
+    Clopper-Pearson, each class at confidence^(1/K) (Sidak): K independent classes hold together with the product of
+    these, and no interval is wider than Bonferroni's.
 
     Args:
         counts: integers, K x K, rows true classes. A class without samples has the interval from 0 to 1.
@@ -32,9 +32,8 @@ def recall_intervals(counts: ArrayLike, confidence: float = 0.95) -> tuple[NDArr
     """
     hits_K, samples_K = _hits_and_samples(counts, confidence)
     error = (1 - confidence ** (1 / len(hits_K))) / 2
-    return binomial_lower_bound(hits_K, samples_K, error), 1 - binomial_lower_bound(
-        samples_K - hits_K, samples_K, error
-    )
+    upper_K = 1 - binomial_lower_bound(samples_K - hits_K, samples_K, error)
+    return binomial_lower_bound(hits_K, samples_K, error), upper_K
 
 
 def min_recall_interval(counts: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:

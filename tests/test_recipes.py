@@ -96,6 +96,7 @@ def test_cifar10_lt_frozen(images, checkpoint, tmp_path, capsys):
         "| worst-class recall",
         "95% interval",
         "recall of truck",
+        "The interval beside a recall is Clopper-Pearson's, over the choice of test images",
         "40 test images",
         "validation: mean recall",
     ):
@@ -111,6 +112,8 @@ def test_cifar10_lt_frozen(images, checkpoint, tmp_path, capsys):
     assert run["kept_step"] in (0, 2, 4)
     for part in ("test_before", "test_after"):
         assert 0 <= run[part]["min_recall"] <= run[part]["mean_recall"] <= 1
+        assert run[part]["min_recall_low"] <= run[part]["min_recall"] <= run[part]["min_recall_high"]
+        assert {f"recall_{end}/{name}" for end in ("low", "high") for name in CLASSES} <= run[part].keys()
     assert {"eval_min_recall", "eval_psi"} <= run["validation_before"].keys() & run["validation_after"].keys()
     assert saved["settings"]["constraints"] == {"coverage": 0.95}
     difference = run["test_after"]["mean_recall"] - run["test_before"]["mean_recall"]
