@@ -28,7 +28,7 @@ BLOCKS = (2, 4, 8, 16)
 LEVELS = 2  # m
 LABEL_SMOOTHNESS, DATA_SMOOTHNESS, PRIOR, TRANSPORT_COST = 1.2, 0.5, 0.2, 0.8  # beta, gamma, eta, xi
 _STRIP = 4  # pixels
-_IMPOSSIBLE = 1e4  # of a share whose prior is zero: beyond all that saliency can weigh
+_IMPOSSIBLE = 1e4  # minus the logarithm of 0: beyond all that saliency can weigh, and finite
 _ITERATIONS = 100
 _THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _ROUNDING = 1e-7
@@ -190,8 +190,8 @@ def mask_energy(
     draws_L = torch.arange(LEVELS + 1, device=coefficient.device, dtype=torch.float32)
     ways_L = draws_L.new_tensor([math.comb(LEVELS, k) for k in range(LEVELS + 1)])
     share_B1 = coefficient.float()[:, None]
-    log_p_BL = ways_L.log() + torch.xlogy(draws_L, share_B1) + torch.xlogy(LEVELS - draws_L, 1 - share_B1)
-    prior_BL = -PRIOR / n**2 * log_p_BL.clamp(min=-_IMPOSSIBLE)
+    of_first_B1, of_second_B1 = (share.log().clamp(min=-_IMPOSSIBLE) for share in (share_B1, 1 - share_B1))
+    prior_BL = -PRIOR / n**2 * (ways_L.log() + draws_L * of_first_B1 + (LEVELS - draws_L) * of_second_B1)
     z_L11 = (draws_L / LEVELS)[:, None, None]
     unary_BLnn = z_L11 * linear_Bnn[:, None] + z_L11**2 * square_Bnn[:, None] + prior_BL[..., None, None]
     return unary_BLnn, products[0], products[1]
