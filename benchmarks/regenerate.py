@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import defaults, frozen, gain, network, pairs, reuse, semi_supervised, starts, startup
+from benchmarks import defaults, frozen, gain, mixing, network, pairs, reuse, semi_supervised, starts, startup
 from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd, seeds_table
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
@@ -113,6 +113,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "pairs": lambda: pairs.table(read(RECORDED / "pairs.json")["rows"]),
         "frozen": lambda: frozen.table(read(RECORDED / "frozen.json")),
         "network": lambda: network.table(read(RECORDED / "network.json")),
+        "mixing": lambda: short(mixing.table(read(RECORDED / "mixing.json"))),
         "k1000_miniature": lambda: timing_table("miniature"),
         "k1000_sample": lambda: timing_table("sample"),
         "reuse": lambda: short(reuse.table(read(RECORDED / "reuse.json"))),

@@ -55,7 +55,8 @@ class SelMixConfig(TrainingArguments):
         constraint_tolerance: largest violation, in relative coverage, of a feasible checkpoint.
         freeze_backbone: train the head alone, on pooled features computed once.
         reuse_samples: let a sample serve as first one of a pair and as second one of another in its batch, wherever
-            the drawn classes allow it, which saves up to half of the backbone's work; see `sampling.reuse_samples`.
+            the drawn classes allow it, which saves up to half of the backbone's work (of loading alone, where images
+            are mixed); see `sampling.reuse_samples`.
             The pairs then depend on how a step's pairs are cut into batches.
         feature_views: with `freeze_backbone`, how many (augmented) views of each training image are stored; views
             beyond the first need a `train_transform` that is random.
