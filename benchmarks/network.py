@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-def trainer(options: argparse.Namespace, selmix: bool, batch: int) -> Trainer:
+def trainer(options: argparse.Namespace, selmix: bool, batch: int, **of_selmix: Any) -> Trainer:
     torch.manual_seed(0)
     config = TimmWrapperConfig(architecture=options.architecture, num_labels=NUM_CLASSES)
     model = TimmWrapperForImageClassification(config)
@@ -90,17 +91,18 @@ def trainer(options: argparse.Namespace, selmix: bool, batch: int) -> Trainer:
         refresh_steps=options.steps,
         load_best_model_at_end=False,
         freeze_backbone=False,
+        **of_selmix,
     )
     return SelMixTrainer(model, args, train_dataset=train, gain_dataset=gain, data_collator=collate)
 
 
-def seconds_a_step(run: Trainer) -> float:
+def seconds_a_step(run: Trainer, clock: Callable[[], float] = time.perf_counter) -> float:
     """From the begin of the second to that of the last: without the refresh and whatever else comes before."""
     moments: list[float] = []
     step = run.training_step
 
     def timed(*args: Any, **kwargs: Any) -> Any:
-        moments.append(time.perf_counter())
+        moments.append(clock())
         return step(*args, **kwargs)
 
     run.training_step = timed  # type: ignore[method-assign]

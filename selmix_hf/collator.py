@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -126,15 +127,22 @@ class SelMixCollator:
         eval_collator: for examples that are not pairs.
         reuse: whether a sample that the batch holds twice, under the same seed, is one row of the inputs; the batch
             then has "mixing_index" (2B): the rows of the first samples, then those of the second ones.
+        for_inputs: whether the batch has what mixing before the model needs: "mixing_uniform" (B x 2), numbers in
+            [0, 1) that the seeds of a pair fix, and "second_labels" (B), the classes that the second samples were
+            drawn as.
 
     A batch of B pairs has 2B rows in every input, first samples before second ones; "labels" (B), those of the first
     samples; "mixing_coefficient" (B), the share of the first sample.
     """
 
     def __init__(
-        self, collator: Collator | ImageCollator, eval_collator: Collator | None = None, reuse: bool = False
+        self,
+        collator: Collator | ImageCollator,
+        eval_collator: Collator | None = None,
+        reuse: bool = False,
+        for_inputs: bool = False,
     ) -> None:
-        self.collator, self.reuse = collator, reuse
+        self.collator, self.reuse, self.for_inputs = collator, reuse, for_inputs
         self.eval_collator = eval_collator or collator
         self.augments = getattr(collator, "transform", None) is not None
 
@@ -160,6 +168,10 @@ class SelMixCollator:
         if self.reuse:
             batch["mixing_index"] = torch.tensor(index)
         batch["mixing_coefficient"] = torch.tensor([pair.coefficient for pair in pairs], dtype=torch.float32)
+        if self.for_inputs:
+            uniform = [np.random.default_rng([pair.first_seed, pair.second_seed]).random(2) for pair in pairs]
+            batch["mixing_uniform"] = torch.tensor(np.stack(uniform), dtype=torch.float32)
+            batch["second_labels"] = torch.tensor([pair.second_class for pair in pairs])
         return batch
 
     def _seeded(self, samples: list[Any], seeds: list[int]) -> dict[str, Any]:

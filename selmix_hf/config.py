@@ -12,6 +12,7 @@ from typing import Any, cast
 from transformers import TrainingArguments
 from transformers.utils import logging
 
+from selmix_hf.mixing import MIXING
 from selmix_hf.objectives import Objective, get_objective
 from selmix_hf.pair_distribution import check_policy
 
@@ -58,7 +59,8 @@ class SelMixConfig(TrainingArguments):
         constraint_tolerance: largest violation, in relative coverage, of a feasible checkpoint.
         freeze_backbone: train the head alone, on pooled features computed once.
         reuse_samples: let a sample serve as first one of a pair and as second one of another in its batch, wherever
-            the drawn classes allow it, which saves up to half of the backbone's work; see `sampling.reuse_samples`.
+            the drawn classes allow it, which saves up to half of the backbone's work (of loading alone, where images
+            are mixed); see `sampling.reuse_samples`.
             The pairs then depend on how a step's pairs are cut into batches.
         feature_views: with `freeze_backbone`, how many (augmented) views of each training image are stored; views
             beyond the first need a `train_transform` that is random.
@@ -75,7 +77,13 @@ class SelMixConfig(TrainingArguments):
         inverse_temperature: s of softmax(s G), or "auto": chosen for `target_share`.
         target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Between .3 and .8
             little differed beyond the noise at K = 10; docs/defaults.md.
-        beta_min: the mixing coefficient is uniform on [beta_min, 1]; the paper's 0.6. Below 0.4 there is a warning.
+        mixing: how two samples become one. "feature" mixes what enters the head, as the paper does. "input" (mixup),
+            "cutmix" and "puzzlemix" mix images before the model, which then is trained on one image a pair;
+            "puzzlemix" also looks at both for their saliency. The label stays the first sample's. Gains are worked
+            out for features at the mean coefficient: for images they are an approximation. With a frozen backbone
+            "feature", or a function given as `SelMixTrainer(mixing=...)`.
+        beta_min: the mixing coefficient is uniform on [beta_min, 1]; the paper's 0.6. Below 0.4 there is a
+            warning. The share of the first image that "cutmix" and "puzzlemix" really leave is logged as `mixed_share`.
         gain_quadrature: take the gain's expectation over the mixing coefficient instead of the gain at its mean.
         pseudo_label_steps: with an `unlabeled_dataset`, optimizer steps between two looks at it, a multiple of
             `refresh_steps`; default `refresh_steps` with a frozen backbone, and ten times that otherwise.
@@ -109,6 +117,7 @@ class SelMixConfig(TrainingArguments):
     pair_sampling: str = field(default="selmix", metadata={"help": "'selmix', 'uniform' or 'greedy'."})
     inverse_temperature: str = field(default="auto", metadata={"help": "s of softmax(s G), or 'auto'."})
     target_share: float = field(default=0.5, metadata={"help": "Effective share of the positive pairs."})
+    mixing: str = field(default="feature", metadata={"help": "'feature', 'input', 'cutmix' or 'puzzlemix'."})
     beta_min: float = field(default=0.6, metadata={"help": "Mixing coefficients are uniform on [beta_min, 1]."})
     gain_quadrature: bool = field(default=False, metadata={"help": "Average the gain over the coefficient."})
     pseudo_label_steps: int = field(default=0, metadata={"help": "0: refresh_steps frozen, else ten times that."})
@@ -242,6 +251,17 @@ class SelMixConfig(TrainingArguments):
             raise ValueError(f"tail_share must lie between 0 and 1, found {self.tail_share}.")
         self.make_objective(class_counts=[1, 1])
         check_policy(self.pair_sampling, self.temperature, self.target_share)
+        if not isinstance(self.mixing, str) or self.mixing not in MIXING:
+            raise ValueError(
+                f"mixing must be one of {', '.join(MIXING)}, found {self.mixing!r}: a function of your own goes to "
+                "SelMixTrainer(mixing=...)."
+            )
+        if self.mixing != "feature" and self.freeze_backbone:
+            raise ValueError(
+                f"mixing={self.mixing!r} makes new images, but freeze_backbone=True trains on stored features of "
+                "unmixed ones. To train the head alone through mixed images, leave freeze_backbone False and call "
+                "requires_grad_(False) on the backbone."
+            )
         if not 0 <= self.beta_min <= 1:
             raise ValueError(
                 f"beta_min must lie in [0, 1], found {self.beta_min}: it is the least share of x1 in a mix."

@@ -257,7 +257,7 @@ def find_head(
     """
     model = getattr(model, "_orig_mod", model)
     wanted = None if head_name is None else [head_name] if isinstance(head_name, str) else list(head_name)
-    with _undisturbed(model):
+    with undisturbed(model):
         record = _record(model, inputs, wanted)
         problems: list[str] = []
         for layers in _proposals(record, wanted):
@@ -485,7 +485,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Without gradients; afterwards training flags, buffers and torch's random state are what they were."""
     flags = [(module, module.training) for module in model.modules()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

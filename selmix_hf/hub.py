@@ -94,5 +94,9 @@ class HubTrainer(PushingTrainer):
             self.train_counts,
             self._evaluations,
             self._step_of_weights(),
-            **{"num_unlabeled": len(getattr(self, "unlabeled_dataset", None) or ()), **kwargs},
+            **{
+                "num_unlabeled": len(getattr(self, "unlabeled_dataset", None) or ()),
+                "mixing": getattr(getattr(self, "_mixer", None), "name", None),
+                **kwargs,
+            },
         ).save(folder / "README.md")

@@ -85,6 +85,7 @@ def render(
     remark: str = "",
     command: str | None = None,
     num_unlabeled: int = 0,
+    mixing: str | None = None,
 ) -> ModelCard:
     """The card, with model-index metadata.
 
@@ -97,6 +98,7 @@ def render(
         split_digest: sha256 that fixes the splits; default is that of split.json in output_dir.
         remark: a sentence beside the results.
         num_unlabeled: unlabelled samples that took part.
+        mixing: its name, where that is not the one in `args`.
         command: that made the model; default is this process's own, without the values of token options.
     """
     prefix, before, after = reports_in(evaluations, kept_step)
@@ -112,7 +114,7 @@ def render(
         base_id=hub_id(base),
         task=task,
         objective=objective,
-        settings=args.to_dict(),
+        settings=args.to_dict() | ({} if mixing is None else {"mixing": mixing}),
         class_names=class_names,
         train_counts=train_counts.tolist(),
         set_name={"test": "test", "eval": "validation"}[prefix],

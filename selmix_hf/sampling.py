@@ -24,13 +24,15 @@ _AT_ONCE = 2**18  # pairs of classes, so that what is in between stays in the pr
 
 
 class Pair(NamedTuple):
-    """One draw: sample `first` keeps its label, and the mix is coefficient * first + (1 - coefficient) * second."""
+    """One draw: sample `first` keeps its label, and the mix is coefficient * first + (1 - coefficient) * second, which
+    was drawn as one of `second_class`."""
 
     first: int
     second: int
     coefficient: float
     first_seed: int
     second_seed: int
+    second_class: int = -1
 
 
 class PairExample(NamedTuple):
@@ -180,7 +182,7 @@ class PairSampler(Sampler[Pair]):
             taken_M = reuse_samples(classes_M2, self.reuse_within)
             known_M = taken_M >= 0
             second_M[known_M], seeds_2M[1][known_M] = first_M[taken_M[known_M]], seeds_2M[0][taken_M[known_M]]
-        return first_M, second_M, coefficient_M, seeds_2M[0], seeds_2M[1]
+        return first_M, second_M, coefficient_M, seeds_2M[0], seeds_2M[1], classes_M2[:, 1]
 
 
 def reuse_samples(classes: NDArray[np.int64], batch_size: int) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +28,7 @@ from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, head_alon
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import GainWatch, require_finite, require_finite_weights, say_if_never_feasible
+from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
 from selmix_hf.labels import checked_labels
 from selmix_hf.metrics import refresh_report
 from selmix_hf.objectives import Objective
@@ -48,6 +49,10 @@ class SelMixTrainer(PseudoLabelTrainer):
         gain_dataset: validation set that steers the gains; every class must be in it, balance is not needed.
         eval_dataset: for monitoring and for choosing the checkpoint; default `gain_dataset`, and the log says so.
         objective: overrides `args.objective`: a name, a callable psi(C), or an `objectives.Objective`.
+        mixing: overrides `args.mixing`: a function (first, second, coefficient) -> mixed, or (mixed, share of the
+            first), of tensors B x ..., B x ... and B: the floating-point inputs of the model, or with a frozen
+            backbone the stored features, B x D. What it draws is its own affair: resume is exact where it draws from
+            torch's global generator, any number of processes gives the same only where it draws nothing.
         train_transform, eval_transform: image (PIL, RGB) -> tensor; default is what `processing_class` does.
         processing_class: image processor, tokenizer, ...; saved with the model.
         data_collator: batches raw examples into model inputs with "labels", for data that are not PIL images.
@@ -90,6 +95,7 @@ class SelMixTrainer(PseudoLabelTrainer):
         *,
         gain_dataset: Any = None,
         objective: str | Callable[[Tensor], Tensor] | Objective | None = None,
+        mixing: Mixing | None = None,
         train_transform: Callable | None = None,
         eval_transform: Callable | None = None,
         head_name: str | None = None,
@@ -104,6 +110,8 @@ class SelMixTrainer(PseudoLabelTrainer):
         checks.check_model_and_args(model, args, processing_class)
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
         checks.check_unlabeled(unlabeled_dataset, teacher, unlabeled_labels, args)
+        if mixing is not None and not callable(mixing):
+            raise TypeError(f"mixing must be a function here, found {mixing!r}: names go to SelMixConfig(mixing=...).")
         if teacher is not None and teacher is model:
             raise ValueError("teacher is the model itself, which gives the pseudo-labels anyway: leave it out.")
         column = self.label_column = checks.label_column_of(train_dataset, label_column)
@@ -116,6 +124,7 @@ class SelMixTrainer(PseudoLabelTrainer):
                 default_collator(train_dataset, processing_class, data_collator, train_transform, column),
                 default_collator(gain_dataset, processing_class, data_collator, eval_transform, column),
                 args.reuse_samples,
+                for_inputs=mixing is None and args.mixing != "feature",
             ),
             train_dataset=train_dataset,
             eval_dataset=gain_dataset if eval_dataset is None else eval_dataset,
@@ -134,6 +143,10 @@ class SelMixTrainer(PseudoLabelTrainer):
             probe_batch(self.unlabeled_dataset, self.data_collator.eval_collator, "unlabeled_dataset")
         self.teacher = prepared_teacher(teacher, args.device)
         self.head = find_head(self.model, probe, head_name=head_name)
+        self._mixer: InputMixer | None = None
+        if mixing is not None or args.mixing != "feature":
+            self._mixer = InputMixer(args.mixing if mixing is None else mixing, self.model)
+            self._mixer.check(self._mixed_inputs())
         known = self.model, train_dataset, self.label_column, self.head.num_classes
         self.class_names = distinct_names(checks.resolve_class_names(*known))
         self._train_labels = self._labels_of(train_dataset, "train_dataset")
@@ -263,11 +276,16 @@ class SelMixTrainer(PseudoLabelTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         inputs = dict(inputs)
-        coefficient, index = inputs.pop("mixing_coefficient", None), inputs.pop("mixing_index", None)
-        labels = inputs.pop("labels")
+        drawn = {name: inputs.pop(name) for name in DRAWN if name in inputs}
+        coefficient, labels = drawn.get("mixing_coefficient"), inputs.pop("labels")
         if coefficient is not None and not self.args.freeze_backbone:
             freeze_batch_norm(model)
-        with nullcontext() if coefficient is None else self.head.mix(coefficient, index):
+        at_head: AbstractContextManager = nullcontext()
+        if coefficient is not None and self._mixer is not None:
+            inputs = self._mixer(inputs, labels, drawn)
+        elif coefficient is not None:
+            at_head = self.head.mix(coefficient, drawn.get("mixing_index"))
+        with at_head:
             logits = logits_of(model(**inputs))
         outputs = None
         if return_outputs or self.compute_loss_func is not None:
@@ -297,6 +315,13 @@ class SelMixTrainer(PseudoLabelTrainer):
             self.optimizer = cls(groups, **options)
         return self.optimizer
 
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; beside the loss, where inputs are mixed, the mean share of the first samples."""
+        if self._mixer is not None and "loss" in logs:
+            share = torch.tensor([self._mixer.mean_share()], device=self.args.device)
+            logs = {**logs, "mixed_share": float(self.accelerator.gather(share).mean())}
+        super().log(logs, *args, **kwargs)
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0 if FEATURES in inputs else super().floating_point_ops(inputs)
 
@@ -323,10 +348,18 @@ class SelMixTrainer(PseudoLabelTrainer):
 
     # --- small things --------------------------------------------------------------------------------------------
 
+    def _mixed_inputs(self) -> dict[str, Any]:
+        """Two samples of what the mixing takes."""
+        if self.args.freeze_backbone:
+            return {FEATURES: torch.zeros(2, self.head.num_features, device=self.args.device)}
+        batch = probe_batch(self.train_dataset, self.data_collator.collator, "train_dataset")
+        return dict(self._prepare_inputs(batch))
+
     def _geometry(self) -> dict[str, Any]:
         """What fixes where periods begin, what is drawn in them and what for."""
         pairs = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         kept = {name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone")}
+        kept["mixing"] = "feature" if self._mixer is None else self._mixer.name
         kept["reuse_samples"] = self.args.reuse_samples and self._train_batch_size  # within a batch of a process
         kept["unlabeled"] = 0 if self.unlabeled_dataset is None else len(self.unlabeled_dataset)
         if self.unlabeled_dataset is not None:

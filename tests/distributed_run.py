@@ -23,6 +23,8 @@ CASES = {
     "features on disks of two nodes": ("convnext", {"freeze_backbone": True}),
     "unlabelled, ema": ("resnet", {"pseudo_label_source": "ema", "ema_decay": 0.5, "pseudo_label_steps": 4}),
     "augmented, unlabelled and frozen": ("convnext", {"freeze_backbone": True, "feature_views": 2}),
+    "augmented cutmix": ("convnext", {"mixing": "cutmix"}),
+    "unlabelled puzzlemix": ("resnet", {"mixing": "puzzlemix", "pseudo_label_steps": 4}),
 }
 
 

@@ -18,6 +18,8 @@ PACKAGE = Path(selmix_hf.__file__).parent
 FLOORS = {
     "confusion": 1,
     "mixing": 1,
+    "puzzlemix": 1,
+    "input_mixing": 4,
     "heads": 1,
     "labels": 1,
     "held_out": 3,

@@ -164,6 +164,16 @@ def test_imagenet_frozen(images, checkpoint, tmp_path, capsys):
     assert f"split: digest `{saved['split_digest']}`" in card and f"hardware: {saved['hardware']}" in card
 
 
+@pytest.mark.parametrize("mixing", ["input", "cutmix", "puzzlemix"])
+def test_mixing_is_an_option_of_every_recipe(mixing, images, checkpoint, tmp_path):
+    results = places_lt.main(options(checkpoint, tmp_path, "--image_root", images, "--mixing", mixing))
+    assert results["settings"]["mixing"] == mixing and results["runs"][0]["test_after"]["mean_recall"] >= 0
+    assert f"'mixing': '{mixing}'" in (tmp_path / "README.md").read_text()
+    with pytest.raises(SystemExit, match="freeze_backbone=True trains on stored features"):
+        frozen = ["--freeze_backbone", "--mixing", mixing]
+        places_lt.main(options(checkpoint, tmp_path / "frozen", "--image_root", images, *frozen))
+
+
 def test_imagenet_made_long_tailed_from_parquet(cifar100, checkpoint, tmp_path):
     """The way without lists, where the test labels are withheld."""
     shutil.copy(cifar100 / "train.parquet", tmp_path)

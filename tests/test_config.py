@@ -135,6 +135,12 @@ def test_a_class_prior_of_ones_own(given):
         ({"class_prior": "uniform"}, "class_prior must be 'validation', 'balanced'"),
         ({"fsdp": "full_shard"}, "fsdp is not supported: the gain needs the head's whole weights"),
         ({"deepspeed": "zero3.json"}, "deepspeed is not supported"),
+        ({"mixing": "mixup"}, "mixing must be one of feature, input, cutmix, puzzlemix, found 'mixup'"),
+        ({"mixing": len}, r"found <built-in .*: a function of your own goes to SelMixTrainer\(mixing="),
+        (
+            {"mixing": "cutmix", "freeze_backbone": True},
+            r"mixing='cutmix' makes new images, but freeze_backbone=True .*requires_grad_\(False\) on the backbone",
+        ),
         ({"beta_min": 1.2}, r"beta_min must lie in \[0, 1\], found 1.2"),
         ({"beta_min": -0.1}, "beta_min must lie in"),
         ({"pair_sampling": "best"}, "pair_sampling must be one of selmix, uniform, greedy, found 'best'"),

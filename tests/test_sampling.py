@@ -404,7 +404,7 @@ def test_reuse_leaves_the_samples_of_a_pair_uniform_and_independent():
     index = ClassIndex([0] * 4 + [1] * 4, 2)
     probability = torch.tensor([[0.1, 0.4], [0.4, 0.1]])
     sampler = PairSampler(index, index, lambda: probability, num_pairs=64_000, seed=1, reuse_within=8)
-    first, second, _, first_seeds, second_seeds = sampler.draw()
+    first, second, _, first_seeds, second_seeds, _ = sampler.draw()
     reused = np.isin(second_seeds, first_seeds)
     assert 0.5 < reused.mean() < 1
     for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):

@@ -46,6 +46,20 @@ CASES = {
     ),
     "head dropout, frozen": (("test_vit", {"drop_rate": 0.3}), {"freeze_backbone": True}),
     "memory of the multipliers": ("resnet", {"min_memory": 0.5, "constraints": {"coverage": 0.95}}),
+    "cutmix": (
+        "convnext",
+        {"mixing": "cutmix", "train_transform": tiny.random_view, "eval_transform": tiny.to_tensor},
+    ),
+    "puzzlemix": (("vit", VIT_DROPOUT), {"mixing": "puzzlemix"}),
+    "input, reused, accumulation": (
+        "resnet",
+        {
+            "mixing": "input",
+            "reuse_samples": True,
+            "gradient_accumulation_steps": 2,
+            "per_device_train_batch_size": 4,
+        },
+    ),
     "adam": ("resnet", {"optim": "adamw_torch", "learning_rate": 0.01, "lr_scheduler_type": "cosine"}),
 }
 
@@ -82,7 +96,9 @@ def test_a_resumed_run_is_bitwise_the_same(case, tmp_path):
         check_resumed(whole, tmp_path, case, step)
 
 
-@pytest.mark.parametrize("case", ["plain", "frozen", "vit, dropout", "augmentation, workers", "accumulation"])
+@pytest.mark.parametrize(
+    "case", ["plain", "frozen", "vit, dropout", "augmentation, workers", "accumulation", "cutmix", "puzzlemix"]
+)
 def test_a_run_resumed_at_a_boundary_is_bitwise_the_same(case, tmp_path):
     options = {"save_steps": 4, "eval_steps": 4}
     whole = run_of(tmp_path / "whole", case, **options)

@@ -147,6 +147,8 @@ def trainer(folder: str | Path, kind: Any = "resnet", **options: Any) -> SelMixT
     own += ("eval_transform", "compute_metrics", "compute_loss_func", "callbacks", "data_collator", "head_name")
     own += ("label_column", "optimizers", "unlabeled_dataset", "unlabeled_labels", "teacher")
     given = {name: options.pop(name) for name in own if name in options}
+    if callable(options.get("mixing")):  # names go to the config
+        given["mixing"] = options.pop("mixing")
     made = model(kind) if isinstance(kind, str) else kind
     if "eval_transform" not in given and "data_collator" not in given:
         given.setdefault("processing_class", processor(made))
