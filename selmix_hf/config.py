@@ -83,7 +83,7 @@ class SelMixConfig(TrainingArguments):
             out for features at the mean coefficient: for images they are an approximation. With a frozen backbone
             "feature", or a function given as `SelMixTrainer(mixing=...)`.
         beta_min: the mixing coefficient is uniform on [beta_min, 1]; the paper's 0.6. Below 0.4 there is a
-            warning. The share of the first image that "cutmix" and "puzzlemix" really leave is logged as `mixed_share`.
+            warning. The share of the first image that "cutmix" and "puzzlemix" really leave is logged: `mixed_share`.
         gain_quadrature: take the gain's expectation over the mixing coefficient instead of the gain at its mean.
         pseudo_label_steps: with an `unlabeled_dataset`, optimizer steps between two looks at it, a multiple of
             `refresh_steps`; default `refresh_steps` with a frozen backbone, and ten times that otherwise.
