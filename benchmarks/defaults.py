@@ -53,7 +53,7 @@ class Options:
     min_memory: float = SelMixConfig.min_memory
     constraint_rate: float = SelMixConfig.constraint_rate
     beta_min: float = SelMixConfig.beta_min
-    gain_quadrature: bool = SelMixConfig.gain_quadrature
+    gain_quadrature: bool = False  # the gain's expectation over beta instead of the gain at its mean
     average: float = 0.0  # of the heads of so large a last part of the steps; 0: the last head
     class_bias: bool = False  # at the end, chosen on the samples that steer
 

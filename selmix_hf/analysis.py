@@ -25,6 +25,7 @@ from selmix_hf.confusion import confusion_counts
 from selmix_hf.feature_cache import FeatureCache
 from selmix_hf.labels import class_labels
 from selmix_hf.losses import LogitAdjustedLoss
+from selmix_hf.mixing import MIXING
 from selmix_hf.trainer import SelMixTrainer
 
 MEASURED = ("psi", "mean_recall", "min_recall", "h_mean", "smallest_coverage")
@@ -256,8 +257,8 @@ def studies(whole_network: dict[str, Any]) -> dict[str, Settings]:
         yield Setting("trained", None, whole)
 
     def mixings(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
-        for name in ("feature", "input", "cutmix", "puzzlemix"):
-            yield Setting(name, None, whole | {"mixing": name})
+        for name in MIXING:
+            yield Setting(name, None, whole if name == "feature" else whole | {"mixing": name})
 
     return {
         "pair_sampling": _options("pair_sampling", ("selmix", "uniform", "greedy")),

@@ -25,7 +25,7 @@ _PSEUDO_LABELS = ("pseudo_label_threshold", "pseudo_label_share", "ema_decay")
 _NUMBERS = (*_NOT_NEGATIVE, *_PSEUDO_LABELS, "tail_share", "target_share", "beta_min", "min_memory")
 _BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _COUNTS = ("refresh_steps", "pseudo_label_steps", "feature_views", "max_steps", *_BATCHES)
-_SWITCHES = ("freeze_backbone", "reuse_samples", "gain_quadrature")
+_SWITCHES = ("freeze_backbone", "reuse_samples")
 
 
 @dataclass
@@ -84,7 +84,6 @@ class SelMixConfig(TrainingArguments):
             "feature", or a function given as `SelMixTrainer(mixing=...)`.
         beta_min: the mixing coefficient is uniform on [beta_min, 1]; the paper's 0.6. Below 0.4 there is a
             warning. The share of the first image that "cutmix" and "puzzlemix" really leave is logged: `mixed_share`.
-        gain_quadrature: take the gain's expectation over the mixing coefficient instead of the gain at its mean.
         pseudo_label_steps: with an `unlabeled_dataset`, optimizer steps between two looks at it, a multiple of
             `refresh_steps`; default `refresh_steps` with a frozen backbone, and ten times that otherwise.
         pseudo_label_source: "model"; "ema", the exponential moving average of the trained weights; or "oracle", the
@@ -119,7 +118,6 @@ class SelMixConfig(TrainingArguments):
     target_share: float = field(default=0.5, metadata={"help": "Effective share of the positive pairs."})
     mixing: str = field(default="feature", metadata={"help": "'feature', 'input', 'cutmix' or 'puzzlemix'."})
     beta_min: float = field(default=0.6, metadata={"help": "Mixing coefficients are uniform on [beta_min, 1]."})
-    gain_quadrature: bool = field(default=False, metadata={"help": "Average the gain over the coefficient."})
     pseudo_label_steps: int = field(default=0, metadata={"help": "0: refresh_steps frozen, else ten times that."})
     pseudo_label_source: str = field(default="model", metadata={"help": "'model', 'ema' or 'oracle'."})
     ema_decay: float = field(default=0.999, metadata={"help": "Of the moving average of the weights."})

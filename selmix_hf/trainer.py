@@ -194,10 +194,8 @@ class SelMixTrainer(PseudoLabelTrainer):
         self.gain_counts = statistics.counts.cpu()
         start_counts = self.gain_counts if self.pair_state.start_counts is None else self.pair_state.start_counts
         multipliers = self.objective.update_multipliers(self.pair_state.multipliers, self.gain_counts)
-        low = self.args.beta_min
         gradient = metric_gradient(self.objective, self.gain_counts, multipliers=multipliers)
-        beta = (low, 1.0) if self.args.gain_quadrature else (low + 1) / 2
-        gain = head_gain(self.head, statistics.centroids, gradient, beta)
+        gain = head_gain(self.head, statistics.centroids, gradient, (self.args.beta_min + 1) / 2)
         pseudo_labels = self._new_pseudo_labels()
         second_K = self._second_counts(pseudo_labels)
         scale = 1.0

@@ -15,7 +15,6 @@ import selmix_hf.trainer
 from selmix_hf import ClassIndex, PairSampler, SelMixTrainer
 from selmix_hf.confusion import smooth_confusion
 from selmix_hf.features import DatasetPass
-from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import HeadError
 from selmix_hf.objectives import get_objective
 from selmix_hf.pair_distribution import pair_distribution
@@ -857,20 +856,6 @@ def test_multipliers_go_on_from_period_to_period_at_the_rates_of_the_options(tmp
         assert torch.allclose(multipliers["coverage"], constraint)
         assert torch.allclose(multipliers["min_recall"], log_minimum.exp())
     assert float(constraint.max()) > 1.1 * float(periods[0][1]["coverage"].max())  # they did add up
-
-
-def test_gain_quadrature_averages_over_the_coefficient(tmp_path):
-    gains = {}
-    for quadrature, beta in ((False, 0.65), (True, (0.3, 1.0))):
-        run = tiny.trainer(tmp_path, gain_quadrature=quadrature, beta_min=0.3, learning_rate=0.1, **tiny.BARE)
-        head = tiny.weights(run)["classifier.1.weight"] * 20  # confident enough for the average to differ
-        run.model.classifier[1].weight.data.copy_(head)
-        run.refresh()
-        gradient = metric_gradient(run.objective, run.gain_counts, multipliers=run.pair_state.multipliers)
-        expected = head_gain(run.head, run._gain_set_statistics().centroids, gradient, beta)
-        assert torch.allclose(run.gain, expected, rtol=1e-6)
-        gains[quadrature] = run.gain
-    assert float((gains[True] - gains[False]).abs().max() / gains[True].abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize(("share", "tail"), [(0.25, ["grey"]), (0.5, ["blue", "grey"])])
