@@ -164,6 +164,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "semi_supervised_all_weights": lambda: short(
             semi_supervised.all_weights_table(read(RECORDED / "semi_supervised.json"))
         ),
+        "wrong_pseudo_labels": lambda: short(semi_supervised.wrong_table(read(RECORDED / "semi_supervised.json"))),
         "stage1_methods": lambda: short(semi_supervised.stage1_table(read(RECORDED / "semi_supervised.json"))),
         "interval_width": lambda: short(validation_size.width_table()),
         "samples_for_a_gain": lambda: short(validation_size.gain_table()),

@@ -5,9 +5,10 @@
 N1 = 1,500 and M1 = 3,000 with rho_l = 100, at 64 px from ImageNet weights (tf_efficientnet_lite0). For each rho_u of
 100, 1 and 1/100: FixMatch(LA) for 600 steps on the labelled and unlabelled images alone, one run; from there, with the
 backbone frozen, SelMix for the worst class with labelled images only, with pseudo-labels, and with the true labels of
-the unlabelled images (an upper bound), three seeds each; at the two ends the first two with all weights trained.
-And at rho_u = 100 other first stages: supervised, Mean Teacher, MixMatch. A run whose results.json is there is not
-repeated. `recipes/cifar10_lt_ssl.py` does the work; its options are below.
+the unlabelled images (an upper bound), three seeds each. At both ends also the first two with all weights trained, and
+with the backbone frozen a run whose pseudo-labels are all wrong. At rho_u = 100 also other first stages: supervised,
+Mean Teacher, MixMatch. A run whose results.json is there is not repeated. `recipes/cifar10_lt_ssl.py` does the work;
+its options are below.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recipes import cifar10_lt_ssl
+from selmix_hf.benchmark import run_recipe
+from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.comparison import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd
 from selmix_hf.plots import make_figure
 
 RHO_U = {"100": "100", "1": "1 (uniform)", "0.01": "1/100 (inverted)"}
 WAYS = {"labelled": "SelMix, labelled only", "semi": "SelMix, pseudo-labels", "oracle": "SelMix, true labels (oracle)"}
-OPTIONS = {"labelled": ["--use_unlabeled", "false"], "semi": [], "oracle": ["--pseudo_label_source", "oracle"]}
+ORACLE = ["--pseudo_label_source", "oracle"]
+OPTIONS = {"labelled": ["--use_unlabeled", "false"], "semi": [], "oracle": ORACLE, "wrong": ORACLE}
 STAGE1 = {
     "fixmatch": "FixMatch(LA)",
     "supervised": "logit-adjusted, labelled images only",
@@ -57,7 +61,14 @@ COLOURS = ("#9aa5b1", "#d98c3f", "#1f6fb2", "#b9d3ea")
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
-def run(folder: Path, options: list[str]) -> dict[str, Any]:
+def load_wrong(arguments: cifar10_lt_ssl.Arguments, folder: Path) -> BenchmarkData:
+    """The data, every unlabelled image said to be of the class after its own."""
+    data = cifar10_lt_ssl.load(arguments, folder)
+    data.unlabeled_labels = ((np.asarray(data.unlabeled_labels) + 1) % len(data.class_names)).tolist()
+    return data
+
+
+def run(folder: Path, options: list[str], load: Callable = cifar10_lt_ssl.load) -> dict[str, Any]:
     """results.json of one run of the recipe."""
     if not (folder / "results.json").is_file():
         root = Path(os.environ["SELMIX_REFERENCE_DATA"])
@@ -67,7 +78,9 @@ def run(folder: Path, options: list[str]) -> dict[str, Any]:
         common += ["--seeds", "0", "1", "2"]
         if "--freeze_backbone" not in options:
             common += ["--feature_cache_dir", str(folder.parent / "features")]
-        cifar10_lt_ssl.main([*common, "--output_dir", str(folder), *options])
+        run_recipe(
+            "cifar10_lt_ssl.py", cifar10_lt_ssl.Arguments, load, [*common, "--output_dir", str(folder), *options]
+        )
     results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return results
 
@@ -98,6 +111,9 @@ def measure(output: Path) -> dict[str, Any]:
             for way in ("labelled", "oracle"):
                 folder = output / f"{method}_{rho}_{way}"
                 record[folder.name] = kept(run(folder, [*drawn, *start, *OPTIONS[way]]))
+            if method == "fixmatch" and rho in ALL_WEIGHTS_RHO_U:
+                folder = output / f"{method}_{rho}_wrong"
+                record[folder.name] = kept(run(folder, [*drawn, *start, *OPTIONS["wrong"]], load_wrong))
             for way in ("labelled", "semi") if method == "fixmatch" and rho in ALL_WEIGHTS_RHO_U else ():
                 folder = output / f"{method}_{rho}_{way}_all"
                 record[folder.name] = kept(run(folder, [*drawn, *start, *OPTIONS[way], *ALL_WEIGHTS]))
@@ -118,6 +134,17 @@ def table(record: Mapping[str, Any]) -> str:
     """Markdown: each distribution of the unlabelled images from its own start."""
     rows = [row for rho, title in RHO_U.items() for row in rows_of(record, "fixmatch", rho, title)]
     return markdown_table(["ρ_u", "", *HEADER], rows)
+
+
+def wrong_table(record: Mapping[str, Any]) -> str:
+    """Markdown: pseudo-labels of the model, and such that are all wrong."""
+    rows = []
+    for rho in ALL_WEIGHTS_RHO_U:
+        for way, name in (("semi", WAYS["semi"]), ("wrong", "every pseudo-label wrong")):
+            reports = [one["test_after"] for one in record[f"fixmatch_{rho}_{way}"]["runs"]]
+            numbers = [mean_and_sd([report[column] for report in reports]) for column in COLUMNS]
+            rows.append([RHO_U[rho] if way == "semi" else "", name, *numbers])
+    return markdown_table(["ρ_u", "", *[KEY_METRICS[column] for column in COLUMNS]], rows)
 
 
 def all_weights_table(record: Mapping[str, Any]) -> str:
@@ -198,7 +225,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the record here")
     options = parser.parse_args()
     record = measure(options.output)
-    print(f"{table(record)}\n\n{all_weights_table(record)}\n\n{pseudo_label_table(record)}\n\n{stage1_table(record)}")
+    print(
+        f"{table(record)}\n\n{all_weights_table(record)}\n\n{wrong_table(record)}\n\n{pseudo_label_table(record)}\n\n{stage1_table(record)}"
+    )
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
