@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.callbacks import DeferredReweighting as DeferredReweighting
+    from selmix_hf.callbacks import GainFidelityCallback as GainFidelityCallback
     from selmix_hf.collator import ImageCollator as ImageCollator
     from selmix_hf.collator import SelMixCollator as SelMixCollator
     from selmix_hf.config import SelMixConfig as SelMixConfig
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.confusion import confusion_counts as confusion_counts
     from selmix_hf.gain import gain_matrix as gain_matrix
     from selmix_hf.gain import metric_gradient as metric_gradient
+    from selmix_hf.gain_fidelity import GainFidelity as GainFidelity
     from selmix_hf.heads import find_head as find_head
     from selmix_hf.held_out import hold_out as hold_out
     from selmix_hf.intervals import min_recall_interval as min_recall_interval
@@ -71,6 +73,8 @@ _HOME = {
     "BalancedSoftmaxLoss": "losses",
     "LDAMLoss": "losses",
     "DeferredReweighting": "callbacks",
+    "GainFidelity": "gain_fidelity",
+    "GainFidelityCallback": "callbacks",
     "Stage1Trainer": "stage1",
     "SemiSupervisedTrainer": "semi_supervised.base",
     "FixMatchTrainer": "semi_supervised.fixmatch",

@@ -29,6 +29,7 @@ class ConfusionTrainer(HubTrainer):
     data_collator: SelMixCollator
     gain_dataset: Any
     label_column: str
+    _gain_labels: np.ndarray
     _stored_features: dict[int, tuple[Any, FeatureDataset]]
     _statistics_at: dict[int, ClassStatistics]
 
@@ -45,6 +46,14 @@ class ConfusionTrainer(HubTrainer):
             self._statistics_at = {at: kept for at, kept in self._statistics_at.items() if at == best}
             self._statistics_at[step] = statistics
         return self._statistics_at[step]
+
+    def gain_set_features(self) -> FeatureDataset:
+        """Features of `gain_dataset` under the current weights, on every process; stored ones where the backbone is
+        frozen."""
+        if self.args.freeze_backbone:
+            return self._as_features(self.gain_dataset, self._gain_labels)
+        with isolated_random_state(self._seed()):
+            return FeatureDataset(self._eval_features(self.gain_dataset), self._gain_labels)
 
     def _pass(self) -> DatasetPass:
         return DatasetPass(

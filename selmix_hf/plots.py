@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from selmix_hf.confusion import confusion_matrix
+from selmix_hf.gain_fidelity import GainFidelity
 from selmix_hf.intervals import recall_intervals
 from selmix_hf.objectives import recalls
 
@@ -156,6 +157,33 @@ def plot_objective(log_history: Sequence[dict[str, Any]], objective_name: str, k
     return figure
 
 
+def plot_gain_fidelity(fidelity: GainFidelity, title: str = "") -> Figure:
+    """Realised against predicted change, one point a pair of classes: on the soft confusion matrix and on the hard.
+
+    Args:
+        fidelity: of `gain_fidelity.gain_fidelity`.
+        title: above the panels; the size of the step is added.
+    """
+    figure = make_figure(9, 4.4)
+    predicted_M = fidelity.predicted.numpy()
+    ends = np.array([min(predicted_M.min(), 0), max(predicted_M.max(), 0)])
+    for axes, name in zip(figure.subplots(1, 2), ("soft", "hard"), strict=True):
+        slope, rank = fidelity.slope(name), fidelity.rank_correlation(name)
+        axes.axhline(0, color="#cccccc", lw=0.8, zorder=0)
+        axes.axvline(0, color="#cccccc", lw=0.8, zorder=0)
+        axes.plot(ends, ends, color=_BEFORE, ls=":", lw=1.4, label="as predicted")
+        axes.plot(ends, slope * ends, color="#c4572f", lw=1.4, label=f"slope {slope:.2f}")
+        axes.scatter(predicted_M, getattr(fidelity, name).numpy(), s=16, color=_AFTER, alpha=0.75, lw=0)
+        axes.set_title(f"{name} confusion matrix: rank correlation {rank:.2f}", fontsize=10)
+        axes.set_xlabel("predicted change")
+        axes.set_ylabel("realised change")
+        axes.ticklabel_format(style="sci", scilimits=(-2, 3))
+        axes.legend(loc="upper left", fontsize=8, frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{title}{', ' if title else ''}one step of {fidelity.step_size:g}", fontsize=11)
+    return figure
+
+
 def save_plots(
     trainer: Any,
     folder: str | os.PathLike,
@@ -163,7 +191,8 @@ def save_plots(
     after: Tensor | None = None,
     set_name: str = "",
 ) -> list[Path]:
-    """Write gain_matrix.png, pair_distribution.png, recall_per_class.png and objective.png.
+    """Write gain_matrix.png, pair_distribution.png, recall_per_class.png and objective.png; gain_fidelity.png as well
+    where a `GainFidelityCallback` had its look.
 
     Args:
         trainer: a `SelMixTrainer` after training.
@@ -187,7 +216,7 @@ def save_plots(
     else:
         intervals = [recall_intervals(counts.numpy()) for counts in (before, after)]
     kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
-    return _save(
+    paths = _save(
         folder,
         trainer.class_names,
         trainer.objective.name,
@@ -199,6 +228,12 @@ def save_plots(
         trainer.state.log_history,
         kept,
     )
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(fidelity := getattr(callback, "latest", None), GainFidelity):
+            paths.append(Path(folder) / "gain_fidelity.png")
+            figure = plot_gain_fidelity(fidelity, f"Gains of {trainer.objective.name} at step {callback.step}")
+            figure.savefig(paths[-1], dpi=130)
+    return paths
 
 
 def save_record_plots(record: Mapping[str, Any], folder: str | os.PathLike, run: int = 0) -> list[Path]:

@@ -11,7 +11,7 @@ import torch
 from datasets.fingerprint import Hasher
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset
+from torch.utils.data import ConcatDataset, Subset
 from transformers.utils import logging
 
 from selmix_hf.collator import SelMixCollator
@@ -20,7 +20,7 @@ from selmix_hf.features import FeatureDataset, JoinedFeatures
 from selmix_hf.pair_distribution import PairState
 from selmix_hf.parameter_average import ParameterAverage
 from selmix_hf.pseudo_labels import Unlabelled, choose, pseudo_label_report, second_labels
-from selmix_hf.sampling import ClassIndex, isolated_random_state
+from selmix_hf.sampling import ClassIndex, SeededDataset, isolated_random_state
 
 logger = logging.get_logger(__name__)
 
@@ -113,6 +113,19 @@ class PseudoLabelTrainer(ConfusionTrainer):
         cache, collator = self._feature_cache(), SelMixCollator(self.data_collator.collator)
         seeds = [self._seed() * 1000 + view if self._random_views() else 0 for view in range(self.args.feature_views)]
         return [cache.features(self._pass(), dataset, collator, seed) for seed in seeds]
+
+    def training_features(self, per_class: int) -> FeatureDataset:
+        """Features of up to so many samples a class of `train_dataset` under the current weights, on every process:
+        samples and views depend on the seed alone."""
+        generator = np.random.default_rng(self._seed())
+        order_N = generator.permutation(len(self._train_labels))
+        of_classes = [order_N[self._train_labels[order_N] == k][:per_class] for k in range(self.head.num_classes)]
+        rows_R = np.concatenate(of_classes)
+        dataset: Any = self.train_dataset
+        seeded = SeededDataset(Subset(dataset, rows_R.tolist()), [self._seed()])
+        with isolated_random_state(self._seed()):
+            features_RD = self._pass().features(seeded, SelMixCollator(self.data_collator.collator))
+        return FeatureDataset(features_RD, self._train_labels[rows_R])
 
     def _random_views(self) -> bool:
         return self.data_collator.augments or self.args.feature_views > 1

@@ -217,6 +217,9 @@ class SelMixTrainer(PseudoLabelTrainer):
         pairs = self._geometry()["pairs_per_step"] * self.args.refresh_steps
         self.log({**report, "largest_repeat": largest_repeat(probability, self.train_counts, pairs, second_K)})
         self._watch.look(gain, distribution, report["gain_set_worst_recall"])
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "on_refresh"):
+                callback.on_refresh(self)
 
     # --- training ------------------------------------------------------------------------------------------------
 

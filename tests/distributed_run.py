@@ -14,6 +14,8 @@ from typing import Any
 import tiny
 import torch
 
+from selmix_hf import GainFidelityCallback
+
 CASES = {
     "whole": ("resnet", {}),
     "frozen": ("resnet", {"freeze_backbone": True}),
@@ -49,6 +51,8 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
         node = os.environ.get("RANK", "0") if "nodes" in case else "0"
         options = {**options, "feature_cache_dir": str(folder / case / f"cache-{node}")}
         options = {"train_transform": tiny.to_tensor, **options, "eval_transform": OfThisProcess()}
+    watch = GainFidelityCallback(every=1, mixes="drawn" if "augmented" in case else "centroid", num_mixes=4)
+    options = {"callbacks": [watch], **options}
     options = {"objective": "mean_recall", "learning_rate": 0.02, "save_strategy": "epoch", **options}
     run = tiny.trainer(folder / case, kind, per_device_train_batch_size=batch, **options)
     if case == "whole":
@@ -72,6 +76,7 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
             shutil.rmtree(run.args.feature_cache_dir)
         seen["end"] = run.evaluate()
     seen |= {"draws": draws, "counts": counts, "losses": tiny.losses(run)}
+    seen |= {"fidelity": [log for log in run.state.log_history if "gain_fidelity_step" in log]}
     seen |= {"pseudo_labels": run.pseudo_labels}
     return seen | {"weights": tiny.weights(run), "best": Path(run.state.best_model_checkpoint).name, "run": run}
 

@@ -33,6 +33,7 @@ class Finished:
         numbers = {"gain_set_mean_recall": 0.5, "gain_set_worst_recall": 0.1, "effective_pairs": 7.0}
         history = [{"step": 10 * t, "gain_set_psi": 0.1 * t, **numbers} for t in range(5)]
         self.state = SimpleNamespace(log_history=[*history, {"step": 50, "loss": 1.0}], best_global_step=20)
+        self.callback_handler = SimpleNamespace(callbacks=[])
         self.args = SimpleNamespace(load_best_model_at_end=True)
 
 

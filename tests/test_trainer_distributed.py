@@ -50,6 +50,9 @@ def test_two_processes_equal_one(case, two_processes, tmp_path):
         if "unlabelled" in case:
             assert len(one["pseudo_labels"]) == 39 and torch.equal(process["pseudo_labels"], one["pseudo_labels"])
         assert process["best"] == one["best"]
+        assert len(process["fidelity"]) == 2
+        for found, wanted in zip(process["fidelity"], one["fidelity"], strict=True):
+            assert found == pytest.approx(wanted, abs=1e-4, rel=1e-4)
         assert tiny.largest_difference(process["weights"], one["weights"]) < 1e-6
         for moment in ("start", "end"):
             for name in ("eval_loss", "eval_accuracy", "eval_mean_recall", "eval_recall/grey", "eval_selection_score"):
