@@ -5,9 +5,9 @@
 N1 = 1,500 and M1 = 3,000 with rho_l = 100, at 64 px from ImageNet weights (tf_efficientnet_lite0). For each rho_u of
 100, 1 and 1/100: FixMatch(LA) for 600 steps on the labelled and unlabelled images alone, one run; from there, with the
 backbone frozen, SelMix for the worst class with labelled images only, with pseudo-labels, and with the true labels of
-the unlabelled images (an upper bound), three seeds each. At both ends also the first two with all weights trained, and
-with the backbone frozen a run whose pseudo-labels are all wrong. At rho_u = 100 also other first stages: supervised,
-Mean Teacher, MixMatch. A run whose results.json is there is not repeated. `recipes/cifar10_lt_ssl.py` does the work;
+the unlabelled images (an upper bound), three seeds each. At both ends also a
+run whose pseudo-labels are all wrong. At rho_u = 100 also the first two with all weights trained, and other first
+stages: supervised, Mean Teacher, MixMatch. A run whose results.json is there is not repeated. `recipes/cifar10_lt_ssl.py` does the work;
 its options are below.
 """
 
@@ -38,7 +38,7 @@ STAGE1 = {
     "mean_teacher": "Mean Teacher(LA)",
     "mixmatch": "MixMatch(LA)",
 }
-ALL_WEIGHTS_RHO_U = ("100", "0.01")
+ENDS = ("100", "0.01")
 ALL_WEIGHTS = [
     *(
         "--freeze_backbone",
@@ -111,10 +111,10 @@ def measure(output: Path) -> dict[str, Any]:
             for way in ("labelled", "oracle"):
                 folder = output / f"{method}_{rho}_{way}"
                 record[folder.name] = kept(run(folder, [*drawn, *start, *OPTIONS[way]]))
-            if method == "fixmatch" and rho in ALL_WEIGHTS_RHO_U:
+            if method == "fixmatch" and rho in ENDS:
                 folder = output / f"{method}_{rho}_wrong"
                 record[folder.name] = kept(run(folder, [*drawn, *start, *OPTIONS["wrong"]], load_wrong))
-            for way in ("labelled", "semi") if method == "fixmatch" and rho in ALL_WEIGHTS_RHO_U else ():
+            for way in ("labelled", "semi") if method == "fixmatch" and rho == "100" else ():
                 folder = output / f"{method}_{rho}_{way}_all"
                 record[folder.name] = kept(run(folder, [*drawn, *start, *OPTIONS[way], *ALL_WEIGHTS]))
     return record
@@ -139,7 +139,7 @@ def table(record: Mapping[str, Any]) -> str:
 def wrong_table(record: Mapping[str, Any]) -> str:
     """Markdown: pseudo-labels of the model, and such that are all wrong."""
     rows = []
-    for rho in ALL_WEIGHTS_RHO_U:
+    for rho in ENDS:
         for way, name in (("semi", WAYS["semi"]), ("wrong", "every pseudo-label wrong")):
             reports = [one["test_after"] for one in record[f"fixmatch_{rho}_{way}"]["runs"]]
             numbers = [mean_and_sd([report[column] for report in reports]) for column in COLUMNS]
@@ -148,17 +148,15 @@ def wrong_table(record: Mapping[str, Any]) -> str:
 
 
 def all_weights_table(record: Mapping[str, Any]) -> str:
-    """Markdown: all weights trained, from the same starts; the change by pseudo-labels is that of the same seeds."""
+    """Markdown: all weights trained, at rho_u = 100; the change by pseudo-labels is that of the same seeds."""
     rows = []
-    for rho in ALL_WEIGHTS_RHO_U:
-        title, ways = RHO_U[rho], {way: record[f"fixmatch_{rho}_{way}_all"]["runs"] for way in ("labelled", "semi")}
-        for way, runs in ways.items():
-            numbers = [mean_and_sd([one["test_after"][column] for one in runs]) for column in COLUMNS]
-            rows.append([title if way == "labelled" else "", WAYS[way], *numbers])
-        pairs = list(zip(ways["semi"], ways["labelled"], strict=True))
-        change = [mean_and_sd([a["test_after"][c] - b["test_after"][c] for a, b in pairs]) for c in COLUMNS]
-        rows.append(["", "change by pseudo-labels", *[f"+{one}" if one[0] != "-" else one for one in change]])
-    return markdown_table(["ρ_u", "", *[KEY_METRICS[column] for column in COLUMNS]], rows)
+    ways = {way: record[f"fixmatch_100_{way}_all"]["runs"] for way in ("labelled", "semi")}
+    for way, runs in ways.items():
+        rows.append([WAYS[way], *[mean_and_sd([one["test_after"][column] for one in runs]) for column in COLUMNS]])
+    pairs = list(zip(ways["semi"], ways["labelled"], strict=True))
+    change = [mean_and_sd([a["test_after"][c] - b["test_after"][c] for a, b in pairs]) for c in COLUMNS]
+    rows.append(["change by pseudo-labels", *[one if one[0] == "-" else f"+{one}" for one in change]])
+    return markdown_table(["all weights, ρ_u = 100", *[KEY_METRICS[column] for column in COLUMNS]], rows)
 
 
 def stage1_table(record: Mapping[str, Any]) -> str:
