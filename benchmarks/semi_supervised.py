@@ -5,10 +5,9 @@
 N1 = 1,500 and M1 = 3,000 with rho_l = 100, at 64 px from ImageNet weights (tf_efficientnet_lite0). For each rho_u of
 100, 1 and 1/100: FixMatch(LA) for 600 steps on the labelled and unlabelled images alone, one run; from there, with the
 backbone frozen, SelMix for the worst class with labelled images only, with pseudo-labels, and with the true labels of
-the unlabelled images (an upper bound), three seeds each. At both ends also a
-run whose pseudo-labels are all wrong. At rho_u = 100 also the first two with all weights trained, and other first
-stages: supervised, Mean Teacher, MixMatch. A run whose results.json is there is not repeated. `recipes/cifar10_lt_ssl.py` does the work;
-its options are below.
+the unlabelled images (an upper bound), three seeds each. At both ends also a run whose pseudo-labels are all wrong.
+At rho_u = 100 also the first two with all weights trained, and other first stages: supervised, Mean Teacher, MixMatch.
+A run whose results.json is there is not repeated. `recipes/cifar10_lt_ssl.py` does the work; its options are below.
 """
 
 from __future__ import annotations
