@@ -118,10 +118,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for name in arguments.studies or asked:
         say(f"{TITLES[name]}:")
         with naming_a_broken_image(SCRIPT, data):
-            record["studies"][name] = run_study(laboratory, asked[name], arguments.objectives, seeds, say)
+            record["studies"][name] = run_study(
+                laboratory, asked[name], arguments.objectives, seeds, say, with_history=name == "inverse_temperature"
+            )
         record["seconds"] = round(time.perf_counter() - began, 1)
         if is_main:  # after every study: none is lost
-            (folder / "analysis.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            (folder / "analysis.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
             (folder / "report.md").write_text(write_report(record, folder), encoding="utf-8")
     say(f"The report is {folder / 'report.md'}.")
     return record

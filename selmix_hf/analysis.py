@@ -31,6 +31,7 @@ from selmix_hf.trainer import SelMixTrainer
 MEASURED = ("psi", "mean_recall", "min_recall", "h_mean", "smallest_coverage")
 IMBALANCES = (10, 50, 100, 200, 500)
 MILDEST = IMBALANCES[0]
+_HISTORY = ("steps", "psi")
 _ROW = "selmix_row"  # column: number of the image in `Laboratory.images`
 
 
@@ -130,7 +131,7 @@ class Laboratory:
             "before": before,
             "after": self._measure(trainer, measured_N),
             "steps": [log["step"] for log in logs],
-            "psi": [log["gain_set_psi"] for log in logs],
+            "psi": [round(log["gain_set_psi"], 4) for log in logs],
             "inverse_temperature": logs[0].get("inverse_temperature"),
             "effective_pairs": float(np.mean([log["effective_pairs"] for log in logs])),
         }
@@ -274,17 +275,21 @@ def studies(whole_network: dict[str, Any]) -> dict[str, Settings]:
 
 def run_study(
     laboratory: Laboratory,
-    study: Settings,
+    settings: Settings,
     objectives: Sequence[str],
     seeds: Sequence[int],
     say: Callable[[str], None],
+    with_history: bool = False,
 ) -> dict[str, list[dict[str, Any]]]:
-    """For each objective the rows of the study: label, value and one result a seed."""
+    """For each objective the rows of a study: label, value and one result of `Laboratory.run` a seed, where asked for
+    with the history."""
     record: dict[str, list[dict[str, Any]]] = {}
     for objective in objectives:
         rows = record[objective] = []
-        for setting in study(laboratory, objective):
+        for setting in settings(laboratory, objective):
             runs = [laboratory.run(objective, seed, setting) for seed in seeds]
+            if not with_history:
+                runs = [{name: value for name, value in run.items() if name not in _HISTORY} for run in runs]
             rows.append({"label": setting.label, "value": setting.value, "runs": runs})
             numbers = ", ".join(
                 f"{np.mean([run['after'][name] for run in runs]):.3f} {name}" for name in MEASURED[1:3]
