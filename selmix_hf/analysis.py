@@ -176,8 +176,16 @@ class Laboratory:
     def _drawn(self, smallest_class: int) -> np.ndarray:
         """Rows of a training set of an exponential profile; classes keep their order by frequency."""
         wanted_K = long_tailed_profile(self.data.train_counts, smallest_class)
-        rows_N = np.concatenate([self.rows["train"], self.rows.get("pool", np.empty(0, np.int64))])
-        return first_of_each(rows_N, self.labels_N, wanted_K)
+        return first_of_each(self._trainable(), self.labels_N, wanted_K)
+
+    def can_draw(self, smallest_class: int) -> bool:
+        """Whether there are images enough for a training set with so many of the rarest class."""
+        wanted_K = long_tailed_profile(self.data.train_counts, smallest_class)
+        found_K = np.bincount(self.labels_N[self._trainable()], minlength=self.num_classes)
+        return bool((found_K >= wanted_K).all())
+
+    def _trainable(self) -> np.ndarray:
+        return np.concatenate([self.rows["train"], self.rows.get("pool", np.empty(0, np.int64))])
 
     def _fit_head(self, trainer: _Trainer, train_N: np.ndarray) -> None:
         assert trainer.stored is not None
@@ -238,11 +246,17 @@ def _validation_sizes(laboratory: Laboratory, objective: str) -> Iterator[Settin
 
 
 def _imbalances(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
+    """Those for which every class has images enough; the training set as it is where there are none."""
     largest = int(laboratory.data.train_counts.max())
-    for factor in IMBALANCES:
-        if largest / factor > 2:
-            yield Setting(str(factor), factor, smallest_class=max(round(largest / factor), 1))
-    yield Setting(f"{largest / 2:g} (2 images)", largest / 2, smallest_class=2)
+    smallest_of = {f"{factor}": max(round(largest / factor), 1) for factor in IMBALANCES if largest / factor > 2}
+    smallest_of[f"{largest / 2:g} (2 images)"] = 2
+    drawn = False
+    for label, smallest in smallest_of.items():
+        if laboratory.can_draw(smallest):
+            drawn = True
+            yield Setting(label, largest / smallest, smallest_class=smallest)
+    if not drawn:
+        yield Setting("as it is", largest / max(int(laboratory.data.train_counts.min()), 1))
 
 
 def studies(whole_network: dict[str, Any]) -> dict[str, Settings]:

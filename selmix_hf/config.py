@@ -18,7 +18,7 @@ from selmix_hf.pair_distribution import check_policy
 
 logger = logging.get_logger(__name__)
 
-WEAKEST_BETA_MIN = 0.4  # below, results fell: docs/analysis.md
+WEAKEST_BETA_MIN = 0.4  # below, results fell where classes have dozens of images: docs/analysis.md
 _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
 _PSEUDO_LABELS = ("pseudo_label_threshold", "pseudo_label_share", "ema_decay")
@@ -267,7 +267,8 @@ class SelMixConfig(TrainingArguments):
         if self.beta_min < WEAKEST_BETA_MIN:
             logger.warning_once(
                 f"beta_min={self.beta_min} mixes strongly: the label of x1 then often goes with a mix that is mostly "
-                f"x2. Below {WEAKEST_BETA_MIN} both the worst class and mean recall suffered: docs/analysis.md."
+                f"x2. Below {WEAKEST_BETA_MIN} this cost mean recall where the rarest class had dozens of images, and "
+                "helped where it had one: compare with the default on validation (docs/analysis.md)."
             )
         for name in _COUNTS:
             if getattr(self, name) < 1:

@@ -94,6 +94,17 @@ def test_steering_and_measured_images_are_apart(folder, tmp_path, monkeypatch):
     assert len({frozenset(steering) for *_, steering in seen}) == 2
 
 
+def test_an_imbalance_that_the_images_do_not_allow_is_left_out(folder, tmp_path):
+    split = {
+        "train": [*range(20), *range(60, 66), 120],
+        "validation": [*range(20, 60), *range(66, 120), *range(121, 180)],
+    }
+    (tmp_path / "split.json").write_text(json.dumps(split))  # nothing is left to draw from
+    more = ["--freeze_backbone", "true", "--studies", "imbalance", "--objectives", "h_mean"]
+    record = run(folder, tmp_path / "out", *more, "--split", tmp_path / "split.json")
+    assert [row["label"] for row in record["studies"]["imbalance"]["h_mean"]] == ["as it is"]
+
+
 def test_training_sets_of_another_imbalance():
     counts = np.array([20, 100, 45])
     assert long_tailed_profile(counts, 1).tolist() == [1, 100, 10]
