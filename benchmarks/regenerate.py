@@ -18,7 +18,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import defaults, frozen, gain, network, pairs, reuse, semi_supervised, starts, startup
+from benchmarks import (
+    defaults,
+    frozen,
+    gain,
+    gain_fidelity,
+    health,
+    network,
+    pairs,
+    reuse,
+    semi_supervised,
+    starts,
+    startup,
+)
 from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd, seeds_table
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
@@ -26,7 +38,7 @@ from selmix_hf.record_card import released_run, render_record
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
-DOCS = ("defaults", "method", "performance", "semi_supervised")
+DOCS = ("defaults", "gain_fidelity", "health", "method", "performance", "semi_supervised")
 PAGES = ("README.md", "recipes/README.md", *(f"docs/{name}.md" for name in DOCS))
 CIFAR10_LT = {  # row -> card
     "min recall, defaults": "cifar10-lt-min-recall-defaults",
@@ -110,6 +122,8 @@ def tables() -> dict[str, Callable[[], str]]:
         "starts": lambda: short(starts.table(read(RECORDED / "starts.json"))),
         "gain": lambda: gain.table(read(RECORDED / "gain.json")["rows"]),
         "gain_8142": lambda: gain.table(read(RECORDED / "gain_8142.json")["rows"]),
+        "gain_fidelity": lambda: short(gain_fidelity.table(read(RECORDED / "gain_fidelity.json"))),
+        "health": lambda: short(health.table(read(RECORDED / "health.json"))),
         "pairs": lambda: pairs.table(read(RECORDED / "pairs.json")["rows"]),
         "frozen": lambda: frozen.table(read(RECORDED / "frozen.json")),
         "network": lambda: network.table(read(RECORDED / "network.json")),
@@ -176,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for path in CARDS.glob("*/results.json"):
             save_record_plots(read(path), path.parent / "plots", released_run(read(path)))
         semi_supervised.save_plots(read(RECORDED / "semi_supervised.json"))
+        gain_fidelity.save_plots(read(RECORDED / "gain_fidelity.json"))
     texts = regenerate()
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if check:

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from selmix_hf.metrics import standard_error
-from selmix_hf.objectives import INFEASIBLE, Constraint, MinimumMetric, Objective
+from selmix_hf.objectives import INFEASIBLE, Constraint, MinimumMetric, Objective, recalls
 from selmix_hf.pair_distribution import PairDistribution
 
 # between what healthy runs and what spoilt ones were measured to show: docs/health.md
 _WINDOW = 10  # refreshes
 _SWING, _SWING_OF_MINIMUM = 2.0, 4.0  # standard errors; which class is the worst changes from look to look
 _KEPT_GAIN, _FEWEST_REFRESHES = 0.08, 3
-_ERROR = 0.04  # of what steers
-_SLACK_ERROR = 0.1  # of a constraint, in relative units
+_CHANCE_SHARE = 0.3
+_SLACK_ERROR = 0.1
 _WAY_OUT = "Lower learning_rate or backbone_learning_rate, drop momentum, or train in float32."
 
 
@@ -32,33 +32,35 @@ class HealthWatch:
     Args:
         objective: what the run is for.
         warn: takes the sentence.
+
+    Attributes:
+        said: what was warned of: "small", a constraint's name, "perfect", "vanishing", "negative", "swing", "stale".
     """
 
     def __init__(self, objective: Objective, warn: Callable[[str], object]) -> None:
         self.objective, self._warn = objective, warn
         self._is_minimum = isinstance(objective.metric, MinimumMetric)
-        self._said: set[str] = set()
+        self.said: set[str] = set()
 
-    def start(self, counts: Tensor, multipliers: Mapping[str, Tensor]) -> None:
-        """Look at the counts (K x K) of the gain set at the start of a run, and the multipliers that they give."""
-        metric, prior = self.objective.metric, self.objective.class_prior
-        steers = partial(metric.lagrangian, multiplier=multipliers.get(metric.name))
-        error = standard_error(steers, counts, prior)
-        smallest = int(counts.sum(1).min())
-        has = f"gain_dataset is small: with {smallest} samples of its smallest class, chance alone moves"
-        if error > _ERROR:
+    def start(self, counts: Tensor) -> None:
+        """Look at the counts (K x K) of the gain set at the start of a run."""
+        metric, smallest = self.objective.metric, int(counts.sum(1).min())
+        chance = chance_share(counts)
+        if isinstance(metric, MinimumMetric) and metric.components is recalls and chance > _CHANCE_SHARE:
             self._once(
                 "small",
-                f"{has} what steers {metric.name} by {error:.3f} (one standard error), and the run may follow noise. "
-                f"Give more validation samples{', or choose h_mean or mean_recall' if self._is_minimum else ''}.",
+                f"gain_dataset is small for {metric.name}: with {smallest} samples of its smallest class, "
+                f"{chance:.0%} of the differences between the recalls of the classes are chance, and so may be which one is the "
+                "worst. Give more validation samples, or choose an objective that averages, such as h_mean.",
             )
         for constraint in self.objective.constraints:
-            error = standard_error(partial(_smallest_slack, constraint), counts, prior)
+            error = standard_error(partial(_smallest_slack, constraint), counts, self.objective.class_prior)
             if error > _SLACK_ERROR:
                 self._once(
                     constraint.name,
-                    f"{has} the relative {constraint.name} that is constrained by {error:.2f} (one standard error): "
-                    "the constraint may hold there and nowhere else. Give more validation samples.",
+                    f"gain_dataset is small for the {constraint.name} constraint: with {smallest} samples of its "
+                    f"smallest class, what is constrained is known to ±{error:.2f} (one standard error). It may hold "
+                    "there and nowhere else: give more validation samples.",
                 )
 
     def look(
@@ -104,22 +106,36 @@ class HealthWatch:
             self._once(
                 "swing",
                 f"the objective swings: over the last {_WINDOW} refreshes it went up and down on gain_dataset by "
-                f"{size:.1f} times its standard error there. Lower learning_rate, or let more pairs share in P: a larger "
-                "target_share or a smaller inverse_temperature.",
+                f"{size:.1f} times its standard error there. Lower learning_rate, or let more pairs share in P: a "
+                "larger target_share or a smaller inverse_temperature.",
             )
         kept = mean_kept_gain(last)
         if kept is not None and kept < _KEPT_GAIN:
             self._once(
                 "stale",
                 f"P grows stale within a period: at the latest refreshes the old P had {kept:.0%} of the new one's "
-                "gain left. Lower refresh_steps or learning_rate; an inverse_temperature that leaves few pairs does it "
-                "too.",
+                "gain left. Lower refresh_steps or learning_rate, or an inverse_temperature that leaves few pairs.",
             )
 
     def _once(self, kind: str, sentence: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
+        if kind not in self.said:
+            self.said.add(kind)
             self._warn(sentence)
+
+
+def chance_share(counts: Tensor) -> float:
+    """How much of the variance of the recalls over the classes is that of sampling alone, at most 1; 0 where every
+    sample is classified rightly.
+
+    Args:
+        counts: of the gain set, K x K.
+    """
+    size_K, hits_K = counts.sum(1).double(), counts.diagonal().double()
+    if bool((hits_K == size_K).all()):
+        return 0.0
+    recall_K = (hits_K + 0.5) / (size_K + 1)  # as smoothed for the gain
+    by_chance = float((recall_K * (1 - recall_K) / size_K).mean())
+    return by_chance / max(float((hits_K / size_K).var()), by_chance)
 
 
 def swing(refreshes: Sequence[Mapping[str, Any]]) -> float | None:

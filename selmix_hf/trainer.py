@@ -67,6 +67,7 @@ class SelMixTrainer(PseudoLabelTrainer):
         pair_state: P, the multipliers, the pseudo-labels and the period; saved with every checkpoint.
         pseudo_labels: of `unlabeled_dataset`, shape N, -1 for samples that are not used.
         gain: G of the latest refresh, K x K.
+        health: the `health.HealthWatch`; its `said` names what was warned of.
         gain_counts: counts (K x K) of `gain_dataset` at the latest refresh, and once training has ended those of the
             weights that it returned; `pair_state.start_counts` are those of the start.
 
@@ -155,7 +156,7 @@ class SelMixTrainer(PseudoLabelTrainer):
         self.gain: Tensor | None = None
         self.gain_counts: Tensor | None = None
         self._stored_features, self._statistics_at = {}, {}
-        self._watch = HealthWatch(self.objective, logger.warning)
+        self.health = HealthWatch(self.objective, logger.warning)
         self.add_callback(RefreshCallback(self))
 
     # --- a period: statistics, gains, P --------------------------------------------------------------------------
@@ -201,7 +202,7 @@ class SelMixTrainer(PseudoLabelTrainer):
         probability = broadcast(distribution.probability.contiguous()).cpu()
         self.gain = gain.cpu()
         if self.pair_state.start_counts is None:
-            self._watch.start(self.gain_counts, multipliers)
+            self.health.start(self.gain_counts)
         stale = staleness(self.pair_state.probability, probability, self.gain)
         self.pair_state = PairState(period, probability, multipliers, self._geometry(), start_counts, pseudo_labels)
 
@@ -211,7 +212,7 @@ class SelMixTrainer(PseudoLabelTrainer):
             {**report, **stale, "largest_repeat": largest_repeat(probability, self.train_counts, pairs, second_K)}
         )
         reach, num_samples = self.args.learning_rate * self.state.max_steps, int(self.gain_counts.sum())
-        self._watch.look(gain, distribution, self.state.log_history, reach, num_samples)
+        self.health.look(gain, distribution, self.state.log_history, reach, num_samples)
         for callback in self.callback_handler.callbacks:
             if hasattr(callback, "on_refresh"):
                 callback.on_refresh(self)
