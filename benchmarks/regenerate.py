@@ -22,6 +22,8 @@ from benchmarks import (
     defaults,
     frozen,
     gain,
+    gain_fidelity,
+    health,
     mixing,
     network,
     pairs,
@@ -40,7 +42,16 @@ from selmix_hf.record_card import released_run, render_record
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
-DOCS = ("analysis", "defaults", "method", "performance", "semi_supervised", "validation_size")
+DOCS = (
+    "analysis",
+    "defaults",
+    "gain_fidelity",
+    "health",
+    "method",
+    "performance",
+    "semi_supervised",
+    "validation_size",
+)
 PAGES = ("README.md", "recipes/README.md", *(f"docs/{name}.md" for name in DOCS))
 CIFAR10_LT = {  # row -> card
     "min recall, defaults": "cifar10-lt-min-recall-defaults",
@@ -152,6 +163,8 @@ def tables() -> dict[str, Callable[[], str]]:
         "starts": lambda: short(starts.table(read(RECORDED / "starts.json"))),
         "gain": lambda: gain.table(read(RECORDED / "gain.json")["rows"]),
         "gain_8142": lambda: gain.table(read(RECORDED / "gain_8142.json")["rows"]),
+        "gain_fidelity": lambda: short(gain_fidelity.table(read(RECORDED / "gain_fidelity.json"))),
+        "health": lambda: short(health.table(read(RECORDED / "health.json"))),
         "pairs": lambda: pairs.table(read(RECORDED / "pairs.json")["rows"]),
         "frozen": lambda: frozen.table(read(RECORDED / "frozen.json")),
         "network": lambda: network.table(read(RECORDED / "network.json")),
@@ -233,6 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         semi_supervised.save_plots(read(RECORDED / "semi_supervised.json"))
         for start, record in analyses().items():
             save_study_plots(record, ROOT / "docs" / "images", f"analysis_{start}_")
+        gain_fidelity.save_plots(read(RECORDED / "gain_fidelity.json"))
     texts = regenerate()
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if check:

@@ -2,44 +2,98 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from selmix_hf.objectives import INFEASIBLE
+from selmix_hf.metrics import standard_error
+from selmix_hf.objectives import INFEASIBLE, Constraint, MinimumMetric, Objective, recalls
 from selmix_hf.pair_distribution import PairDistribution
 
-_VANISHING = 1e-7
+# between what healthy runs and what spoilt ones were measured to show: docs/health.md
+_WINDOW = 10  # refreshes
+_SWING, _SWING_OF_MINIMUM = 2.0, 4.0  # standard errors; which class is the worst changes from look to look
+_KEPT_GAIN, _FEWEST_REFRESHES = 0.08, 3
+_CHANCE_SHARE = 0.3
+_SLACK_ERROR = 0.1
 _WAY_OUT = "Lower learning_rate or backbone_learning_rate, drop momentum, or train in float32."
 
 
-class GainWatch:
-    """Looks at every refresh and warns once about each failure signature.
+class HealthWatch:
+    """Looks at every refresh and warns once about each failure signature: docs/health.md.
+
+    What earlier refreshes showed is read from the log, which a resumed run has again; it may repeat a warning.
 
     Args:
+        objective: what the run is for.
         warn: takes the sentence.
+
+    Attributes:
+        said: what was warned of: "small", a constraint's name, "perfect", "vanishing", "negative", "swing", "stale".
     """
 
-    def __init__(self, warn: Callable[[str], object]) -> None:
-        self._warn = warn
-        self._said: set[str] = set()
+    def __init__(self, objective: Objective, warn: Callable[[str], object]) -> None:
+        self.objective, self._warn = objective, warn
+        self._is_minimum = isinstance(objective.metric, MinimumMetric)
+        self.said: set[str] = set()
 
-    def look(self, gain: Tensor, distribution: PairDistribution, worst_recall: float) -> None:
-        """Look at G (K x K), what P was made of it, and the worst recall on the gain set."""
-        if worst_recall == 1:
+    def start(self, counts: Tensor) -> None:
+        """Look at the counts (K x K) of the gain set at the start of a run."""
+        metric, smallest = self.objective.metric, int(counts.sum(1).min())
+        chance = chance_share(counts)
+        if isinstance(metric, MinimumMetric) and metric.components is recalls and chance > _CHANCE_SHARE:
+            self._once(
+                "small",
+                f"gain_dataset is small for {metric.name}: with {smallest} samples of its smallest class, "
+                f"{chance:.0%} of the differences between the recalls of the classes are chance, and so may be which one is the "
+                "worst. Give more validation samples, or choose an objective that averages, such as h_mean.",
+            )
+        for constraint in self.objective.constraints:
+            error = standard_error(partial(_smallest_slack, constraint), counts, self.objective.class_prior)
+            if error > _SLACK_ERROR:
+                self._once(
+                    constraint.name,
+                    f"gain_dataset is small for the {constraint.name} constraint: with {smallest} samples of its "
+                    f"smallest class, what is constrained is known to ±{error:.2f} (one standard error). It may hold "
+                    "there and nowhere else: give more validation samples.",
+                )
+
+    def look(
+        self,
+        gain: Tensor,
+        distribution: PairDistribution,
+        logs: Sequence[Mapping[str, Any]],
+        reach: float,
+        num_samples: int,
+    ) -> None:
+        """Look at a refresh.
+
+        Args:
+            gain: G, K x K.
+            distribution: P and what was decided on the way.
+            logs: those of the run, this refresh's among them.
+            reach: learning rate times optimizer steps of the run: what it makes of a gain, to first order.
+            num_samples: of the gain set; 1 / num_samples is the least that it can show.
+        """
+        last = [log for log in logs if "gain_set_psi" in log][-_WINDOW - 1 :]
+        largest = float(gain.abs().max())
+        if last[-1]["gain_set_worst_recall"] == 1:
             self._once(
                 "perfect",
                 "every sample of gain_dataset is already classified rightly, so it cannot show what would help on "
                 "unseen data. Was it part of the training data? Give samples that the model has not seen.",
             )
-        elif float(gain.abs().max()) < _VANISHING:
+        elif largest * reach < 1 / num_samples:
             self._once(
                 "vanishing",
-                f"all gains vanish (largest {float(gain.abs().max()):.1e}): no mix of two classes moves the "
-                "objective. The head is saturated, or the features of the classes do not differ; try another "
-                "objective, or train the backbone.",
+                f"all gains vanish (largest {largest:.1e}): at this learning rate no mix of two classes moves the "
+                f"objective by more than {largest * reach:.1e} in the whole run. The head is saturated, or the "
+                "features of the classes do not differ; try another objective, or train the backbone.",
             )
         elif distribution.mask_dropped:
             self._once(
@@ -47,11 +101,78 @@ class GainWatch:
                 "no pair of classes has a positive gain: to first order every mix lowers the objective. The least "
                 "harmful pairs are drawn. The model may be at its optimum for this objective.",
             )
+        size, limit = swing(last), _SWING_OF_MINIMUM if self._is_minimum else _SWING
+        if size is not None and size > limit:
+            self._once(
+                "swing",
+                f"the objective swings: over the last {_WINDOW} refreshes it went up and down on gain_dataset by "
+                f"{size:.1f} times its standard error there. Lower learning_rate, or let more pairs share in P: a "
+                "larger target_share or a smaller inverse_temperature.",
+            )
+        kept = mean_kept_gain(last)
+        if kept is not None and kept < _KEPT_GAIN:
+            self._once(
+                "stale",
+                f"P grows stale within a period: at the latest refreshes the old P had {kept:.0%} of the new one's "
+                "gain left. Lower refresh_steps or learning_rate, or an inverse_temperature that leaves few pairs.",
+            )
 
     def _once(self, kind: str, sentence: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
+        if kind not in self.said:
+            self.said.add(kind)
             self._warn(sentence)
+
+
+def chance_share(counts: Tensor) -> float:
+    """How much of the variance of the recalls over the classes is that of sampling alone, at most 1; 0 where every
+    sample is classified rightly.
+
+    Args:
+        counts: of the gain set, K x K.
+    """
+    size_K, hits_K = counts.sum(1).double(), counts.diagonal().double()
+    if bool((hits_K == size_K).all()):
+        return 0.0
+    recall_K = (hits_K + 0.5) / (size_K + 1)  # as smoothed for the gain
+    by_chance = float((recall_K * (1 - recall_K) / size_K).mean())
+    return by_chance / max(float((hits_K / size_K).var()), by_chance)
+
+
+def swing(refreshes: Sequence[Mapping[str, Any]]) -> float | None:
+    """How far psi goes up and down on the gain set over the last logs of refreshes, in its standard errors there: the
+    root mean product of a difference with the next one, where they point apart; 0 where it only rises or falls. None
+    for fewer than ten differences, or without an error."""
+    last = refreshes[-_WINDOW - 1 :]
+    psi, error = [log["gain_set_psi"] for log in last], sum(log["gain_set_psi_error"] for log in last) / len(last)
+    differences = [after - before for before, after in pairwise(psi)]
+    if len(differences) < _WINDOW or not error:
+        return None
+    products = [max(0.0, -first * second) for first, second in pairwise(differences)]
+    return math.sqrt(sum(products) / len(products)) / error
+
+
+def mean_kept_gain(refreshes: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean "kept_gain" of `staleness` over the last ten logs of refreshes; None for fewer than three."""
+    kept = [log["kept_gain"] for log in refreshes[-_WINDOW:] if "kept_gain" in log]
+    return sum(kept) / len(kept) if len(kept) >= _FEWEST_REFRESHES else None
+
+
+def staleness(old_probability: Tensor | None, probability: Tensor, gain: Tensor) -> dict[str, float]:
+    """What a period left of its P (K x K), by the gains G at its end: "stale_share", mass of the old P on pairs that
+    have no positive gain; "kept_gain", mean gain under the old P over that under the new one, between -1 and 1.
+
+    Empty without an old P; without kept_gain where the new P has no gain either.
+    """
+    if old_probability is None:
+        return {}
+    old_KK, new_KK = old_probability.to(gain), probability.to(gain)
+    report = {"stale_share": float(old_KK[gain <= 0].sum())}
+    old, new = float((old_KK * gain).sum()), float((new_KK * gain).sum())
+    return report | ({"kept_gain": max(-1.0, min(old / new, 1.0))} if new > 0 else {})
+
+
+def _smallest_slack(constraint: Constraint, confusion: Tensor) -> Tensor:
+    return constraint.slack(confusion).min()
 
 
 def require_finite(value: Tensor, what: str, step: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_names
+from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_names, smooth_confusion
+from selmix_hf.gain import metric_gradient
 from selmix_hf.intervals import min_recall_interval, recall_intervals
-from selmix_hf.objectives import Objective, coverages, g_mean, h_mean, macro_f1, recalls, tail_classes
+from selmix_hf.objectives import (
+    MinimumMetric,
+    Objective,
+    SmoothMetric,
+    coverages,
+    g_mean,
+    h_mean,
+    macro_f1,
+    recalls,
+    tail_classes,
+)
 from selmix_hf.pair_distribution import PairDistribution
 
 if TYPE_CHECKING:
@@ -109,12 +121,16 @@ def refresh_report(
     multipliers: Mapping[str, Tensor],
     class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """What is logged at a refresh: psi, mean and worst recall, violation and multipliers on the gain set, the
-    effective number of pairs, the largest gain and s."""
+    """What is logged at a refresh: psi and its standard error, mean and worst recall, violation and multipliers on the
+    gain set, the effective number of pairs, the largest gain and s."""
     confusion_KK = confusion_matrix(counts, objective.class_prior)
     recall_K = recalls(confusion_KK)
+    metric, multiplier = objective.metric, multipliers.get(objective.metric.name)
+    # a minimum is one of its components, whatever the multipliers make of them; nothing else need have a derivative
+    psi = metric.value if isinstance(metric, MinimumMetric) else partial(metric.lagrangian, multiplier=multiplier)
     report: dict[str, Any] = {
         "gain_set_psi": float(objective.value(confusion_KK)),
+        "gain_set_psi_error": standard_error(psi, counts, objective.class_prior),
         "gain_set_mean_recall": float(recall_K.mean()),
         "gain_set_worst_recall": float(recall_K.min()),
         "gain_set_worst_class": str(class_names[int(recall_K.argmin())]),
@@ -129,6 +145,20 @@ def refresh_report(
     if math.isfinite(distribution.inverse_temperature):  # not with other pair_sampling than selmix
         report["inverse_temperature"] = distribution.inverse_temperature
     return report
+
+
+def standard_error(function: Callable[[Tensor], Tensor], counts: Tensor, class_prior: Any = "validation") -> float:
+    """How far a function of the confusion matrix is off by chance on a set with these counts (K x K): its standard
+    error by the delta method, as the row of each class is multinomial,
+
+        variance = sum_k pi_k / n_k sum_l D_kl^2 / C_kl
+
+    with D of `gain.metric_gradient`, at the smoothed C. The function is differentiable, as psi.
+    """
+    gradient_KK = metric_gradient(Objective(SmoothMetric("psi", function), (), class_prior), counts)
+    smoothed_KK = smooth_confusion(counts, class_prior)
+    variance_K = smoothed_KK.sum(1) / counts.sum(1) * (gradient_KK.square() / smoothed_KK).sum(1)
+    return math.sqrt(float(variance_K.sum()))
 
 
 def make_compute_metrics(num_classes: int, **options: Any) -> Callable[[Any], dict[str, Any]]:

@@ -177,7 +177,7 @@ def plot_gain_fidelity(fidelity: GainFidelity, title: str = "") -> Figure:
         axes.set_title(f"{name} confusion matrix: rank correlation {rank:.2f}", fontsize=10)
         axes.set_xlabel("predicted change")
         axes.set_ylabel("realised change")
-        axes.ticklabel_format(style="sci", scilimits=(-2, 3))
+        axes.ticklabel_format(style="sci", scilimits=(-3, 3))
         axes.legend(loc="upper left", fontsize=8, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{title}{', ' if title else ''}one step of {fidelity.step_size:g}", fontsize=11)

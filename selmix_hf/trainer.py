@@ -27,7 +27,7 @@ from selmix_hf.confusion import distinct_names
 from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, head_alone
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
-from selmix_hf.health import GainWatch, require_finite, require_finite_weights, say_if_never_feasible
+from selmix_hf.health import HealthWatch, require_finite, require_finite_weights, say_if_never_feasible, staleness
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
 from selmix_hf.labels import checked_labels
 from selmix_hf.metrics import refresh_report
@@ -72,6 +72,7 @@ class SelMixTrainer(PseudoLabelTrainer):
         pair_state: P, the multipliers, the pseudo-labels and the period; saved with every checkpoint.
         pseudo_labels: of `unlabeled_dataset`, shape N, -1 for samples that are not used.
         gain: G of the latest refresh, K x K.
+        health: the `health.HealthWatch`; its `said` names what was warned of.
         gain_counts: counts (K x K) of `gain_dataset` at the latest refresh, and once training has ended those of the
             weights that it returned; `pair_state.start_counts` are those of the start.
 
@@ -168,7 +169,7 @@ class SelMixTrainer(PseudoLabelTrainer):
         self.gain: Tensor | None = None
         self.gain_counts: Tensor | None = None
         self._stored_features, self._statistics_at = {}, {}
-        self._watch = GainWatch(logger.warning)
+        self.health = HealthWatch(self.objective, logger.warning)
         self.add_callback(RefreshCallback(self))
 
     # --- a period: statistics, gains, P --------------------------------------------------------------------------
@@ -211,12 +212,18 @@ class SelMixTrainer(PseudoLabelTrainer):
         )
         probability = broadcast(distribution.probability.contiguous()).cpu()
         self.gain = gain.cpu()
+        if self.pair_state.start_counts is None:
+            self.health.start(self.gain_counts)
+        stale = staleness(self.pair_state.probability, probability, self.gain)
         self.pair_state = PairState(period, probability, multipliers, self._geometry(), start_counts, pseudo_labels)
 
         report = refresh_report(self.objective, self.gain_counts, gain, distribution, multipliers, self.class_names)
         pairs = self._geometry()["pairs_per_step"] * self.args.refresh_steps
-        self.log({**report, "largest_repeat": largest_repeat(probability, self.train_counts, pairs, second_K)})
-        self._watch.look(gain, distribution, report["gain_set_worst_recall"])
+        self.log(
+            {**report, **stale, "largest_repeat": largest_repeat(probability, self.train_counts, pairs, second_K)}
+        )
+        reach, num_samples = self.args.learning_rate * self.state.max_steps, int(self.gain_counts.sum())
+        self.health.look(gain, distribution, self.state.log_history, reach, num_samples)
         for callback in self.callback_handler.callbacks:
             if hasattr(callback, "on_refresh"):
                 callback.on_refresh(self)

@@ -55,7 +55,7 @@ FLOORS = {
     "comparison": 5,
     "loading": 4,
     "checks": 6,
-    "health": 4,
+    "health": 5,
     "plots": 5,
     "callbacks": 5,
     "stage1": 7,

@@ -1,0 +1,63 @@
+"""`SelMixTrainer` on features that are there already: its frozen backbone is the identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PrinterCallback
+
+from benchmarks.frozen import BareHead, HeadConfig, collate
+from selmix_hf import SelMixConfig, SelMixTrainer
+
+Set = tuple[Tensor, Tensor]  # features N x D, labels N
+Head = tuple[Tensor, Tensor]
+
+
+class StoredSet(Dataset[dict[str, Any]]):
+    """Features and labels."""
+
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        self.features, self.labels = features, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"pixel_values": self.features[index], "label": int(self.labels[index])}
+
+
+def trainer_on_features(
+    train: Set, gain: Set, head: Head, folder: str | Path, callbacks: list[Any] | None = None, **options: Any
+) -> SelMixTrainer:
+    """A trainer that starts from the head and neither evaluates nor saves.
+
+    Args:
+        options: of `SelMixConfig`.
+    """
+    num_labels, num_features = head[0].shape
+    model = BareHead(HeadConfig(num_features=num_features, num_labels=num_labels))
+    model.classifier.weight.data, model.classifier.bias.data = head[0].clone(), head[1].clone()
+    quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "report_to": "none"}
+    trainer = SelMixTrainer(
+        model,
+        SelMixConfig(
+            str(folder),
+            freeze_backbone=True,
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+            logging_steps=10_000,
+            per_device_eval_batch_size=1024,
+            **{**quiet, **options},
+        ),
+        train_dataset=StoredSet(*train),
+        gain_dataset=StoredSet(*gain),
+        data_collator=collate,
+        label_column="label",
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer

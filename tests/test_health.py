@@ -1,0 +1,225 @@
+"""The signs of failure, by hand and in runs that show them; healthy runs are let alone."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+
+from benchmarks import regenerate
+from selmix_hf import get_objective, health
+from selmix_hf.confusion import confusion_matrix
+from selmix_hf.health import HealthWatch, chance_share, mean_kept_gain, staleness, swing
+from selmix_hf.metrics import standard_error
+from selmix_hf.objectives import coverages, h_mean, mean_recall
+
+
+def logs(psi, kept_gain=0.9, error=0.01, worst=0.5):
+    """What refreshes log."""
+    return [
+        {"gain_set_psi": p, "gain_set_psi_error": error, "gain_set_worst_recall": worst, "kept_gain": kept_gain}
+        for p in psi
+    ]
+
+
+def heard(history, objective="mean_recall", gain=1.0, mask_dropped=False):
+    said = []
+    watch = HealthWatch(get_objective(objective), said.append)
+    distribution = SimpleNamespace(mask_dropped=mask_dropped)
+    for number in range(len(history)):
+        watch.look(torch.full((3, 3), gain), distribution, history[: number + 1], reach=20.0, num_samples=1000)
+    assert len(said) == len(watch.said)  # each once
+    return watch.said, " ".join(said)
+
+
+RISING = [0.5 + 0.002 * t for t in range(30)]
+SWINGING = [0.5 + 0.03 * (t % 2) for t in range(30)]
+
+
+def test_a_healthy_run_hears_nothing():
+    assert heard(logs(RISING)) == (set(), "")
+    assert heard(logs([0.5 + 0.015 * (t % 2) for t in range(30)]))[0] == set()
+
+
+def test_a_swing_is_said():
+    said, text = heard(logs(SWINGING))
+    assert said == {"swing"} and "it went up and down on gain_dataset by 3.0 times its standard error there" in text
+    assert heard(logs(SWINGING[:10]))[0] == set()  # too few to tell
+    # a minimum changes its class, and more is let pass
+    assert heard(logs(SWINGING), "min_recall")[0] == set()
+    assert heard(logs(SWINGING, error=0.005), "min_recall")[0] == {"swing"}
+
+
+def test_a_stale_distribution_is_said():
+    said, text = heard(logs(RISING, kept_gain=0.05))
+    assert said == {"stale"} and "the old P had 5% of the new one's gain left" in text
+    assert heard(logs(RISING[:2], kept_gain=0.05))[0] == set()
+    recovered = logs(RISING[:2], kept_gain=-1.0) + logs(RISING[2:], kept_gain=1.0)
+    assert mean_kept_gain(recovered[:3]) == pytest.approx(-1 / 3) and mean_kept_gain(recovered) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [({"gain": 1e-5}, "vanishing"), ({"mask_dropped": True}, "negative"), ({"gain": 1e-4}, None)],
+)
+def test_gains_that_do_not_help_are_said(options, kind):
+    """20 times the gain against one sample of 1,000."""
+    assert heard(logs(RISING), **options)[0] == ({kind} - {None})
+
+
+def test_a_perfect_gain_set_goes_first():
+    assert heard(logs(RISING, worst=1), gain=0.0)[0] == {"perfect"}
+
+
+def test_swing_by_hand():
+    assert swing(logs(SWINGING)) == pytest.approx(0.03 / 0.01)
+    assert swing(logs(RISING)) == 0 == swing(logs(RISING[::-1]))
+    assert swing(logs(SWINGING[:10])) is None is swing(logs(SWINGING, error=0.0))
+    # differences +2 -1 and so on: all products are 2
+    uneven = [0.0, 2, 1, 3, 2, 4, 3, 5, 4, 6, 5]
+    assert swing(logs(uneven, error=1.0)) == pytest.approx(math.sqrt(2))
+    # only the latest ten differences count
+    assert swing(logs([*SWINGING, *(0.6 + 0.01 * t for t in range(11))])) == 0
+
+
+def test_staleness_by_hand():
+    old = torch.tensor([[0.5, 0.25], [0.25, 0.0]])
+    new = torch.tensor([[0.0, 0.0], [0.5, 0.5]])
+    gain = torch.tensor([[-1.0, 0.0], [2.0, 2.0]])
+    assert staleness(None, new, gain) == {}
+    assert staleness(old, new, gain) == {"stale_share": 0.75, "kept_gain": 0.0}
+    assert staleness(new, new, gain) == {"stale_share": 0.0, "kept_gain": 1.0}
+    assert staleness(old, new, gain * torch.tensor([10.0, 1.0]))["kept_gain"] == pytest.approx(-0.0, abs=1e-6)
+    assert staleness(old, new, torch.tensor([[-90.0, 0.0], [2.0, 2.0]]))["kept_gain"] == -1
+    assert staleness(old, new, -gain.abs()) == {"stale_share": 1.0}  # no gain is left to keep
+
+
+def test_the_share_of_chance_by_hand():
+    counts = torch.tensor([[6, 4, 0], [0, 8, 2], [0, 0, 10]])
+    by_chance = sum(r * (1 - r) for r in (6.5 / 11, 8.5 / 11, 10.5 / 11)) / 3 / 10
+    assert chance_share(counts) == pytest.approx(by_chance / 0.04)  # the variance of .6, .8, 1
+    assert chance_share(torch.tensor([[5, 5], [5, 5]])) == 1
+    assert chance_share(torch.eye(3).long()) == 0
+
+
+@pytest.mark.parametrize("class_prior", ["validation", "balanced"])
+@pytest.mark.parametrize("function", [mean_recall, h_mean, lambda matrix: coverages(matrix)[0]])
+def test_the_standard_error_is_that_of_repeated_draws(function, class_prior):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.2, 0.2, 0.6]], dtype=torch.float64)
+    sizes = [400, 300, 900]
+    values = []
+    for _ in range(2000):
+        drawn = [torch.multinomial(row, n, True, generator=generator) for row, n in zip(rows, sizes, strict=True)]
+        counts = torch.stack([d.bincount(minlength=3) for d in drawn])
+        values.append(float(function(confusion_matrix(counts, class_prior))))
+    expected = (rows * torch.tensor(sizes)[:, None]).round().long()
+    assert standard_error(function, expected, class_prior) == pytest.approx(
+        torch.tensor(values).std().item(), rel=0.05
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "constraints", "per_class", "kinds"),
+    [
+        ("min_recall", None, 10, {"small"}),
+        ("min_recall", None, 200, set()),
+        ("mean_recall", None, 5, set()),
+        ("mean_recall", {"coverage": 0.95}, 20, {"coverage"}),
+        ("mean_recall", {"coverage": 0.95}, 200, set()),
+    ],
+)
+def test_a_gain_set_that_is_too_small_is_said_at_the_start(objective, constraints, per_class, kinds):
+    """Nine classes of recall .7 and one of .4; the misses of each go to the next."""
+    psi, said = get_objective(objective, constraints), []
+    hits = torch.tensor([2 * per_class // 5] + [7 * per_class // 10] * 9)
+    counts = torch.diag(hits) + torch.diag(per_class - hits).roll(1, 1)
+    watch = HealthWatch(psi, said.append)
+    watch.start(counts)
+    assert watch.said == kinds and len(said) == len(kinds)
+    if kinds:
+        assert f"with {int(counts.sum(1).min())} samples of its smallest class" in said[0]
+
+
+# --- in a run ----------------------------------------------------------------------------------------------------
+
+FROZEN = {"freeze_backbone": True, "objective": "mean_recall", "gain_dataset": tiny.images((60,) * 4, seed=1)}
+
+
+def refreshes(run):
+    return [log for log in run.state.log_history if "gain_set_psi" in log]
+
+
+def test_a_run_at_a_fit_rate_is_let_alone_and_one_that_is_spoilt_is_not(tmp_path, caplog):
+    options = {**FROZEN, **tiny.BARE, "refresh_steps": 2, "max_steps": 40}
+    fit = tiny.trainer(tmp_path / "fit", "convnext", learning_rate=0.02, **options)
+    fit.train()
+    assert fit.health.said == set()
+    assert all("kept_gain" in log and "stale_share" in log for log in refreshes(fit)[1:])
+    assert "stale_share" not in refreshes(fit)[0]
+    wild = tiny.trainer(tmp_path / "wild", "convnext", learning_rate=20.0, **options)
+    wild.train()
+    assert wild.health.said >= {"swing", "stale"}
+    for sentence in ("the objective swings: over the last 10", "P grows stale within a period"):
+        assert caplog.text.count(sentence) == 1
+
+
+def test_a_resumed_run_knows_what_was_before(tmp_path):
+    """Ten differences are never seen after the resume; P of the old period is that of the checkpoint."""
+    options = {**FROZEN, "refresh_steps": 2, "max_steps": 28, "learning_rate": 20.0, "load_best_model_at_end": False}
+    options |= {"eval_strategy": "no", "save_strategy": "steps", "save_steps": 20, "save_total_limit": 5}
+    whole = tiny.trainer(tmp_path / "whole", "convnext", **options)
+    whole.train()
+    resumed = tiny.trainer(tmp_path / "resumed", "convnext", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-20"))
+    assert len(refreshes(resumed)) == len(refreshes(whole)) == 14
+    assert refreshes(resumed)[-4:] == refreshes(whole)[-4:]
+    assert "swing" in whole.health.said and "swing" in resumed.health.said
+
+
+def test_a_small_gain_set_is_said_once_and_not_again_after_a_resume(tmp_path, caplog):
+    options = {
+        "freeze_backbone": True,
+        "objective": "mean_recall",
+        "constraints": {"coverage": 0.95},
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
+    options |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    run = tiny.trainer(tmp_path / "run", **options)
+    run.train()
+    assert caplog.text.count("small for the coverage constraint: with 7 samples of its smallest class") == 1
+    resumed = tiny.trainer(tmp_path / "resumed", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert "coverage" in run.health.said and "coverage" not in resumed.health.said
+
+
+# --- the recorded measurements ----------------------------------------------------------------------------------
+
+
+def recorded():
+    return json.loads((regenerate.RECORDED / "health.json").read_text(encoding="utf-8"))
+
+
+def test_what_was_measured_lies_on_the_right_side_of_the_thresholds():
+    healthy = [row for row in recorded() if row["group"].startswith("healthy")]
+    assert len(healthy) >= 11
+    for row in healthy:
+        limit = health._SWING_OF_MINIMUM if row["objective"].startswith("min_") else health._SWING
+        for result in row["results"]:
+            assert result["warnings"] == [] and (result["swing"] or 0) < limit
+            assert result["kept_gain"] > health._KEPT_GAIN and (
+                result["chance_share"] < health._CHANCE_SHARE or not row["objective"].startswith("min_recall")
+            )
+            assert (result["slack_error"] or 0) < health._SLACK_ERROR
+
+
+@pytest.mark.parametrize("group", ["learning_rate 0.1", "learning_rate 1", "inverse_temperature", "refresh_steps 500"])
+def test_spoilt_runs_were_warned_of(group):
+    rows = [row for row in recorded() if row["group"].startswith(group)]
+    assert {row["objective"] for row in rows} == {"min_recall", "mean_recall", "h_mean"}
+    for row in rows:
+        assert all({"swing", "stale"} & set(result["warnings"]) for result in row["results"])
