@@ -45,7 +45,7 @@ COLUMNS = ("mean_recall", "min_recall", "h_mean", "smallest_coverage", "worst_te
 class Options:
     """Defaults of `SelMixConfig` for a frozen backbone, except where the data need others."""
 
-    target_share: float = SelMixConfig.target_share
+    target_share: float = 0.5
     learning_rate: float = 0.01
     max_steps: int = SelMixConfig.max_steps
     refresh_steps: int = 10

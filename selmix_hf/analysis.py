@@ -232,6 +232,7 @@ def _temperatures(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
     seed = (laboratory.arguments.seeds or [laboratory.config.seed])[0]
     first = laboratory.run(objective, seed, Setting("auto"))["inverse_temperature"]
     yield Setting("auto")
+    yield Setting("auto, share 0.5", None, {"target_share": 0.5})
     for tenth in range(-25, 26, 5):
         s = float(f"{first * 10 ** (tenth / 10):.3g}")
         yield Setting(f"{s:g}", s, {"inverse_temperature": str(s)})

@@ -36,7 +36,7 @@ AXES = {  # what a study's values are; "" where they are names
     "backbone": "",
     "mixing": "",
 }
-_LINE, _START = "#1f6fb2", "#9aa5b1"
+_LINE, _START, _AUTO = "#1f6fb2", "#9aa5b1", ("#d9480f", "#e8a33d")
 _TITLES = {"mean_recall": "mean recall", "min_recall": "worst-class recall", "h_mean": "H-mean", "g_mean": "G-mean"}
 
 
@@ -87,7 +87,7 @@ def auto_against_fixed(studies: Mapping[str, Mapping[str, Rows]]) -> str:
 def _auto_rows(study: Mapping[str, Rows]) -> list[list[str]]:
     rows = []
     for objective, of_objective in study.items():
-        auto, fixed = of_objective[0], list(of_objective[1:])
+        auto, fixed = of_objective[0], [row for row in of_objective if row["value"] is not None]
         best = max(fixed, key=lambda row: np.mean(_values(row)))
         worst = min(fixed, key=lambda row: np.mean(_values(row)))
         gap, spread = paired(auto, best)
@@ -134,9 +134,8 @@ def plot_study(study: Mapping[str, Rows], axis: str, title: str) -> Figure:
         means, spreads = ([float(f(_values(row))) for row in rows] for f in (np.mean, np.std))
         if axis:
             _lines(panel, numeric)
-            for row in rows:
-                if row["value"] is None:
-                    panel.axhline(np.mean(_values(row)), color="#d98c3f", lw=1.5, label=row["label"])
+            for row, colour in zip([row for row in rows if row["value"] is None], _AUTO, strict=False):
+                panel.axhline(float(np.mean(_values(row))), color=colour, lw=1.5, label=row["label"])
             panel.set_xlabel(axis)
         else:
             labels = [row["label"] for row in rows]
@@ -180,9 +179,8 @@ def plot_convergence(study: Mapping[str, Rows], title: str) -> Figure:
             colour = colormaps["viridis_r"](i / max(len(fixed) - 1, 1))
             share = row["value"] / fixed[len(fixed) // 2]["value"]  # of the first s of "auto"
             panel.plot(row["runs"][0]["steps"], _curve(row), color=colour, lw=1, label=f"s = {share:.1g} s₀")
-        for row in rows:
-            if row["value"] is None:
-                panel.plot(row["runs"][0]["steps"], _curve(row), color="#d9480f", lw=2, label=row["label"])
+        for row, shade in zip([row for row in rows if row["value"] is None], _AUTO, strict=False):
+            panel.plot(row["runs"][0]["steps"], _curve(row), color=shade, lw=2, label=row["label"])
         panel.set_xlabel("step")
         panel.set_title(_title(objective), loc="left", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)

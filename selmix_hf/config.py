@@ -75,8 +75,9 @@ class SelMixConfig(TrainingArguments):
             look costs milliseconds, and 50 otherwise.
         pair_sampling: "selmix", "uniform" (plain class-balanced mixup) or "greedy".
         inverse_temperature: s of softmax(s G), or "auto": chosen for `target_share`.
-        target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Between .3 and .8
-            little differed beyond the noise at K = 10; docs/defaults.md.
+        target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Default 0, which
+            stands for 0.97 where the objective is one smooth function of up to 100 classes, and 0.5 where it is a
+            minimum, has constraints, or there are more classes; docs/analysis.md.
         mixing: how two samples become one. "feature" mixes what enters the head, as the paper does. "input" (mixup),
             "cutmix" and "puzzlemix" mix images before the model, which then is trained on one image a pair;
             "puzzlemix" also looks at both for their saliency. The label stays the first sample's. Gains are worked
@@ -115,7 +116,7 @@ class SelMixConfig(TrainingArguments):
     refresh_steps: int = field(default=0, metadata={"help": "Steps a period; 0: 10 frozen, else 50."})
     pair_sampling: str = field(default="selmix", metadata={"help": "'selmix', 'uniform' or 'greedy'."})
     inverse_temperature: str = field(default="auto", metadata={"help": "s of softmax(s G), or 'auto'."})
-    target_share: float = field(default=0.5, metadata={"help": "Effective share of the positive pairs."})
+    target_share: float = field(default=0.0, metadata={"help": "Effective share of the positive pairs; 0: see there."})
     mixing: str = field(default="feature", metadata={"help": "'feature', 'input', 'cutmix' or 'puzzlemix'."})
     beta_min: float = field(default=0.6, metadata={"help": "Mixing coefficients are uniform on [beta_min, 1]."})
     pseudo_label_steps: int = field(default=0, metadata={"help": "0: refresh_steps frozen, else ten times that."})
@@ -248,7 +249,7 @@ class SelMixConfig(TrainingArguments):
         if not 0 < self.tail_share < 1:
             raise ValueError(f"tail_share must lie between 0 and 1, found {self.tail_share}.")
         self.make_objective(class_counts=[1, 1])
-        check_policy(self.pair_sampling, self.temperature, self.target_share)
+        check_policy(self.pair_sampling, self.temperature, self.target_share or 1.0)
         if not isinstance(self.mixing, str) or self.mixing not in MIXING:
             raise ValueError(
                 f"mixing must be one of {', '.join(MIXING)}, found {self.mixing!r}: a function of your own goes to "

@@ -220,6 +220,17 @@ class Objective:
         return float(self.value(raw_KK)) if violation <= self.tolerance + _ROUNDING else INFEASIBLE * (1 + violation)
 
 
+def default_target_share(objective: Objective, num_classes: int) -> float:
+    """The `target_share` of `pair_distribution.pair_distribution` that suits an objective.
+
+    .97, nearly all pairs that help alike, for one smooth function of up to 100 classes; .5 where multipliers move what
+    is wanted from look to look, and for more classes, whose pairs outnumber by far what is drawn. Measured at K = 10
+    and K = 1000: docs/analysis.md, docs/defaults.md.
+    """
+    steered = bool(objective.constraints) or isinstance(objective.metric, MinimumMetric)
+    return 0.5 if steered or num_classes > 100 else 0.97
+
+
 # --- head and tail -----------------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ from selmix_hf.health import HealthWatch, require_finite, require_finite_weights
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
 from selmix_hf.labels import checked_labels
 from selmix_hf.metrics import refresh_report
-from selmix_hf.objectives import Objective
+from selmix_hf.objectives import Objective, default_target_share
 from selmix_hf.pair_distribution import PairState, pair_distribution
 from selmix_hf.pseudo_label_trainer import PseudoLabelTrainer, prepared_teacher
 from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, largest_repeat
@@ -206,7 +206,7 @@ class SelMixTrainer(PseudoLabelTrainer):
             gain / scale,
             self.args.pair_sampling,
             self.args.temperature,
-            self.args.target_share,
+            self.args.target_share or default_target_share(self.objective, self.head.num_classes),
             torch.as_tensor(self.train_counts > 0),
             torch.as_tensor((self.train_counts if second_K is None else second_K) > 0),
         )

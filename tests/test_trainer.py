@@ -456,6 +456,22 @@ def test_pair_sampling(policy, effective, tmp_path):
     assert "inverse_temperature" not in report
 
 
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [
+        ({}, 0.5),
+        ({"objective": "h_mean"}, 0.97),
+        ({"objective": "h_mean", "target_share": 0.3}, 0.3),
+        ({"objective": "mean_recall", "constraints": {"coverage": 0.9}}, 0.5),
+    ],
+)
+def test_the_share_of_pairs_follows_the_objective(options, share, tmp_path):
+    run = tiny.trainer(tmp_path, max_steps=4, refresh_steps=4, **options, **tiny.BARE)
+    run.train()
+    expected = pair_distribution(run.gain, target_share=share).probability
+    torch.testing.assert_close(run.pair_state.probability, expected)
+
+
 def test_the_temperature_that_auto_chose_is_logged_and_gives_the_same_pairs_as_a_number(tmp_path):
     auto = tiny.trainer(tmp_path / "auto", max_steps=4, refresh_steps=4, **tiny.BARE)
     auto.train()
