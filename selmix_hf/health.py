@@ -50,8 +50,8 @@ class HealthWatch:
             self._once(
                 "small",
                 f"gain_dataset is small for {metric.name}: with {smallest} samples of its smallest class, "
-                f"{chance:.0%} of the differences between the recalls of the classes are chance, and so may be which one is the "
-                "worst. Give more validation samples, or choose an objective that averages, such as h_mean.",
+                f"{chance:.0%} of the differences between the recalls of the classes are chance, and so may be which "
+                "one is the worst. Give more validation samples, or choose an objective that averages, as h_mean.",
             )
         for constraint in self.objective.constraints:
             error = standard_error(partial(_smallest_slack, constraint), counts, self.objective.class_prior)
