@@ -42,11 +42,11 @@ from selmix_hf.record_card import released_run, render_record
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
+IMAGES = ROOT / "docs" / "images"
 DOCS = (
     "analysis",
     "defaults",
     "gain_fidelity",
-    "health",
     "method",
     "performance",
     "semi_supervised",
@@ -64,7 +64,6 @@ CIFAR10_LT = {  # row -> card
 START_TITLES = {
     "cifar10_lite0": "CIFAR-10-LT, lite0",
     "cifar10_scratch": "CIFAR-10-LT, small network",
-    "digits_lite0": "digits, lite0",
     "digits_scratch": "digits, small network",
 }
 TARGETS = {  # card -> what was hoped for before the runs
@@ -244,8 +243,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for path in CARDS.glob("*/results.json"):
             save_record_plots(read(path), path.parent / "plots", released_run(read(path)))
         semi_supervised.save_plots(read(RECORDED / "semi_supervised.json"))
+        page = (ROOT / "docs" / "analysis.md").read_text(encoding="utf-8")
         for start, record in analyses().items():
-            save_study_plots(record, ROOT / "docs" / "images", f"analysis_{start}_")
+            files = save_study_plots(record, IMAGES, f"analysis_{start}_")
+            for file in [
+                file for of_study in files.values() for file in of_study if f"({IMAGES.name}/{file})" not in page
+            ]:
+                (IMAGES / file).unlink()  # not shown
         gain_fidelity.save_plots(read(RECORDED / "gain_fidelity.json"))
     texts = regenerate()
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]

@@ -178,7 +178,9 @@ def plot_convergence(study: Mapping[str, Rows], title: str) -> Figure:
         for i, row in enumerate(fixed):
             colour = colormaps["viridis_r"](i / max(len(fixed) - 1, 1))
             share = row["value"] / fixed[len(fixed) // 2]["value"]  # of the first s of "auto"
-            panel.plot(row["runs"][0]["steps"], _curve(row), color=colour, lw=1, label=f"s = {share:.1g} s₀")
+            panel.plot(
+                row["runs"][0]["steps"], _curve(row), color=colour, lw=1, label=f"s = {float(f'{share:.1g}'):g} s₀"
+            )
         for row, shade in zip([row for row in rows if row["value"] is None], _AUTO, strict=False):
             panel.plot(row["runs"][0]["steps"], _curve(row), color=shade, lw=2, label=row["label"])
         panel.set_xlabel("step")
