@@ -141,6 +141,7 @@ def plot_study(study: Mapping[str, Rows], axis: str, title: str) -> Figure:
             labels = [row["label"] for row in rows]
             panel.errorbar(labels, means, spreads, fmt="o", ms=6, color=_LINE, capsize=4, label="after SelMix")
             panel.margins(x=0.3)
+            panel.tick_params("x", rotation=20 if len(labels) > 3 else 0)
         befores = [float(np.mean(_values(row, side="before"))) for row in (numeric if axis else rows)]
         if np.ptp(befores) < 1e-9:
             panel.axhline(befores[0], color=_START, ls=":", label="start")
