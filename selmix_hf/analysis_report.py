@@ -114,7 +114,7 @@ def convergence_table(study: Mapping[str, Rows]) -> str:
         half = np.diff(_curve(of_objective[0])[[0, -1]])[0] / 2
         for cells, row in zip(rows, of_objective, strict=True):
             curve = _curve(row)
-            reached = np.flatnonzero(curve >= curve[0] + half) if half > 0 else []
+            reached = np.flatnonzero((curve >= curve[0] + half) & (half > 0))
             cells.append(str(row["runs"][0]["steps"][reached[0]]) if len(reached) else "-")
             cells.append(f"{np.mean([run['psi'] for run in row['runs']]):.3f}")
     return markdown_table(header, rows)
