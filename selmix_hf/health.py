@@ -93,7 +93,7 @@ class HealthWatch:
             self._once(
                 "vanishing",
                 f"all gains vanish (largest {largest:.1e}): at this learning rate a whole run of the best mix would "
-                f"move the objective by {largest * reach:.1e}, which gain_dataset hardly shows. The head is saturated, "
+                f"move the objective by {largest * reach:.1e}, which gain_dataset hardly shows. The head is saturated "
                 "or the features of the classes do not differ; try another objective, or train the backbone.",
             )
         elif distribution.mask_dropped:
