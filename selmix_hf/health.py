@@ -16,10 +16,11 @@ from selmix_hf.objectives import INFEASIBLE, Constraint, MinimumMetric, Objectiv
 from selmix_hf.pair_distribution import PairDistribution
 
 # between what healthy runs and what spoilt ones were measured to show: docs/health.md
-_WINDOW = 10  # refreshes
+_WINDOW, _LONG_WINDOW = 10, 20  # refreshes
 _SWING, _SWING_OF_MINIMUM = 2.0, 4.0  # standard errors; which class is the worst changes from look to look
 _KEPT_GAIN, _FEWEST_REFRESHES = 0.08, 3
-_CHANCE_SHARE = 0.3
+_RECALL_ERROR = 0.08
+_REACH = 5.0  # standard errors
 _SLACK_ERROR = 0.1
 _WAY_OUT = "Lower learning_rate or backbone_learning_rate, drop momentum, or train in float32."
 
@@ -45,13 +46,13 @@ class HealthWatch:
     def start(self, counts: Tensor) -> None:
         """Look at the counts (K x K) of the gain set at the start of a run."""
         metric, smallest = self.objective.metric, int(counts.sum(1).min())
-        chance = chance_share(counts)
-        if isinstance(metric, MinimumMetric) and metric.components is recalls and chance > _CHANCE_SHARE:
+        error = recall_error(counts)
+        if isinstance(metric, MinimumMetric) and metric.components is recalls and error > _RECALL_ERROR:
             self._once(
                 "small",
-                f"gain_dataset is small for {metric.name}: with {smallest} samples of its smallest class, "
-                f"{chance:.0%} of the differences between the recalls of the classes are chance, and so may be which "
-                "one is the worst. Give more validation samples, or choose an objective that averages, as h_mean.",
+                f"gain_dataset is small for {metric.name}: with {smallest} samples of its smallest class, the "
+                f"recall of a class is known to ±{error:.2f} (one standard error), and chance may decide which is the "
+                "worst. Give more validation samples, or choose an objective that averages, such as h_mean.",
             )
         for constraint in self.objective.constraints:
             error = standard_error(partial(_smallest_slack, constraint), counts, self.objective.class_prior)
@@ -77,10 +78,10 @@ class HealthWatch:
             gain: G, K x K.
             distribution: P and what was decided on the way.
             logs: those of the run, this refresh's among them.
-            reach: learning rate times optimizer steps of the run: what it makes of a gain, to first order.
+            reach: learning rate times optimizer steps: what a run makes of a gain, to first order.
             num_samples: of the gain set; 1 / num_samples is the least that it can show.
         """
-        last = [log for log in logs if "gain_set_psi" in log][-_WINDOW - 1 :]
+        last = [log for log in logs if "gain_set_psi" in log][-_LONG_WINDOW:]
         largest = float(gain.abs().max())
         if last[-1]["gain_set_worst_recall"] == 1:
             self._once(
@@ -88,12 +89,12 @@ class HealthWatch:
                 "every sample of gain_dataset is already classified rightly, so it cannot show what would help on "
                 "unseen data. Was it part of the training data? Give samples that the model has not seen.",
             )
-        elif largest * reach < 1 / num_samples:
+        elif largest * reach < max(1 / num_samples, _REACH * last[-1]["gain_set_psi_error"]):
             self._once(
                 "vanishing",
-                f"all gains vanish (largest {largest:.1e}): at this learning rate no mix of two classes moves the "
-                f"objective by more than {largest * reach:.1e} in the whole run. The head is saturated, or the "
-                "features of the classes do not differ; try another objective, or train the backbone.",
+                f"all gains vanish (largest {largest:.1e}): at this learning rate a whole run of the best mix would "
+                f"move the objective by {largest * reach:.1e}, which gain_dataset hardly shows. The head is saturated "
+                "or the features of the classes do not differ; try another objective, or train the backbone.",
             )
         elif distribution.mask_dropped:
             self._once(
@@ -123,19 +124,11 @@ class HealthWatch:
             self._warn(sentence)
 
 
-def chance_share(counts: Tensor) -> float:
-    """How much of the variance of the recalls over the classes is that of sampling alone, at most 1; 0 where every
-    sample is classified rightly.
-
-    Args:
-        counts: of the gain set, K x K.
-    """
-    size_K, hits_K = counts.sum(1).double(), counts.diagonal().double()
-    if bool((hits_K == size_K).all()):
-        return 0.0
-    recall_K = (hits_K + 0.5) / (size_K + 1)  # as smoothed for the gain
-    by_chance = float((recall_K * (1 - recall_K) / size_K).mean())
-    return by_chance / max(float((hits_K / size_K).var()), by_chance)
+def recall_error(counts: Tensor) -> float:
+    """Standard error of the recall of a class, root mean square over classes, from the counts (K x K) of a set."""
+    size_K = counts.sum(1).double()
+    recall_K = (counts.diagonal() + 0.5) / (size_K + 1)  # as smoothed for the gain
+    return math.sqrt(float((recall_K * (1 - recall_K) / size_K).mean()))
 
 
 def swing(refreshes: Sequence[Mapping[str, Any]]) -> float | None:
@@ -152,8 +145,8 @@ def swing(refreshes: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def mean_kept_gain(refreshes: Sequence[Mapping[str, Any]]) -> float | None:
-    """Mean "kept_gain" of `staleness` over the last ten logs of refreshes; None for fewer than three."""
-    kept = [log["kept_gain"] for log in refreshes[-_WINDOW:] if "kept_gain" in log]
+    """Mean "kept_gain" of `staleness` over the last twenty logs of refreshes; None for fewer than three."""
+    kept = [log["kept_gain"] for log in refreshes[-_LONG_WINDOW:] if "kept_gain" in log]
     return sum(kept) / len(kept) if len(kept) >= _FEWEST_REFRESHES else None
 
 

@@ -222,8 +222,8 @@ class SelMixTrainer(PseudoLabelTrainer):
         self.log(
             {**report, **stale, "largest_repeat": largest_repeat(probability, self.train_counts, pairs, second_K)}
         )
-        reach, num_samples = self.args.learning_rate * self.state.max_steps, int(self.gain_counts.sum())
-        self.health.look(gain, distribution, self.state.log_history, reach, num_samples)
+        reach = self.args.learning_rate * max(self.state.max_steps, SelMixConfig.max_steps)  # a trial run is short
+        self.health.look(gain, distribution, self.state.log_history, reach, int(self.gain_counts.sum()))
         for callback in self.callback_handler.callbacks:
             if hasattr(callback, "on_refresh"):
                 callback.on_refresh(self)
