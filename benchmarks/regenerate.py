@@ -47,6 +47,7 @@ DOCS = (
     "analysis",
     "defaults",
     "gain_fidelity",
+    "health",
     "method",
     "performance",
     "semi_supervised",
