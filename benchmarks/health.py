@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import tempfile
 from collections import Counter
@@ -89,7 +88,7 @@ def measures(trainer: SelMixTrainer) -> dict[str, Any]:
         "stale_share": max(log.get("stale_share", 0.0) for log in logs),
         "recall_error": recall_error(counts),
         "slack_error": max(slack, default=None),
-        "reach": min(log["largest_gain"] / (log["gain_set_psi_error"] or math.inf) for log in logs) * reach,
+        "reach": min(log["largest_gain"] for log in logs) * reach,
         "psi": [logs[0]["gain_set_psi"], max(log["gain_set_psi"] for log in logs)],
         "warnings": sorted(trainer.health.said),
     }
@@ -175,7 +174,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "stale share": ("stale_share", max, ".2f"),
         "recall error": ("recall_error", max, ".2f"),
         "slack error": ("slack_error", max, ".2f"),
-        "reach, errors": ("reach", min, ".2g"),
+        "reach": ("reach", min, ".3f"),
     }
     cells = []
     for row in rows:

@@ -20,7 +20,7 @@ _WINDOW, _LONG_WINDOW = 10, 20  # refreshes
 _SWING, _SWING_OF_MINIMUM = 2.0, 4.0  # standard errors; which class is the worst changes from look to look
 _KEPT_GAIN, _FEWEST_REFRESHES = 0.08, 3
 _RECALL_ERROR = 0.08
-_REACH = 5.0  # standard errors
+_REACH = 0.01  # of psi
 _SLACK_ERROR = 0.1
 _WAY_OUT = "Lower learning_rate or backbone_learning_rate, drop momentum, or train in float32."
 
@@ -70,7 +70,6 @@ class HealthWatch:
         distribution: PairDistribution,
         logs: Sequence[Mapping[str, Any]],
         reach: float,
-        num_samples: int,
     ) -> None:
         """Look at a refresh.
 
@@ -79,7 +78,6 @@ class HealthWatch:
             distribution: P and what was decided on the way.
             logs: those of the run, this refresh's among them.
             reach: learning rate times optimizer steps: what a run makes of a gain, to first order.
-            num_samples: of the gain set; 1 / num_samples is the least that it can show.
         """
         last = [log for log in logs if "gain_set_psi" in log][-_LONG_WINDOW:]
         largest = float(gain.abs().max())
@@ -89,12 +87,12 @@ class HealthWatch:
                 "every sample of gain_dataset is already classified rightly, so it cannot show what would help on "
                 "unseen data. Was it part of the training data? Give samples that the model has not seen.",
             )
-        elif largest * reach < max(1 / num_samples, _REACH * last[-1]["gain_set_psi_error"]):
+        elif largest * reach < _REACH:
             self._once(
                 "vanishing",
                 f"all gains vanish (largest {largest:.1e}): at this learning rate a whole run of the best mix would "
-                f"move the objective by {largest * reach:.1e}, which gain_dataset hardly shows. The head is saturated "
-                "or the features of the classes do not differ; try another objective, or train the backbone.",
+                f"move the objective by {largest * reach:.1e} only. The head is saturated, or the features of the "
+                "classes do not differ; try another objective, or train the backbone.",
             )
         elif distribution.mask_dropped:
             self._once(

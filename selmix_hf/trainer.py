@@ -223,7 +223,7 @@ class SelMixTrainer(PseudoLabelTrainer):
             {**report, **stale, "largest_repeat": largest_repeat(probability, self.train_counts, pairs, second_K)}
         )
         reach = self.args.learning_rate * max(self.state.max_steps, SelMixConfig.max_steps)  # a trial run is short
-        self.health.look(gain, distribution, self.state.log_history, reach, int(self.gain_counts.sum()))
+        self.health.look(gain, distribution, self.state.log_history, reach)
         for callback in self.callback_handler.callbacks:
             if hasattr(callback, "on_refresh"):
                 callback.on_refresh(self)

@@ -29,7 +29,7 @@ def heard(history, objective="mean_recall", gain=1.0, mask_dropped=False):
     watch = HealthWatch(get_objective(objective), said.append)
     distribution = SimpleNamespace(mask_dropped=mask_dropped)
     for number in range(len(history)):
-        watch.look(torch.full((3, 3), gain), distribution, history[: number + 1], reach=20.0, num_samples=1000)
+        watch.look(torch.full((3, 3), gain), distribution, history[: number + 1], reach=20.0)
     assert len(said) == len(watch.said)  # each once
     return watch.said, " ".join(said)
 
@@ -62,13 +62,11 @@ def test_a_stale_distribution_is_said():
 
 @pytest.mark.parametrize(
     ("options", "kind"),
-    [({"gain": 2e-3}, "vanishing"), ({"mask_dropped": True}, "negative"), ({"gain": 3e-3}, None)],
+    [({"gain": 4e-4}, "vanishing"), ({"mask_dropped": True}, "negative"), ({"gain": 6e-4}, None)],
 )
 def test_gains_that_do_not_help_are_said(options, kind):
-    """20 times the gain against five standard errors of .01; where psi has none, against one sample of 1,000."""
+    """20 times the gain against .01."""
     assert heard(logs(RISING), **options)[0] == ({kind} - {None})
-    assert heard(logs(RISING, error=0.0), gain=4e-5)[0] == {"vanishing"}
-    assert heard(logs(RISING, error=0.0), gain=6e-5)[0] == set()
 
 
 def test_a_perfect_gain_set_goes_first():
