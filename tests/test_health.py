@@ -152,7 +152,7 @@ def refreshes(run):
 
 
 def test_a_run_at_a_fit_rate_is_let_alone_and_one_that_is_spoilt_is_not(tmp_path, caplog):
-    options = {**FROZEN, **tiny.BARE, "refresh_steps": 2, "max_steps": 40}
+    options = {**FROZEN, **tiny.BARE, "refresh_steps": 2, "max_steps": 40, "target_share": 0.5}
     fit = tiny.trainer(tmp_path / "fit", "convnext", learning_rate=0.02, **options)
     fit.train()
     assert fit.health.said == set()
@@ -226,7 +226,7 @@ def test_what_was_measured_lies_on_the_right_side_of_the_thresholds():
         ("features are noise", 1, {"vanishing"}),
         ("5 a class", 2, {"small", "coverage"}),
         ("10 a class", 2, {"small", "coverage"}),
-        ("20 a class", 2, {"small", "coverage"}),
+        ("20 a class", 1, {"small", "coverage"}),  # the constraint in one of two draws
     ],
 )
 def test_spoilt_runs_were_warned_of(group, objectives, kinds):
