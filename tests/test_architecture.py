@@ -74,7 +74,11 @@ FLOORS = {
     "benchmark_start": 9,
     "benchmark_results": 7,
     "benchmark": 11,
-    "baselines": 3,
+    "baselines": 4,
+    "rivals": 5,
+    "workbench": 11,
+    "same_start": 12,
+    "same_start_report": 6,
     "analysis": 11,
     "analysis_report": 6,
 }
