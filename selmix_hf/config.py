@@ -19,6 +19,7 @@ from selmix_hf.pair_distribution import check_policy
 logger = logging.get_logger(__name__)
 
 WEAKEST_BETA_MIN = 0.4  # below, results fell where classes have dozens of images: docs/analysis.md
+GAIN_SET_USES = ("steer", "refit", "train")
 _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
 _PSEUDO_LABELS = ("pseudo_label_threshold", "pseudo_label_share", "ema_decay")
@@ -73,6 +74,11 @@ class SelMixConfig(TrainingArguments):
             raise it with care, and lower it further with momentum.
         refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a
             look costs milliseconds, and 50 otherwise.
+        gain_set_use: "steer": the gain set steers and nothing else. "refit": before the first period the head is
+            retrained on training and gain set together (`gain_set.refit_head`), which is then the start of the run.
+            "train": that, and pairs are drawn from both sets. Where rare classes have more validation than training
+            images, "refit" gained most for a minimum and "train" for smooth objectives (docs/results.md). Numbers on
+            the gain set, the choice of the checkpoint among them, are then optimistic: report those of a test set.
         pair_sampling: "selmix", "uniform" (plain class-balanced mixup) or "greedy".
         inverse_temperature: s of softmax(s G), or "auto": chosen for `target_share`.
         target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Default 0, which
@@ -114,6 +120,7 @@ class SelMixConfig(TrainingArguments):
     feature_cache_dir: str | None = field(default=None, metadata={"help": "Keep stored features in this folder."})
     backbone_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate / 30."})
     refresh_steps: int = field(default=0, metadata={"help": "Steps a period; 0: 10 frozen, else 50."})
+    gain_set_use: str = field(default="steer", metadata={"help": "'steer', 'refit' the head too, or 'train' too."})
     pair_sampling: str = field(default="selmix", metadata={"help": "'selmix', 'uniform' or 'greedy'."})
     inverse_temperature: str = field(default="auto", metadata={"help": "s of softmax(s G), or 'auto'."})
     target_share: float = field(default=0.0, metadata={"help": "Effective share of the positive pairs; 0: see there."})
@@ -255,6 +262,8 @@ class SelMixConfig(TrainingArguments):
                 f"mixing must be one of {', '.join(MIXING)}, found {self.mixing!r}: a function of your own goes to "
                 "SelMixTrainer(mixing=...)."
             )
+        if self.gain_set_use not in GAIN_SET_USES:
+            raise ValueError(f"gain_set_use must be one of {', '.join(GAIN_SET_USES)}, found {self.gain_set_use!r}.")
         if self.mixing != "feature" and self.freeze_backbone:
             raise ValueError(
                 f"mixing={self.mixing!r} makes new images, but freeze_backbone=True trains on stored features of "

@@ -121,6 +121,16 @@ class ClassifierHead:
         biases = [bias.detach() for module in self.modules if (bias := _bias(module)) is not None]
         return torch.stack(biases).sum(0) / len(self.modules) if biases else None
 
+    @torch.no_grad()
+    def assign(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Put other weights (K x D) and biases (K) into the layers, which stay the same objects; a head without a bias
+        takes none, and averaged layers get the same."""
+        for module, part_KD in zip(self.modules, weight.split(self._widths, dim=1), strict=True):
+            own = _weight(module)
+            own.copy_(len(self.modules) * part_KD.reshape(own.shape))
+            if (own_bias := _bias(module)) is not None and bias is not None:
+                own_bias.copy_(bias.reshape(own_bias.shape))
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The head's own parameters: one optimizer group."""
         for module in self.modules:

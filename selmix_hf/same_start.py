@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss
 from selmix_hf.callbacks import CostSensitiveCallback
 from selmix_hf.comparison import paired_bootstrap
@@ -99,8 +100,8 @@ class OnFeatures:
 class ByTrainer:
     """A method that `SelMixTrainer` runs, on stored features or with all weights, as the run's settings say.
 
-    A setting holds options of SelMixConfig; learning rates as factors of the run's own ("rate"); and "train_share",
-    the share of the validation images that train instead of steering.
+    A setting holds options of SelMixConfig; learning rates as factors of the run's own ("rate"); and "bias_share", the
+    share of a class bias, tuned on the validation images after training, that is added.
     """
 
     tried: Callable[[Objective], Sequence[Setting]]
@@ -115,25 +116,29 @@ class ByTrainer:
 
     def fit(self, bench: Workbench, objective: str, setting: Setting, seed: int, steering_N: np.ndarray) -> Predictor:
         options, own = {**self.options, **setting, "objective": objective, "seed": seed}, {}
-        rate, train_N = options.pop("rate", 1.0), bench.rows["train"]
+        rate, share = options.pop("rate", 1.0), options.pop("bias_share", 0.0)
         for name in ("learning_rate", "backbone_learning_rate"):
             options[name] = rate * getattr(bench.config, name)
-        if share := options.pop("train_share", 0):
-            moved_N = np.arange(len(steering_N)) * share % 1 < share  # rows are in the order of their classes
-            train_N, steering_N = np.concatenate([train_N, steering_N[moved_N]]), steering_N[~moved_N]
         if self.cost_sensitive:
-            counts_K = np.bincount(bench.labels_N[train_N], minlength=bench.num_classes).tolist()
+            counts_K = bench.data.train_counts.tolist()
             loss = CostSensitiveLoss(bench.objective(objective), counts_K, options.pop("multiplier_rate", 1.0))
             own = {"compute_loss_func": loss, "callbacks": [CostSensitiveCallback(loss)]}
-        trainer = bench.trainer(bench.configured(**options), train_N, steering_N, **own)
+        trainer = bench.trainer(bench.configured(**options), bench.rows["train"], steering_N, **own)
         trainer.train()
-        return lambda rows_N: bench.predicted(trainer, rows_N)
+        bias_K = torch.zeros(bench.num_classes)
+        if share:
+            labels_N = torch.as_tensor(bench.labels_N[steering_N])
+            bias_K = share * tune_class_bias(bench.logits(trainer, steering_N), labels_N, bench.objective(objective))
+        return lambda rows_N: (bench.logits(trainer, rows_N) + bias_K).argmax(1)
 
 
 def _selmix_settings(objective: Objective) -> Sequence[Setting]:
-    """The defaults, slower and faster, another temperature or multiplier rate, and validation images in training."""
-    own: Setting = {"min_rate": 20.0} if isinstance(objective.metric, MinimumMetric) else {"target_share": 0.5}
-    return [{}, {"rate": 0.3}, {"train_share": 0.5}, {"rate": 3.0}, own]
+    """The defaults; validation images that refit the head or train; and two more, by the kind of objective."""
+    some: list[Setting] = [{}, {"gain_set_use": "refit"}]
+    if isinstance(objective.metric, MinimumMetric):
+        more = [{"bias_share": 0.3}, {"bias_share": 1.0}, {"rate": 0.3}]
+        return [*some, *({"gain_set_use": "refit", **own} for own in more)]
+    return [*some, *({"gain_set_use": "train", **own} for own in ({}, {"rate": 0.3}, {"target_share": 0.5}))]
 
 
 def _mixup_settings(objective: Objective) -> Sequence[Setting]:
@@ -243,7 +248,6 @@ class SameStart:
         if key not in self._final:
             self.bench.head_and_features()  # made once, for all
             steering_N = np.concatenate(self.bench.halves(seed))
-            steering_N = steering_N[np.argsort(self.bench.labels_N[steering_N], kind="stable")]
             with PeakMemory() as memory:
                 began = time.perf_counter()
                 predictor = contender.fit(self.bench, objective, setting, seed, steering_N)

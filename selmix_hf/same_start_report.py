@@ -25,12 +25,11 @@ def title_of(objective: str) -> str:
 
 
 def _setting(setting: Mapping[str, Any]) -> str:
-    words = {"train_share": "of validation in training", "rate": "× rate", "multiplier_rate": "multiplier rate"}
-    parts = []
-    for name, value in setting.items():
-        name = words.get(name, name)
-        parts.append(f"{value:g} {name}" if name[0] in "×o" else f"{name} {value:g}")
-    return ", ".join(parts)
+    words = {"rate": "learning rate ×", "learning_rate": "learning rate", "multiplier_rate": "multiplier rate"}
+    return ", ".join(
+        f"{words.get(name, name)} {value if isinstance(value, str) else format(value, 'g')}"
+        for name, value in setting.items()
+    )
 
 
 def table(record: Mapping[str, Any]) -> str:

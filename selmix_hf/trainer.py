@@ -26,6 +26,7 @@ from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import distinct_names
 from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, head_alone
 from selmix_hf.gain import head_gain, metric_gradient
+from selmix_hf.gain_set import refit_head, with_gain_set
 from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import HealthWatch, require_finite, require_finite_weights, say_if_never_feasible, staleness
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
@@ -110,6 +111,12 @@ class SelMixTrainer(PseudoLabelTrainer):
         args = SelMixConfig() if args is None else args
         checks.check_model_and_args(model, args, processing_class)
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
+        if args.gain_set_use != "steer":
+            logger.warning(
+                "gain_dataset trains too: numbers on gain_dataset are optimistic, report those of a test set."
+            )
+        if args.gain_set_use == "train":
+            train_dataset = with_gain_set(train_dataset, gain_dataset)
         checks.check_unlabeled(unlabeled_dataset, teacher, unlabeled_labels, args)
         if mixing is not None and not callable(mixing):
             raise TypeError(f"mixing must be a function here, found {mixing!r}: names go to SelMixConfig(mixing=...).")
@@ -168,7 +175,7 @@ class SelMixTrainer(PseudoLabelTrainer):
         self.pair_state = PairState(geometry=self._geometry())
         self.gain: Tensor | None = None
         self.gain_counts: Tensor | None = None
-        self._stored_features, self._statistics_at = {}, {}
+        self._stored_features, self._statistics_at, self._train_features = {}, {}, None
         self.health = HealthWatch(self.objective, logger.warning)
         self.add_callback(RefreshCallback(self))
 
@@ -180,6 +187,8 @@ class SelMixTrainer(PseudoLabelTrainer):
         if self.state.global_step > 0:
             return
         self.pair_state = PairState(geometry=self._geometry())  # train() may have been called before
+        if self.args.gain_set_use != "steer":
+            refit_head(self)
         self._start_average()
         if self.args.load_best_model_at_end and self.args.eval_strategy != "no":
             self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None)
@@ -240,7 +249,7 @@ class SelMixTrainer(PseudoLabelTrainer):
                 say_if_never_feasible(self.state.log_history, logger.warning)
                 return output
             finally:
-                self._stored_features, self._statistics_at = {}, {}
+                self._stored_features, self._statistics_at, self._train_features = {}, {}, None
 
     def get_train_dataloader(self) -> DataLoader:
         collator: Callable = self.data_collator
@@ -278,7 +287,8 @@ class SelMixTrainer(PseudoLabelTrainer):
         """Stored features of the training set; those of the gain set are made beside."""
         logger.info("freeze_backbone: computing the pooled features of train_dataset and gain_dataset once.")
         self._as_features(self.gain_dataset, self._gain_labels)
-        return FeatureDataset(self._views_of(self.train_dataset), self._train_labels)
+        self._train_features = FeatureDataset(self._views_of(self.train_dataset), self._train_labels)
+        return self._train_features
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -366,7 +376,9 @@ class SelMixTrainer(PseudoLabelTrainer):
     def _geometry(self) -> dict[str, Any]:
         """What fixes where periods begin, what is drawn in them and what for."""
         pairs = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        kept = {name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone")}
+        kept = {
+            name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone", "gain_set_use")
+        }
         kept["mixing"] = "feature" if self._mixer is None else self._mixer.name
         kept["reuse_samples"] = self.args.reuse_samples and self._train_batch_size  # within a batch of a process
         kept["unlabeled"] = 0 if self.unlabeled_dataset is None else len(self.unlabeled_dataset)

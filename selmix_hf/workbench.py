@@ -17,6 +17,7 @@ from torch import Tensor
 from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.benchmark_start import BenchmarkArguments, augmentation, load_start
 from selmix_hf.callbacks import ProgressLines
+from selmix_hf.collator import SelMixCollator
 from selmix_hf.config import SelMixConfig
 from selmix_hf.feature_cache import FeatureCache
 from selmix_hf.labels import class_labels
@@ -128,13 +129,15 @@ class Workbench:
             trainer.stored = self._features_of(trainer)
         return trainer
 
-    def predicted(self, trainer: RowTrainer, rows_N: np.ndarray) -> Tensor:
-        """The class that the trainer's model gives each row, N."""
+    @torch.no_grad()
+    def logits(self, trainer: RowTrainer, rows_N: np.ndarray) -> Tensor:
+        """What the trainer's model gives each row, without augmentation, N x K, on every process."""
         if trainer.stored is None:
-            return trainer.predicted_classes(self.images.select(rows_N))
-        features_ND = trainer.stored.features_ND[torch.as_tensor(rows_N)]
-        with torch.no_grad():
-            return trainer.head.logits(features_ND.to(trainer.args.device)).argmax(1).cpu()
+            images = self.images.select(rows_N)
+            features_ND = trainer._pass().features(images, SelMixCollator(trainer.data_collator.eval_collator))
+        else:
+            features_ND = trainer.stored.features_ND[torch.as_tensor(rows_N)]
+        return trainer.head.logits(features_ND.to(trainer.args.device)).float().cpu()
 
     def head_and_features(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Weight (K x D) and bias (K, zeros without one) of the checkpoint, and the features of all rows (N x D)."""

@@ -76,6 +76,7 @@ FLOORS = {
     "benchmark": 11,
     "baselines": 4,
     "rivals": 5,
+    "gain_set": 6,
     "workbench": 11,
     "same_start": 12,
     "same_start_report": 6,
