@@ -23,7 +23,7 @@ from selmix_hf.callbacks import ProgressLines
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts
 from selmix_hf.feature_cache import FeatureCache
-from selmix_hf.labels import class_labels
+from selmix_hf.labels import class_labels, first_of_each
 from selmix_hf.losses import LogitAdjustedLoss
 from selmix_hf.mixing import MIXING
 from selmix_hf.trainer import SelMixTrainer
@@ -205,11 +205,6 @@ def long_tailed_profile(train_counts: np.ndarray, smallest_class: int) -> np.nda
     shares_K = (smallest_class / largest) ** (np.arange(len(train_counts)) / (len(train_counts) - 1))
     wanted_K[order_K] = np.round(largest * shares_K)
     return wanted_K
-
-
-def first_of_each(rows_N: np.ndarray, labels_N: np.ndarray, counts_K: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The first counts_K[k] of the rows of each class k, or as many as there are."""
-    return np.concatenate([rows_N[labels_N[rows_N] == k][:count] for k, count in enumerate(counts_K)])
 
 
 # --- the studies -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from benchmarks.miniature_imagenet import write_checkpoint, write_images
 from recipes import analysis
 from selmix_hf import LongTailedSplit
-from selmix_hf.analysis import first_of_each, long_tailed_profile
+from selmix_hf.analysis import long_tailed_profile
 from selmix_hf.analysis_report import auto_against_fixed, convergence_table, plot_study, study_table
 
 NAMES = ["a", "b", "c"]
@@ -109,8 +109,6 @@ def test_training_sets_of_another_imbalance():
     counts = np.array([20, 100, 45])
     assert long_tailed_profile(counts, 1).tolist() == [1, 100, 10]
     assert long_tailed_profile(counts, 25).tolist() == [25, 100, 50]
-    labels = np.array([1, 0, 1, 1, 0])
-    assert first_of_each(np.array([4, 3, 2, 1]), labels, [1, 2]).tolist() == [4, 3, 2]
 
 
 @pytest.mark.parametrize(
