@@ -24,6 +24,7 @@ from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts
 from selmix_hf.feature_cache import FeatureCache
 from selmix_hf.labels import class_labels, first_of_each
+from selmix_hf.long_tail import long_tailed_shares
 from selmix_hf.losses import LogitAdjustedLoss
 from selmix_hf.mixing import MIXING
 from selmix_hf.trainer import SelMixTrainer
@@ -198,12 +199,12 @@ class Laboratory:
 
 
 def long_tailed_profile(train_counts: np.ndarray, smallest_class: int) -> np.ndarray:
-    """Counts (K) that fall exponentially from the largest class to `smallest_class`, classes in the order that they
-    have by frequency."""
-    order_K, largest = np.argsort(-train_counts, kind="stable"), train_counts.max()
+    """Counts (K), rounded, that fall exponentially from the largest class to `smallest_class` (at least 1), classes in
+    the order that they have by frequency."""
+    order_K, largest = np.argsort(-train_counts, kind="stable"), int(train_counts.max())
     wanted_K = np.empty_like(train_counts)
-    shares_K = (smallest_class / largest) ** (np.arange(len(train_counts)) / (len(train_counts) - 1))
-    wanted_K[order_K] = np.round(largest * shares_K)
+    factor = largest / min(max(smallest_class, 1), largest)
+    wanted_K[order_K] = np.round(largest * np.array(long_tailed_shares(len(train_counts), factor)))
     return wanted_K
 
 

@@ -109,6 +109,14 @@ def test_training_sets_of_another_imbalance():
     counts = np.array([20, 100, 45])
     assert long_tailed_profile(counts, 1).tolist() == [1, 100, 10]
     assert long_tailed_profile(counts, 25).tolist() == [25, 100, 50]
+    assert long_tailed_profile(counts, 0).tolist() == long_tailed_profile(counts, 1).tolist()
+    assert long_tailed_profile(np.array([1, 1]), 2).tolist() == [1, 1]
+    recorded = {  # what the studies of docs/analysis.md drew
+        45: [4500, 2698, 1617, 969, 581, 348, 209, 125, 75, 45],
+        2: [4500, 1909, 810, 343, 146, 62, 26, 11, 5, 2],
+    }
+    for smallest, drawn in recorded.items():
+        assert long_tailed_profile(np.arange(4500, 0, -450), smallest).tolist() == drawn
 
 
 @pytest.mark.parametrize(
