@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selmix_hf.comparison import markdown_table, mean_and_sd
+from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd
 from selmix_hf.plots import make_figure
 
 if TYPE_CHECKING:
@@ -37,11 +37,10 @@ AXES = {  # what a study's values are; "" where they are names
     "mixing": "",
 }
 _LINE, _START, _AUTO = "#1f6fb2", "#9aa5b1", ("#d9480f", "#e8a33d")
-_TITLES = {"mean_recall": "mean recall", "min_recall": "worst-class recall", "h_mean": "H-mean", "g_mean": "G-mean"}
 
 
 def _title(objective: str) -> str:
-    return _TITLES.get(objective, objective.replace("_", " "))
+    return KEY_METRICS.get(objective, objective.replace("_", " "))
 
 
 def _values(row: Mapping[str, Any], name: str = "psi", side: str = "after") -> list[float]:
