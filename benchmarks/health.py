@@ -28,6 +28,7 @@ from selmix_hf import SelMixConfig, SelMixTrainer
 from selmix_hf.comparison import markdown_table
 from selmix_hf.confusion import confusion_counts, confusion_matrix
 from selmix_hf.health import mean_kept_gain, recall_error, swing
+from selmix_hf.labels import first_of_each
 from selmix_hf.metrics import standard_error
 
 SMOOTH = ("mean_recall", "g_mean", "h_mean", "macro_f1")
@@ -67,7 +68,7 @@ def reference_cases() -> list[Case]:
 def cut(part: Set, per_class: int, seed: int) -> Set:
     """So many samples of each class."""
     order = torch.randperm(len(part[1]), generator=torch.Generator().manual_seed(seed))
-    rows = torch.cat([order[part[1][order] == k][:per_class] for k in range(int(part[1].max()) + 1)])
+    rows = first_of_each(order.numpy(), part[1].numpy(), [per_class] * (int(part[1].max()) + 1))
     return part[0][rows], part[1][rows]
 
 

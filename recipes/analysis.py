@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import transformers
 
-from selmix_hf.analysis import MILDEST, Laboratory, first_of_each, long_tailed_profile, run_study, studies
+from selmix_hf.analysis import MILDEST, Laboratory, long_tailed_profile, run_study, studies
 from selmix_hf.analysis_report import TITLES, write_report
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.benchmark import leaving_with_a_sentence, naming_a_broken_image, run_stage1
@@ -37,7 +37,7 @@ from selmix_hf.benchmark_results import command_of, settings_of, versions, witho
 from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
 from selmix_hf.hardware import hardware
-from selmix_hf.labels import class_labels
+from selmix_hf.labels import class_labels, first_of_each
 from selmix_hf.loading import load_images
 from selmix_hf.long_tail import LongTailedSplit
 

@@ -6,6 +6,7 @@ part. Shape suffixes: N samples, D features, K classes.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from selmix_hf.benchmark_start import BenchmarkArguments, augmentation, load_sta
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts
-from selmix_hf.feature_cache import FeatureCache
-from selmix_hf.labels import class_labels
+from selmix_hf.labels import class_labels, first_of_each
+from selmix_hf.long_tail import long_tailed_shares
 from selmix_hf.losses import LogitAdjustedLoss
 from selmix_hf.mixing import MIXING
 from selmix_hf.trainer import SelMixTrainer
@@ -77,15 +78,19 @@ class Laboratory:
 
     Args:
         arguments: of the recipe: the start, augmentation.
-        config: the run's own settings.
+        config: the run's own settings; with a frozen backbone `feature_cache_dir` keeps the features of all images.
         data: "train" and "validation" are used, and "pool": further images that smaller imbalance may draw from.
         checkpoint: the start.
+
+    Raises:
+        FileNotFoundError, ValueError: as `loading.load_classifier` and `SelMixTrainer`, for a checkpoint or data that
+            cannot work: a trainer is made, and with a frozen backbone the features, before any study.
     """
 
     def __init__(
         self, arguments: BenchmarkArguments, config: SelMixConfig, data: BenchmarkData, checkpoint: str
     ) -> None:
-        self.arguments, self.config, self.data, self.checkpoint = arguments, config, data, checkpoint
+        self.arguments, self.config, self.data = arguments, config, data
         parts = [data.splits[name] for name in ("train", "validation", "pool") if name in data.splits]
         images: Dataset = concatenate_datasets([part.select_columns(parts[0].column_names) for part in parts])
         self.images = images.add_column(_ROW, range(len(images)))
@@ -94,8 +99,10 @@ class Laboratory:
         self.rows = dict(
             zip(("train", "validation", "pool"), np.split(np.arange(len(images)), ends[:-1]), strict=False)
         )
+        self._start = load_start(arguments, data, checkpoint)
         self._stored: _RowFeatures | None = None
         self._done: dict[str, dict[str, Any]] = {}
+        self._trainer(self._config(), self.images.select(self.rows["train"]), self.images.select(self.halves(0)[0]))
 
     def halves(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the validation images that steer, and of those that are measured: half of each class."""
@@ -117,10 +124,7 @@ class Laboratory:
             steering_N = first_of_each(steering_N, self.labels_N, [setting.per_class] * self.num_classes)
         if setting.smallest_class is not None:
             train_N = self._drawn(setting.smallest_class)
-        own: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
-        own |= {"objective": objective, "seed": seed, "pseudo_label_steps": 0}  # the last follows refresh_steps
-        own["feature_cache_dir"] = None  # features of all images are kept here
-        config = dataclasses.replace(self.config, **own | setting.options)
+        config = self._config(objective=objective, seed=seed, **setting.options)
         trainer = self._trainer(config, self.images.select(train_N), self.images.select(steering_N))
         if setting.smallest_class is not None:
             self._fit_head(trainer, train_N)
@@ -140,8 +144,15 @@ class Laboratory:
     def num_classes(self) -> int:
         return len(self.data.class_names)
 
+    def _config(self, **options: Any) -> SelMixConfig:
+        own: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+        own["pseudo_label_steps"] = 0  # follows refresh_steps
+        if not options.get("freeze_backbone", self.config.freeze_backbone):
+            own["feature_cache_dir"] = None
+        return dataclasses.replace(self.config, **own | options)
+
     def _trainer(self, config: SelMixConfig, train: Dataset, steering: Dataset) -> _Trainer:
-        model, processor = load_start(self.arguments, self.data, self.checkpoint)
+        model, processor = copy.deepcopy(self._start)
         trainer = _Trainer(
             model=model,
             args=config,
@@ -155,21 +166,13 @@ class Laboratory:
         ProgressLines.replace_logs_of(trainer)
         if config.freeze_backbone:
             if self._stored is None:
-                cache = FeatureCache(
-                    self.config.feature_cache_dir, "float32", str(trainer.accelerator.mixed_precision)
-                )
-                features_ND = cache.features(trainer._pass(), self.images, trainer.data_collator)
-                self._stored = _RowFeatures(features_ND)
+                self._stored = _RowFeatures(trainer._eval_features(self.images))
             trainer.stored = self._stored
         return trainer
 
     def _measure(self, trainer: _Trainer, rows_N: np.ndarray) -> dict[str, float]:
         labels_N = torch.as_tensor(self.labels_N[rows_N])
-        if trainer.stored is not None:
-            features_ND = trainer.stored.features_ND[torch.as_tensor(rows_N)]
-            predicted_N = trainer.head.logits(features_ND.to(trainer.args.device)).argmax(1).cpu()
-        else:
-            predicted_N = trainer.predicted_classes(self.images.select(rows_N))
+        predicted_N = trainer.predicted_classes(self.images.select(rows_N))
         metrics = trainer._metrics(confusion_counts(labels_N, predicted_N, self.num_classes))
         return {name: round(float(metrics[name]), 6) for name in MEASURED}
 
@@ -188,28 +191,22 @@ class Laboratory:
         return np.concatenate([self.rows["train"], self.rows.get("pool", np.empty(0, np.int64))])
 
     def _fit_head(self, trainer: _Trainer, train_N: np.ndarray) -> None:
-        assert trainer.stored is not None
-        features_ND, labels_N = trainer.stored.features_ND[torch.as_tensor(train_N)], self.labels_N[train_N]
+        features_ND, labels_N = trainer._eval_features(self.images.select(train_N)), self.labels_N[train_N]
         loss = LogitAdjustedLoss(np.bincount(labels_N, minlength=self.num_classes).tolist())
-        fitted = retrain_head(features_ND, torch.as_tensor(labels_N), self.num_classes, loss)
+        fitted = retrain_head(features_ND.float(), torch.as_tensor(labels_N), self.num_classes, loss)
         with torch.no_grad():
             for parameter, value in zip(trainer.head.modules[0].parameters(), fitted, strict=True):
                 parameter.copy_(value.reshape(parameter.shape))
 
 
 def long_tailed_profile(train_counts: np.ndarray, smallest_class: int) -> np.ndarray:
-    """Counts (K) that fall exponentially from the largest class to `smallest_class`, classes in the order that they
-    have by frequency."""
-    order_K, largest = np.argsort(-train_counts, kind="stable"), train_counts.max()
+    """Counts (K), rounded, that fall exponentially from the largest class to `smallest_class` (at least 1), classes in
+    the order that they have by frequency."""
+    order_K, largest = np.argsort(-train_counts, kind="stable"), int(train_counts.max())
     wanted_K = np.empty_like(train_counts)
-    shares_K = (smallest_class / largest) ** (np.arange(len(train_counts)) / (len(train_counts) - 1))
-    wanted_K[order_K] = np.round(largest * shares_K)
+    factor = largest / min(max(smallest_class, 1), largest)
+    wanted_K[order_K] = np.round(largest * np.array(long_tailed_shares(len(train_counts), factor)))
     return wanted_K
-
-
-def first_of_each(rows_N: np.ndarray, labels_N: np.ndarray, counts_K: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The first counts_K[k] of the rows of each class k, or as many as there are."""
-    return np.concatenate([rows_N[labels_N[rows_N] == k][:count] for k, count in enumerate(counts_K)])
 
 
 # --- the studies -------------------------------------------------------------------------------------------------

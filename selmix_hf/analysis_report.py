@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selmix_hf.comparison import markdown_table, mean_and_sd
+from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd
 from selmix_hf.plots import make_figure
 
 if TYPE_CHECKING:
@@ -37,11 +38,10 @@ AXES = {  # what a study's values are; "" where they are names
     "mixing": "",
 }
 _LINE, _START, _AUTO = "#1f6fb2", "#9aa5b1", ("#d9480f", "#e8a33d")
-_TITLES = {"mean_recall": "mean recall", "min_recall": "worst-class recall", "h_mean": "H-mean", "g_mean": "G-mean"}
 
 
 def _title(objective: str) -> str:
-    return _TITLES.get(objective, objective.replace("_", " "))
+    return KEY_METRICS.get(objective, objective.replace("_", " "))
 
 
 def _values(row: Mapping[str, Any], name: str = "psi", side: str = "after") -> list[float]:
@@ -127,35 +127,57 @@ def plot_study(study: Mapping[str, Rows], axis: str, title: str) -> Figure:
         study: rows of each objective.
         axis: what the values are; "" for names.
     """
-    figure = make_figure(3.7 * len(study) + 0.4, 3.4)
+    return _figure(study, title, "measured", partial(_draw_settings, axis=axis), legend_width=0.4, legend_size=8)
+
+
+def plot_convergence(study: Mapping[str, Rows], title: str) -> Figure:
+    """One panel an objective: the objective on the images that steer over the steps, a curve for each setting; s₀ is
+    the s that "auto" begins with."""
+    return _figure(study, title, "on the images that steer", _draw_curves, legend_width=1.2, legend_size=7)
+
+
+def _figure(
+    study: Mapping[str, Rows],
+    title: str,
+    y_label: str,
+    draw: Callable[[Axes, Rows], None],
+    legend_width: float,
+    legend_size: int,
+) -> Figure:
+    """One panel an objective, and the legend beside the last; `draw` fills a panel."""
+    figure = make_figure(3.7 * len(study) + legend_width, 3.4)
     panels = figure.subplots(1, len(study), squeeze=False)[0]
     for panel, (objective, rows) in zip(panels, study.items(), strict=True):
-        numeric = [row for row in rows if row["value"] is not None]
-        means, spreads = ([float(f(_values(row))) for row in rows] for f in (np.mean, np.std))
-        if axis:
-            _lines(panel, numeric)
-            for row, colour in zip([row for row in rows if row["value"] is None], _AUTO, strict=False):
-                panel.axhline(float(np.mean(_values(row))), color=colour, lw=1.5, label=row["label"])
-            panel.set_xlabel(axis)
-        else:
-            labels = [row["label"] for row in rows]
-            panel.errorbar(labels, means, spreads, fmt="o", ms=6, color=_LINE, capsize=4, label="after SelMix")
-            panel.margins(x=0.3)
-            panel.tick_params("x", rotation=20 if len(labels) > 3 else 0)
-        befores = [float(np.mean(_values(row, side="before"))) for row in (numeric if axis else rows)]
-        if np.ptp(befores) < 1e-9:
-            panel.axhline(befores[0], color=_START, ls=":", label="start")
-        else:
-            panel.plot([row["value"] for row in numeric], befores, color=_START, ls=":", label="start")
-        shown = [*means, *befores]
-        margin = max(0.12 * (max(shown) - min(shown)), 0.01)
-        panel.set_ylim(max(min(shown) - margin - max(spreads), 0), min(max(shown) + margin + max(spreads), 1))
+        draw(panel, rows)
         panel.set_title(_title(objective), loc="left", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("measured")
-    panels[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    panels[0].set_ylabel(y_label)
+    panels[-1].legend(frameon=False, fontsize=legend_size, loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
+
+
+def _draw_settings(panel: Axes, rows: Rows, axis: str) -> None:
+    numeric = [row for row in rows if row["value"] is not None]
+    means, spreads = ([float(f(_values(row))) for row in rows] for f in (np.mean, np.std))
+    if axis:
+        _lines(panel, numeric)
+        for row, colour in zip([row for row in rows if row["value"] is None], _AUTO, strict=False):
+            panel.axhline(float(np.mean(_values(row))), color=colour, lw=1.5, label=row["label"])
+        panel.set_xlabel(axis)
+    else:
+        labels = [row["label"] for row in rows]
+        panel.errorbar(labels, means, spreads, fmt="o", ms=6, color=_LINE, capsize=4, label="after SelMix")
+        panel.margins(x=0.3)
+        panel.tick_params("x", rotation=20 if len(labels) > 3 else 0)
+    befores = [float(np.mean(_values(row, side="before"))) for row in (numeric if axis else rows)]
+    if np.ptp(befores) < 1e-9:
+        panel.axhline(befores[0], color=_START, ls=":", label="start")
+    else:
+        panel.plot([row["value"] for row in numeric], befores, color=_START, ls=":", label="start")
+    shown = [*means, *befores]
+    margin = max(0.12 * (max(shown) - min(shown)), 0.01)
+    panel.set_ylim(max(min(shown) - margin - max(spreads), 0), min(max(shown) + margin + max(spreads), 1))
 
 
 def _lines(panel: Axes, rows: Rows) -> None:
@@ -167,30 +189,18 @@ def _lines(panel: Axes, rows: Rows) -> None:
         panel.set_xscale("log")
 
 
-def plot_convergence(study: Mapping[str, Rows], title: str) -> Figure:
-    """One panel an objective: the objective on the images that steer over the steps, a curve for each setting; s₀ is
-    the s that "auto" begins with."""
+def _draw_curves(panel: Axes, rows: Rows) -> None:
     from matplotlib import colormaps
 
-    figure = make_figure(3.7 * len(study) + 1.2, 3.4)
-    panels = figure.subplots(1, len(study), squeeze=False)[0]
-    for panel, (objective, rows) in zip(panels, study.items(), strict=True):
-        fixed = [row for row in rows if row["value"] is not None]
-        for i, row in enumerate(fixed):
-            colour = colormaps["viridis_r"](i / max(len(fixed) - 1, 1))
-            share = row["value"] / fixed[len(fixed) // 2]["value"]  # of the first s of "auto"
-            panel.plot(
-                row["runs"][0]["steps"], _curve(row), color=colour, lw=1, label=f"s = {float(f'{share:.1g}'):g} s₀"
-            )
-        for row, shade in zip([row for row in rows if row["value"] is None], _AUTO, strict=False):
-            panel.plot(row["runs"][0]["steps"], _curve(row), color=shade, lw=2, label=row["label"])
-        panel.set_xlabel("step")
-        panel.set_title(_title(objective), loc="left", fontsize=10)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("on the images that steer")
-    panels[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    return figure
+    fixed = [row for row in rows if row["value"] is not None]
+    for i, row in enumerate(fixed):
+        colour = colormaps["viridis_r"](i / max(len(fixed) - 1, 1))
+        share = row["value"] / fixed[len(fixed) // 2]["value"]  # of the first s of "auto"
+        label = f"s = {float(f'{share:.1g}'):g} s₀"
+        panel.plot(row["runs"][0]["steps"], _curve(row), color=colour, lw=1, label=label)
+    for row, shade in zip([row for row in rows if row["value"] is None], _AUTO, strict=False):
+        panel.plot(row["runs"][0]["steps"], _curve(row), color=shade, lw=2, label=row["label"])
+    panel.set_xlabel("step")
 
 
 def _curve(row: Mapping[str, Any]) -> np.ndarray:

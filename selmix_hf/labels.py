@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, IterableDataset, IterableDatasetDict, Value
+from numpy.typing import NDArray
 
 LABEL_NAMES = ("label", "labels", "fine_label", "target", "targets")
 
@@ -154,3 +155,17 @@ def set_class_names(config: Any, names: Sequence[str]) -> None:
     config.label2id = {name: k for k, name in enumerate(names)}
     if hasattr(config, "label_names"):  # of a wrapped timm model, which saves these and not id2label
         config.label_names = list(names)
+
+
+def first_of_each(
+    rows: NDArray[np.int64], labels: NDArray[np.int64], counts: Sequence[int] | NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Of some rows the first counts[k] of each class k, or as many as there are; one class after the other.
+
+    Args:
+        rows: indices into `labels`, in the order that decides which come first.
+        labels: [N].
+        counts: one number a class.
+    """
+    labels_of_rows = labels[rows]
+    return np.concatenate([rows[labels_of_rows == k][:count] for k, count in enumerate(counts)])

@@ -239,7 +239,9 @@ def long_tailed_counts(
     Raises:
         ValueError: an unknown profile, rho < 1, fewer than 2 classes, or classes that would be left empty.
     """
-    counts = [_rounded_down(max_per_class * share) for share in _shares(num_classes, imbalance_factor, profile)]
+    counts = [
+        _rounded_down(max_per_class * share) for share in long_tailed_shares(num_classes, imbalance_factor, profile)
+    ]
     if counts[-1] < 1:
         raise ValueError(
             f"imbalance_factor={imbalance_factor:g} with at most {max_per_class} images a class leaves "
@@ -248,8 +250,12 @@ def long_tailed_counts(
     return counts
 
 
-def _shares(num_classes: int, imbalance_factor: float, profile: str) -> list[float]:
-    """n_k / n_max for k = 0 .. K-1."""
+def long_tailed_shares(num_classes: int, imbalance_factor: float, profile: str = "exponential") -> list[float]:
+    """n_k / n_max for k = 0 .. K-1, not rounded; see `long_tailed_counts`.
+
+    Raises:
+        ValueError: an unknown profile, rho < 1, or fewer than 2 classes.
+    """
     rho, last = float(imbalance_factor), num_classes - 1
     if not (math.isfinite(rho) and rho >= 1):
         raise ValueError(f"imbalance_factor is n_max / n_min and must be 1 or more, not {imbalance_factor}")
@@ -315,7 +321,7 @@ def long_tailed_split(
     if validation_per_class < 0:
         raise ValueError(f"validation_per_class must be 0 or more, not {validation_per_class}")
     num_classes = len(label_names) if label_names else int(labels.max(initial=-1)) + 1
-    shares = _shares(num_classes, imbalance_factor, profile)
+    shares = long_tailed_shares(num_classes, imbalance_factor, profile)
     order = _resolve_order(class_order, num_classes, label_names, seed)
     num_images = np.bincount(labels, minlength=num_classes).tolist()
     unlabeled_count = dict.fromkeys(order, 0)

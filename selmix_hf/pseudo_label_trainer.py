@@ -17,6 +17,7 @@ from transformers.utils import logging
 from selmix_hf.collator import SelMixCollator
 from selmix_hf.confusion_trainer import ConfusionTrainer
 from selmix_hf.features import FeatureDataset, JoinedFeatures
+from selmix_hf.labels import first_of_each
 from selmix_hf.pair_distribution import PairState
 from selmix_hf.parameter_average import ParameterAverage
 from selmix_hf.pseudo_labels import Unlabelled, choose, pseudo_label_report, second_labels
@@ -119,8 +120,7 @@ class PseudoLabelTrainer(ConfusionTrainer):
         samples and views depend on the seed alone."""
         generator = np.random.default_rng(self._seed())
         order_N = generator.permutation(len(self._train_labels))
-        of_classes = [order_N[self._train_labels[order_N] == k][:per_class] for k in range(self.head.num_classes)]
-        rows_R = np.concatenate(of_classes)
+        rows_R = first_of_each(order_N, self._train_labels, [per_class] * self.head.num_classes)
         dataset: Any = self.train_dataset
         seeded = SeededDataset(Subset(dataset, rows_R.tolist()), [self._seed()])
         with isolated_random_state(self._seed()):

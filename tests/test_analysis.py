@@ -4,14 +4,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification
 
 from benchmarks.miniature_imagenet import write_checkpoint, write_images
 from recipes import analysis
 from selmix_hf import LongTailedSplit
-from selmix_hf.analysis import first_of_each, long_tailed_profile
+from selmix_hf.analysis import long_tailed_profile
 from selmix_hf.analysis_report import auto_against_fixed, convergence_table, plot_study, study_table
+from selmix_hf.labels import set_class_names
 
 NAMES = ["a", "b", "c"]
 
@@ -105,12 +109,49 @@ def test_an_imbalance_that_the_images_do_not_allow_is_left_out(folder, tmp_path)
     assert [row["label"] for row in record["studies"]["imbalance"]["h_mean"]] == ["as it is"]
 
 
+def test_imbalance_where_all_weights_are_trained(folder, tmp_path):
+    """The head is fitted to the features of each training set, which are not stored then."""
+    record = run(folder, tmp_path / "out", "--studies", "imbalance", "--objectives", "h_mean", "--max_steps", 2)
+    assert [row["label"] for row in record["studies"]["imbalance"]["h_mean"]] == ["10", "15 (2 images)"]
+
+
+def test_features_are_kept_as_the_options_say(folder, tmp_path):
+    more = ["--freeze_backbone", "true", "--feature_dtype", "float16", "--studies", "pair_sampling", "imbalance"]
+    run(folder, tmp_path / "out", *more, "--objectives", "h_mean")
+    (path,) = (tmp_path / "out" / "features").glob("*.safetensors")
+    assert load_file(path)["features"].dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [
+        (["a", "b", "c", "d"], "tells 4 classes apart, the data have 3 names"),
+        (["b", "a", "c"], "the same classes in another order: class 0 is 'b' in the model and 'a' in the dataset"),
+    ],
+)
+def test_a_checkpoint_of_other_classes_is_told_in_a_sentence(classes, sentence, folder, tmp_path):
+    model = AutoModelForImageClassification.from_pretrained(folder / "checkpoint")
+    config = type(model.config)(
+        architecture=model.config.architecture, pretrained_cfg=model.config.pretrained_cfg, num_labels=len(classes)
+    )
+    set_class_names(config, classes)
+    type(model)(config).save_pretrained(tmp_path / "other")
+    with pytest.raises(SystemExit, match=f"analysis.py: .*{sentence}"):
+        run(folder, tmp_path / "out", "--model_name_or_path", tmp_path / "other", "--studies", "pair_sampling")
+
+
 def test_training_sets_of_another_imbalance():
     counts = np.array([20, 100, 45])
     assert long_tailed_profile(counts, 1).tolist() == [1, 100, 10]
     assert long_tailed_profile(counts, 25).tolist() == [25, 100, 50]
-    labels = np.array([1, 0, 1, 1, 0])
-    assert first_of_each(np.array([4, 3, 2, 1]), labels, [1, 2]).tolist() == [4, 3, 2]
+    assert long_tailed_profile(counts, 0).tolist() == long_tailed_profile(counts, 1).tolist()
+    assert long_tailed_profile(np.array([1, 1]), 2).tolist() == [1, 1]
+    recorded = {  # what the studies of docs/analysis.md drew
+        45: [4500, 2698, 1617, 969, 581, 348, 209, 125, 75, 45],
+        2: [4500, 1909, 810, 343, 146, 62, 26, 11, 5, 2],
+    }
+    for smallest, drawn in recorded.items():
+        assert long_tailed_profile(np.arange(4500, 0, -450), smallest).tolist() == drawn
 
 
 @pytest.mark.parametrize(
