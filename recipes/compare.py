@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import transformers
 
 from selmix_hf.arguments import parse_arguments
@@ -76,6 +77,7 @@ def load(arguments: Arguments, folder: Path) -> BenchmarkData:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     began = time.perf_counter()
     with leaving_with_a_sentence(SCRIPT):

@@ -17,16 +17,14 @@ from torch import Tensor
 from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.benchmark_start import BenchmarkArguments, augmentation, load_start
 from selmix_hf.callbacks import ProgressLines
-from selmix_hf.collator import SelMixCollator
 from selmix_hf.config import SelMixConfig
-from selmix_hf.feature_cache import FeatureCache
 from selmix_hf.labels import class_labels
 from selmix_hf.objectives import Objective
 from selmix_hf.trainer import SelMixTrainer
 
 ROW = "selmix_row"  # column: number of the image in `Workbench.images`
 NOTHING_KEPT = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
-_ON_FEATURES = {"freeze_backbone": True, "mixing": "feature", "reuse_samples": False, "feature_cache_dir": None}
+_ON_FEATURES = {"freeze_backbone": True, "mixing": "feature", "reuse_samples": False}
 
 
 class _RowFeatures:
@@ -53,7 +51,7 @@ class Workbench:
 
     Args:
         arguments: of the recipe: the start, augmentation.
-        config: the run's own settings.
+        config: the run's own settings; with a frozen backbone `feature_cache_dir` keeps the features of all images.
         data: the splits.
         checkpoint: the start; loaded here, once.
         parts: the splits that are used, where the data have them.
@@ -103,7 +101,9 @@ class Workbench:
 
     def configured(self, **options: Any) -> SelMixConfig:
         """The run's settings with others in their place; nothing is evaluated or saved while it trains."""
-        kept: dict[str, Any] = {**NOTHING_KEPT, "feature_cache_dir": None, "pseudo_label_steps": 0}
+        kept: dict[str, Any] = {**NOTHING_KEPT, "pseudo_label_steps": 0}  # the last follows refresh_steps
+        if not options.get("freeze_backbone", self.config.freeze_backbone):
+            kept["feature_cache_dir"] = None
         return dataclasses.replace(self.config, **kept | options)
 
     def trainer(self, config: SelMixConfig, train_N: np.ndarray, steering_N: np.ndarray, **own: Any) -> RowTrainer:
@@ -126,35 +126,22 @@ class Workbench:
         )
         ProgressLines.replace_logs_of(trainer)
         if config.freeze_backbone:
-            trainer.stored = self._features_of(trainer)
+            if self._stored is None:
+                self._stored = _RowFeatures(trainer._eval_features(self.images))
+            trainer.stored = self._stored
         return trainer
 
     @torch.no_grad()
     def logits(self, trainer: RowTrainer, rows_N: np.ndarray) -> Tensor:
         """What the trainer's model gives each row, without augmentation, N x K, on every process."""
-        if trainer.stored is None:
-            images = self.images.select(rows_N)
-            features_ND = trainer._pass().features(images, SelMixCollator(trainer.data_collator.eval_collator))
-        else:
-            features_ND = trainer.stored.features_ND[torch.as_tensor(rows_N)]
+        features_ND = trainer._eval_features(self.images.select(rows_N)).float()
         return trainer.head.logits(features_ND.to(trainer.args.device)).float().cpu()
 
     def head_and_features(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Weight (K x D) and bias (K, zeros without one) of the checkpoint, and the features of all rows (N x D)."""
-        if self._head is None or self._stored is None:
+        if self._head is None:
             trainer = self.trainer(self.configured(**_ON_FEATURES), self.rows["train"], self.rows["validation"])
-            self._stored = self._features_of(trainer)
             weight, bias = trainer.head.weight.float().cpu(), trainer.head.bias
             self._head = weight, weight.new_zeros(len(weight)) if bias is None else bias.float().cpu()
-        return self._head, self._stored.features_ND
-
-    def _features_of(self, trainer: RowTrainer) -> _RowFeatures:
-        if self._stored is None:
-            args = self.config
-            cache = FeatureCache(
-                args.feature_cache_dir if args.freeze_backbone else None,
-                args.feature_dtype,
-                str(trainer.accelerator.mixed_precision),
-            )
-            self._stored = _RowFeatures(cache.features(trainer._pass(), self.images, trainer.data_collator))
-        return self._stored
+        assert self._stored is not None
+        return self._head, self._stored.features_ND.float()

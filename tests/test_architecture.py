@@ -80,7 +80,7 @@ FLOORS = {
     "workbench": 11,
     "same_start": 12,
     "same_start_report": 6,
-    "analysis": 11,
+    "analysis": 12,
     "analysis_report": 6,
 }
 
