@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         arguments, config = parse_arguments((Arguments, SelMixConfig), argv)
         for objective in arguments.objectives:
             config.make_objective(objective, class_counts=[1, 1])  # before anything else: is it known?
+        if config.sampling is not None:
+            raise ValueError("the studies are of pairs, and --sampling draws single samples: leave it out.")
         folder = Path(str(config.output_dir))
         config.feature_cache_dir = config.feature_cache_dir or str(folder / "features")
         data = load(arguments, folder)

@@ -96,7 +96,16 @@ class GainFidelityCallback(TrainerCallback):
         self._training = None
 
     def on_refresh(self, trainer: Any) -> None:
-        """Look, where it is time to; called by `SelMixTrainer` when P is made."""
+        """Look, where it is time to; called by `SelMixTrainer` when P is made.
+
+        Raises:
+            ValueError: single samples are drawn, so that there are no gains.
+        """
+        if trainer.gain is None:
+            raise ValueError(
+                "GainFidelityCallback holds gains against what a step changes, but with sampling or sample_weights "
+                "single samples are drawn and no gains are worked out: leave it out."
+            )
         args, head, state = trainer.args, trainer.head, trainer.pair_state
         if state.period % self.every:
             return

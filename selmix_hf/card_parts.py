@@ -20,19 +20,19 @@ CITATION = """@inproceedings{ramasubramanian2024selmix,
 }"""
 
 
-def assemble(data: ModelCardData, parts: Sequence[str], license: str | None) -> ModelCard:
+def assemble(data: ModelCardData, parts: Sequence[str], license: str | None, cite: bool = True) -> ModelCard:
     """The card: metadata, the parts, and how to use and cite what it describes.
 
     Args:
         data: the metadata.
         parts: Markdown blocks, the title first.
         license: an identifier of the Hub, or None.
+        cite: whether the SelMix paper has a part in it.
     """
     closing = [
         "## Licence",
         license or f"That of the base model and of the training {samples_of(data.pipeline_tag)}; none was given.",
-        "## Citation",
-        f"```bibtex\n{CITATION}\n```",
+        *["## Citation", f"```bibtex\n{CITATION}\n```"] * cite,
     ]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join([*parts, *closing]) + "\n")
 

@@ -30,6 +30,7 @@ from selmix_hf.labels import (
 )
 from selmix_hf.objectives import Objective, known_names
 from selmix_hf.pseudo_labels import Unlabelled
+from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS
 
 logger = logging.get_logger(__name__)
 
@@ -186,6 +187,21 @@ def check_unlabeled(dataset: Any, teacher: Any, true_labels: Any, args: SelMixCo
         )
     if args.reuse_samples:
         raise ValueError("reuse_samples lets a sample be first and second one, which come from two sets here.")
+
+
+def check_single_samples(sampling: Any, args: SelMixConfig, mixing: Any, unlabeled_dataset: Any) -> None:
+    """Refuse what is for pairs where single samples are drawn.
+
+    Raises:
+        ValueError: a mixing, unlabelled data or an option that pairs alone have.
+    """
+    if sampling is None:
+        return
+    because = SAMPLE_WEIGHTS if sampling == SAMPLE_WEIGHTS else f"sampling={sampling!r:.60}"
+    args.refuse_pair_options(because)
+    for name, value in (("mixing", mixing), ("unlabeled_dataset", unlabeled_dataset)):
+        if value is not None:
+            raise ValueError(f"{because} draws single samples, and {name} is for pairs: leave one of the two out.")
 
 
 def without_labels(dataset: Any, labelled: Any, label_column: Any) -> Unlabelled | None:

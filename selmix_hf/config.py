@@ -15,6 +15,7 @@ from transformers.utils import logging
 from selmix_hf.mixing import MIXING
 from selmix_hf.objectives import Objective, get_objective
 from selmix_hf.pair_distribution import check_policy
+from selmix_hf.weighted_sampling import checked_sampling
 
 logger = logging.get_logger(__name__)
 
@@ -27,14 +28,17 @@ _NUMBERS = (*_NOT_NEGATIVE, *_PSEUDO_LABELS, "tail_share", "target_share", "beta
 _BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _COUNTS = ("refresh_steps", "pseudo_label_steps", "feature_views", "max_steps", *_BATCHES)
 _SWITCHES = ("freeze_backbone", "reuse_samples")
+_OF_MULTIPLIERS = ("min_rate", "min_memory", "constraint_update", "constraint_rate")
+_OF_PAIRS = ("pair_sampling", "inverse_temperature", "target_share", "mixing", "beta_min", "reuse_samples")
 
 
 @dataclass
 class SelMixConfig(TrainingArguments):
     """`transformers.TrainingArguments` with the options of SelMix.
 
-    `per_device_train_batch_size` counts pairs: the model sees twice as many samples. One period is one epoch of
-    Trainer, so "epoch" strategies mean "once a period"; set the length of the run by `max_steps`.
+    `per_device_train_batch_size` counts pairs: the model sees twice as many samples (with `sampling` it counts single
+    ones). One period is one epoch of Trainer, so "epoch" strategies mean "once a period"; set the length of the run by
+    `max_steps`.
 
     Defaults that differ from TrainingArguments:
 
@@ -79,6 +83,14 @@ class SelMixConfig(TrainingArguments):
             "train": that, and pairs are drawn from both sets. Where rare classes have more validation than training
             images, "refit" gained most for a minimum and "train" for smooth objectives (docs/results.md). Numbers on
             the gain set, the choice of the checkpoint among them, are then optimistic: report those of a test set.
+        sampling: draw single samples, nothing mixed, instead of pairs: "class_balanced" (every class as often as any
+            other), "square_root" (classes by the square root of their size), "natural" (samples as they are), a power
+            of the class size between 0 and 1, or K class weights, as a list or a JSON string; with replacement, see
+            `weighted_sampling.class_shares`. The batch size then counts samples. The objective chooses the checkpoint
+            and does not steer, and the options of pairs and multipliers must stay at their defaults. With
+            `freeze_backbone` and "class_balanced" this is classifier re-training (cRT; Kang et al. 2020, arXiv
+            1910.09217), from the head that the model has. Weights of samples go to
+            `SelMixTrainer(sample_weights=...)`.
         pair_sampling: "selmix", "uniform" (plain class-balanced mixup) or "greedy".
         inverse_temperature: s of softmax(s G), or "auto": chosen for `target_share`.
         target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Default 0, which
@@ -121,6 +133,10 @@ class SelMixConfig(TrainingArguments):
     backbone_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate / 30."})
     refresh_steps: int = field(default=0, metadata={"help": "Steps a period; 0: 10 frozen, else 50."})
     gain_set_use: str = field(default="steer", metadata={"help": "'steer', 'refit' the head too, or 'train' too."})
+    sampling: list[float] | str | None = field(
+        default=None,
+        metadata={"help": "Single samples: 'natural', 'square_root', 'class_balanced', a power, [K floats]."},
+    )
     pair_sampling: str = field(default="selmix", metadata={"help": "'selmix', 'uniform' or 'greedy'."})
     inverse_temperature: str = field(default="auto", metadata={"help": "s of softmax(s G), or 'auto'."})
     target_share: float = field(default=0.0, metadata={"help": "Effective share of the positive pairs; 0: see there."})
@@ -160,6 +176,8 @@ class SelMixConfig(TrainingArguments):
             self.class_prior = _parse_prior(self.class_prior)
         elif (to_list := getattr(self.class_prior, "tolist", None)) is not None:
             self.class_prior = to_list()  # an array or a tensor would not go into JSON
+        if self.sampling is not None:
+            self.sampling = checked_sampling(self.sampling)
         if not self.learning_rate:
             self.learning_rate = 0.01 if self.freeze_backbone else 0.003
         if self.backbone_learning_rate is None:
@@ -214,6 +232,23 @@ class SelMixConfig(TrainingArguments):
             constraint_rate=self.constraint_rate,
             tolerance=self.constraint_tolerance,
         )
+
+    def refuse_pair_options(self, because: str) -> None:
+        """For single samples, which leave the options of pairs without an effect.
+
+        Args:
+            because: what asks for single samples.
+
+        Raises:
+            ValueError: such an option is set.
+        """
+        defaults = {name: option.default for name, option in self.__dataclass_fields__.items()}
+        given = [name for name in (*_OF_PAIRS, *_OF_MULTIPLIERS) if getattr(self, name) != defaults[name]]
+        if given:
+            raise ValueError(
+                f"{because} draws single samples, nothing is mixed and no gains steer: leave {', '.join(given)} at "
+                f"the default, or {because.partition('=')[0]} out."
+            )
 
     def _check_kinds(self) -> None:
         for name in (*_NUMBERS, *_COUNTS, *_SWITCHES):
@@ -270,6 +305,8 @@ class SelMixConfig(TrainingArguments):
                 "unmixed ones. To train the head alone through mixed images, leave freeze_backbone False and call "
                 "requires_grad_(False) on the backbone."
             )
+        if self.sampling is not None:
+            self.refuse_pair_options(f"sampling={self.sampling!r:.60}")
         if not 0 <= self.beta_min <= 1:
             raise ValueError(
                 f"beta_min must lie in [0, 1], found {self.beta_min}: it is the least share of x1 in a mix."

@@ -29,6 +29,7 @@ from selmix_hf.config import SelMixConfig
 from selmix_hf.hardware import hardware
 from selmix_hf.long_tail import LongTailedSplit
 from selmix_hf.pushing import hub_id
+from selmix_hf.weighted_sampling import in_words
 
 _SETS = {
     "test": "test {}, which took no part in training or selection",
@@ -86,6 +87,7 @@ def render(
     command: str | None = None,
     num_unlabeled: int = 0,
     mixing: str | None = None,
+    sampling: str | list[float] | None = None,
 ) -> ModelCard:
     """The card, with model-index metadata.
 
@@ -99,6 +101,7 @@ def render(
         remark: a sentence beside the results.
         num_unlabeled: unlabelled samples that took part.
         mixing: its name, where that is not the one in `args`.
+        sampling: likewise; "sample_weights" where every sample has its own.
         command: that made the model; default is this process's own, without the values of token options.
     """
     prefix, before, after = reports_in(evaluations, kept_step)
@@ -114,7 +117,8 @@ def render(
         base_id=hub_id(base),
         task=task,
         objective=objective,
-        settings=args.to_dict() | ({} if mixing is None else {"mixing": mixing}),
+        settings=args.to_dict()
+        | {name: value for name, value in (("mixing", mixing), ("sampling", sampling)) if value is not None},
         class_names=class_names,
         train_counts=train_counts.tolist(),
         set_name={"test": "test", "eval": "validation"}[prefix],
@@ -181,6 +185,7 @@ def card_of(
 ) -> ModelCard:
     """The card, with model-index metadata."""
     ids, names = list(facts.dataset_ids), facts.dataset_names
+    mixed = facts.settings.get("sampling") is None  # not in older records
     results = [
         EvalResult(
             task_type=facts.task,
@@ -199,7 +204,7 @@ def card_of(
         license=license,
         library_name="transformers",
         pipeline_tag=facts.task,
-        tags=["selmix", "long-tailed", *tags],
+        tags=[*["selmix"] * mixed, "long-tailed", *tags],
         datasets=ids or None,
         base_model=facts.base_id,
         model_name=facts.name,
@@ -215,7 +220,7 @@ def card_of(
     )
     parts += ["## Use", f"```python\n{needs}from transformers import pipeline\n\n{call}\n```"]
     parts += ["## Training", _training(facts), "## Limits", _LIMITS.format(samples_of(facts.task))]
-    return assemble(data, parts, license)
+    return assemble(data, parts, license, cite=mixed)
 
 
 _HOUSEKEEPING = {"objective", "feature_cache_dir", "eval_strategy", "save_strategy", "save_total_limit"}
@@ -237,6 +242,13 @@ def _summary(facts: CardFacts) -> str:
     start = f"`{hub_id(facts.base) or Path(facts.base).name}`" if facts.base else "A classifier"
     constraints = f" under the constraints {facts.settings['constraints']}" if facts.settings["constraints"] else ""
     which = "its head alone, on a frozen backbone" if facts.settings["freeze_backbone"] else "all of its weights"
+    sampling = facts.settings.get("sampling")
+    if sampling is not None:
+        chosen = "The checkpoint was chosen" if facts.settings.get("load_best_model_at_end") else "It is measured"
+        return (
+            f"{start}, fine-tuned ({which}) on single samples of long-tailed data (drawn: {in_words(sampling)}) "
+            f"with `selmix_hf`. {chosen} by `{facts.objective}`{constraints}, which did not steer the training."
+        )
     return (
         f"{start}, fine-tuned ({which}) for `{facts.objective}`{constraints} on long-tailed data by "
         f"{PAPER}, as implemented in `selmix_hf`."

@@ -160,6 +160,7 @@ def test_training_sets_of_another_imbalance():
         (["--studies", "temperature"], r"--studies: unknown temperature; expected some of pair_sampling, "),
         (["--dataset", "nowhere"], "is no folder here"),
         (["--whole_network", "{"], "whole_network"),
+        (["--sampling", "class_balanced"], "the studies are of pairs, and --sampling draws single samples"),
         (["--objectives", "mean"], "unknown objective 'mean'; did you mean 'h_mean'"),
     ],
 )

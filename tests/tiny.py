@@ -145,7 +145,7 @@ def trainer(folder: str | Path, kind: Any = "resnet", **options: Any) -> SelMixT
     """A trainer on `images`; arguments of SelMixTrainer go there, all others to `config`."""
     own = ("train_dataset", "gain_dataset", "eval_dataset", "processing_class", "objective", "train_transform")
     own += ("eval_transform", "compute_metrics", "compute_loss_func", "callbacks", "data_collator", "head_name")
-    own += ("label_column", "optimizers", "unlabeled_dataset", "unlabeled_labels", "teacher")
+    own += ("label_column", "optimizers", "unlabeled_dataset", "unlabeled_labels", "teacher", "sample_weights")
     given = {name: options.pop(name) for name in own if name in options}
     if callable(options.get("mixing")):  # names go to the config
         given["mixing"] = options.pop("mixing")
