@@ -56,6 +56,18 @@ def samples_of(task: str | None) -> str:
     return _SAMPLES.get(task or "", "samples")
 
 
+_AUTO_CLASSES = {
+    "image-classification": "AutoModelForImageClassification",
+    "audio-classification": "AutoModelForAudioClassification",
+    "text-classification": "AutoModelForSequenceClassification",
+}
+
+
+def auto_class_of(task: str | None) -> str:
+    """The class of transformers that loads a model of a task."""
+    return _AUTO_CLASSES.get(task or "", "AutoModel")
+
+
 def task_of(architecture: str) -> str | None:
     """The pipeline of a model class of transformers, None for a class that it does not know."""
     for task, classes in _TASKS.items():

@@ -28,6 +28,7 @@ from selmix_hf.labels import (
     require_column,
     set_class_names,
 )
+from selmix_hf.lora import base_of, check_adapter
 from selmix_hf.objectives import Objective, known_names
 from selmix_hf.pseudo_labels import Unlabelled
 from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS
@@ -47,6 +48,7 @@ def check_model_and_args(model: Any, args: Any, processing_class: Any = None) ->
     Raises:
         ValueError: no model.
         TypeError: other arguments than a SelMixConfig, no model, or a timm model without its wrapper.
+        ValueError, TypeError: an adapter, as `lora.check_adapter`.
     """
     if not isinstance(args, SelMixConfig):
         raise TypeError(f"args must be a SelMixConfig, found {type(args).__name__}.")
@@ -57,6 +59,8 @@ def check_model_and_args(model: Any, args: Any, processing_class: Any = None) ->
             f"model must be a loaded model, found {model!r}: load it by AutoModelForImageClassification."
             "from_pretrained(...) or its kin."
         )
+    check_adapter(model, args.freeze_backbone)
+    model = base_of(model)
     if hasattr(model, "pretrained_cfg") and not hasattr(model, "config"):
         raise TypeError(
             "a raw timm model cannot be saved in the Hub's format: load it by AutoModelForImageClassification."

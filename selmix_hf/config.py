@@ -62,7 +62,8 @@ class SelMixConfig(TrainingArguments):
             default the objective's own.
         tail_share: share of the classes, the least frequent in training, that are the tail.
         constraint_tolerance: largest violation, in relative coverage, of a feasible checkpoint.
-        freeze_backbone: train the head alone, on pooled features computed once.
+        freeze_backbone: train the head alone, on pooled features computed once. Not with an adapter of peft, which
+            would not train either.
         reuse_samples: let a sample serve as first one of a pair and as second one of another in its batch, wherever
             the drawn classes allow it, which saves up to half of the backbone's work (of loading alone, where images
             are mixed); see `sampling.reuse_samples`.
@@ -74,8 +75,8 @@ class SelMixConfig(TrainingArguments):
             memory-mapped, so they need not fit into memory, and a pass that was interrupted goes on. Without a folder
             features are kept in memory.
         feature_dtype: of stored features: "float32", or "float16", which takes half the room.
-        backbone_learning_rate: absolute; default a thirtieth of `learning_rate`. A pretrained backbone is soon spoilt:
-            raise it with care, and lower it further with momentum.
+        backbone_learning_rate: absolute, and that of an adapter; default a thirtieth of `learning_rate`. A pretrained
+            backbone is soon spoilt: raise it with care, and lower it further with momentum.
         refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a
             look costs milliseconds, and 50 otherwise.
         gain_set_use: "steer": the gain set steers and nothing else. "refit": before the first period the head is

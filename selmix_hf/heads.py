@@ -314,11 +314,18 @@ class _Record:
 def _matrix(module: nn.Module) -> Tensor | None:
     """[K, D] for a module that can be a linear head, None for others."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or isinstance(module, nn.Embedding):
+    if not isinstance(weight, Tensor) or isinstance(module, nn.Embedding) or not _owns_weight(module):
         return None
     if isinstance(module, nn.Conv2d):
         return weight.flatten(1) if module.kernel_size == (1, 1) and module.groups == 1 else None
     return weight if weight.ndim == 2 else None
+
+
+def _owns_weight(module: nn.Module) -> bool:
+    """False for a wrapper that only passes on the weight of the layer inside: that layer is the head, not the wrapper,
+    whose parameters may be those of several layers."""
+    own = (module._parameters, module._buffers, vars(module))
+    return hasattr(type(module), "weight") or any("weight" in place for place in own)
 
 
 def _weight(module: nn.Module) -> Tensor:

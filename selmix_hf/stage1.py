@@ -22,6 +22,7 @@ from transformers.utils import logging
 from selmix_hf.callbacks import DeferredReweighting
 from selmix_hf.checks import label_column_of, read_labels, resolve_class_names
 from selmix_hf.collator import Collator, SelMixCollator, default_collator
+from selmix_hf.lora import check_adapter
 from selmix_hf.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
 from selmix_hf.metrics import make_compute_metrics
 from selmix_hf.pushing_trainer import PushingTrainer
@@ -49,7 +50,7 @@ class Stage1Trainer(PushingTrainer):
     Every loss works in plain Trainer too, as its `compute_loss_func`.
 
     Args:
-        model: a classifier.
+        model: a classifier, also with an adapter, as a `peft.PeftModel`.
         args: `TrainingArguments`; `remove_unused_columns` is switched off, the transforms need the raw columns.
         train_dataset: labelled; its class counts make the loss.
         eval_dataset: optional.
@@ -101,6 +102,7 @@ class Stage1Trainer(PushingTrainer):
             raise ValueError(f"mixup_alpha must not be negative, found {mixup_alpha}.")
         if train_dataset is None:
             raise ValueError("Stage1Trainer needs train_dataset: its class counts make the loss.")
+        check_adapter(model)
         args.remove_unused_columns = False
         if args.device.type == "cpu":
             args.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader

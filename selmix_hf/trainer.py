@@ -28,10 +28,11 @@ from selmix_hf.drawing_trainer import DrawingTrainer
 from selmix_hf.features import FEATURES, head_alone
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.gain_set import refit_head, with_gain_set
-from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
+from selmix_hf.heads import freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import HealthWatch, require_finite, require_finite_weights, say_if_never_feasible, staleness
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
 from selmix_hf.labels import checked_labels
+from selmix_hf.lora import base_of, find_trained_head
 from selmix_hf.metrics import refresh_report
 from selmix_hf.objectives import Objective, default_target_share
 from selmix_hf.pair_distribution import PairState, pair_distribution
@@ -46,7 +47,8 @@ class SelMixTrainer(DrawingTrainer):
     """`transformers.Trainer` that fine-tunes a classifier for an objective of its confusion matrix.
 
     Args:
-        model: a classifier whose logits come from one linear layer (or the mean of two), found by probing.
+        model: a classifier whose logits come from one linear layer (or the mean of two), found by probing; with an
+            adapter, a `peft.PeftModel` (docs/lora.md).
         args: a `SelMixConfig`.
         train_dataset: labelled and long-tailed; the pairs are drawn from it.
         gain_dataset: validation set that steers the gains; every class must be in it, balance is not needed.
@@ -158,12 +160,12 @@ class SelMixTrainer(DrawingTrainer):
             checks.check_batches(self.unlabeled_dataset, gain_dataset, self.data_collator, "unlabeled_dataset")
             probe_batch(self.unlabeled_dataset, self.data_collator.eval_collator, "unlabeled_dataset")
         self.teacher = prepared_teacher(teacher, args.device)
-        self.head = find_head(self.model, probe, head_name=head_name)
+        self.head = find_trained_head(self.model, probe, head_name, args.freeze_backbone)
         self._mixer: InputMixer | None = None
         if mixing is not None or args.mixing != "feature":
             self._mixer = InputMixer(args.mixing if mixing is None else mixing, self.model)
             self._mixer.check(self._mixed_inputs())
-        known = self.model, train_dataset, self.label_column, self.head.num_classes
+        known = base_of(self.model), train_dataset, self.label_column, self.head.num_classes
         self.class_names = distinct_names(checks.resolve_class_names(*known))
         self._train_labels = self._labels_of(train_dataset, "train_dataset")
         self._gain_labels = self._labels_of(gain_dataset, "gain_dataset")

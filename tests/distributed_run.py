@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ CASES = {
     "augmented cutmix": ("convnext", {"mixing": "cutmix"}),
     "unlabelled puzzlemix": ("resnet", {"mixing": "puzzlemix", "pseudo_label_steps": 4}),
 }
+if find_spec("peft"):
+    CASES["adapter"] = ("vit", {"backbone_learning_rate": 0.02, "load_best_model_at_end": False})
 
 VIEWS = {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
 SINGLE_SAMPLES = {
@@ -63,7 +66,8 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
     watch = GainFidelityCallback(every=1, mixes="drawn" if "augmented" in case else "centroid", num_mixes=4)
     options = {"callbacks": [watch], **options}
     options = {"objective": "mean_recall", "learning_rate": 0.02, "save_strategy": "epoch", **options}
-    run = tiny.trainer(folder / case, kind, per_device_train_batch_size=batch, **options)
+    model = tiny.lora(kind) if case == "adapter" else kind
+    run = tiny.trainer(folder / case, model, per_device_train_batch_size=batch, **options)
     if case == "whole":
         run.predict(run.eval_dataset)  # by Trainer's own loop, which prepares the model for evaluation alone
     draws, counts = [], []

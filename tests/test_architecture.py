@@ -22,6 +22,7 @@ FLOORS = {
     "input_mixing": 4,
     "heads": 1,
     "labels": 1,
+    "lora": 2,
     "held_out": 3,
     "intervals": 1,
     "list_files": 2,
@@ -181,6 +182,11 @@ def test_the_mathematics_knows_only_torch(room):
     path = PACKAGE / f"{room}.py"
     imported = {name.split(".")[0] for name in imported_names(path.read_text(encoding="utf-8"), path)}
     assert not imported & ECOSYSTEM, f"{room} imports {sorted(imported & ECOSYSTEM)}; it may know torch, not these"
+
+
+def test_one_module_alone_knows_peft():
+    knowing = {room_of(p) for p in SOURCES if "peft" in {n.split(".")[0] for n in imported_names(p.read_text(), p)}}
+    assert knowing == {"lora"}
 
 
 def test_loading_the_mathematics_loads_nothing_of_the_ecosystem():

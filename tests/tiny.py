@@ -121,6 +121,22 @@ def timm_model(architecture: str, num_classes: int = 4, **options: Any) -> TimmW
     return TimmWrapperForImageClassification(config).eval()
 
 
+LORA_TARGETS = ("q_proj", "v_proj", "qkv", "convolution")
+HEADS = {
+    "test_vit": ["timm_model.head"],
+    "deit-distilled": ["cls_classifier", "distillation_classifier"],
+    "resnet": ["classifier.1"],
+}
+
+
+def lora(kind: str = "vit", base: Any = None, **options: Any) -> Any:
+    """A model of `kind`, or a given one, with LoRA on attention or convolutions, whose head trains too."""
+    from peft import LoraConfig, get_peft_model
+
+    made = {"r": 2, "target_modules": list(LORA_TARGETS), "modules_to_save": HEADS.get(kind, ["classifier"])}
+    return get_peft_model(model(kind) if base is None else base, LoraConfig(**{**made, **options}))
+
+
 def config(folder: str | Path, **options: Any) -> SelMixConfig:
     """A quiet run of two periods of four steps on the CPU, whose rates let a tiny model move."""
     defaults = {
