@@ -5,6 +5,7 @@ A rival sees features of a frozen backbone: what it makes is a head. Shape suffi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,6 +123,11 @@ def _with_validation(start: Start, setting: Setting) -> Head:
     return _adjusted(start, setting, (features_ND, labels_N))
 
 
+def _with_validation_and_bias(start: Start, setting: Setting) -> Head:
+    head = _with_validation(start, {"learning_rate": setting["learning_rate"]})
+    return _class_bias(dataclasses.replace(start, head=head), setting)
+
+
 def _cost_sensitive(start: Start, setting: Setting) -> Head:
     own = {"refresh_steps": start.refresh_steps, **setting, **start.budget}
     return cost_sensitive_head(*start.train, *start.validation, start.objective, start=start.head, **own)
@@ -156,5 +162,11 @@ RIVALS: dict[str, Rival] = {
     ),
     "head on train + validation": Rival(
         _with_validation, _rates(0.001, 1e-4, 0.003, 0.01, 0.03), reads_validation=True
+    ),
+    "that, and a class bias": Rival(
+        _with_validation_and_bias,
+        [{"share": share, "learning_rate": 0.001} for share in (1, 0.2, 0.4, 0.6, 0.8)],
+        reads_objective=True,
+        reads_validation=True,
     ),
 }

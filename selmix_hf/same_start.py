@@ -100,7 +100,7 @@ class OnFeatures:
 class ByTrainer:
     """A method that `SelMixTrainer` runs, on stored features or with all weights, as the run's settings say.
 
-    A setting holds options of SelMixConfig; learning rates as factors of the run's own ("rate"); and "bias_share", the
+    A setting holds options of SelMixConfig; learning rates as a factor of the run's own ("scale"); and "bias_share", the
     share of a class bias, tuned on the validation images after training, that is added.
     """
 
@@ -116,12 +116,12 @@ class ByTrainer:
 
     def fit(self, bench: Workbench, objective: str, setting: Setting, seed: int, steering_N: np.ndarray) -> Predictor:
         options, own = {**self.options, **setting, "objective": objective, "seed": seed}, {}
-        rate, share = options.pop("rate", 1.0), options.pop("bias_share", 0.0)
+        scale, share = options.pop("scale", 1.0), options.pop("bias_share", 0.0)
         for name in ("learning_rate", "backbone_learning_rate"):
-            options[name] = rate * getattr(bench.config, name)
+            options[name] = scale * getattr(bench.config, name)
         if self.cost_sensitive:
             counts_K = bench.data.train_counts.tolist()
-            loss = CostSensitiveLoss(bench.objective(objective), counts_K, options.pop("multiplier_rate", 1.0))
+            loss = CostSensitiveLoss(bench.objective(objective), counts_K, options.pop("rate", 1.0))
             own = {"compute_loss_func": loss, "callbacks": [CostSensitiveCallback(loss)]}
         trainer = bench.trainer(bench.configured(**options), bench.rows["train"], steering_N, **own)
         trainer.train()
@@ -136,18 +136,18 @@ def _selmix_settings(objective: Objective) -> Sequence[Setting]:
     """The defaults; validation images that refit the head or train; and two more, by the kind of objective."""
     some: list[Setting] = [{}, {"gain_set_use": "refit"}]
     if isinstance(objective.metric, MinimumMetric):
-        more = [{"bias_share": 0.3}, {"bias_share": 1.0}, {"rate": 0.3}]
+        more = [{"bias_share": 0.3}, {"bias_share": 1.0}, {"scale": 0.3}]
         return [*some, *({"gain_set_use": "refit", **own} for own in more)]
-    return [*some, *({"gain_set_use": "train", **own} for own in ({}, {"rate": 0.3}, {"target_share": 0.5}))]
+    return [*some, *({"gain_set_use": "train", **own} for own in ({}, {"scale": 0.3}, {"target_share": 0.5}))]
 
 
 def _mixup_settings(objective: Objective) -> Sequence[Setting]:
-    return [{"rate": rate} for rate in (1.0, 0.1, 0.3, 3.0, 10.0)]
+    return [{"scale": scale} for scale in (1.0, 0.1, 0.3, 3.0, 10.0)]
 
 
 def _cost_settings(objective: Objective) -> Sequence[Setting]:
     tried = [(1.0, 1.0), (0.3, 1.0), (3.0, 1.0), (1.0, 0.1), (3.0, 0.1)]
-    return [{"rate": rate, "multiplier_rate": multiplier_rate} for rate, multiplier_rate in tried]
+    return [{"scale": scale, "rate": rate} for scale, rate in tried]
 
 
 def contenders(freeze_backbone: bool) -> dict[str, Contender]:

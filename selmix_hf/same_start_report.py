@@ -25,7 +25,8 @@ def title_of(objective: str) -> str:
 
 
 def _setting(setting: Mapping[str, Any]) -> str:
-    words = {"rate": "learning rate ×", "learning_rate": "learning rate", "multiplier_rate": "multiplier rate"}
+    words = {"scale": "learning rate ×", "learning_rate": "learning rate", "rate": "multiplier rate"}
+    words |= {"share": "share", "bias_share": "class bias ×", "gain_set_use": "gain set:"}
     return ", ".join(
         f"{words.get(name, name)} {value if isinstance(value, str) else format(value, 'g')}"
         for name, value in setting.items()
