@@ -100,7 +100,7 @@ class OnFeatures:
 class ByTrainer:
     """A method that `SelMixTrainer` runs, on stored features or with all weights, as the run's settings say.
 
-    A setting holds options of SelMixConfig; learning rates as a factor of the run's own ("scale"); and "bias_share", the
+    A setting holds options of SelMixConfig; a factor of the run's own learning rates ("scale"); and "bias_share", the
     share of a class bias, tuned on the validation images after training, that is added.
     """
 
