@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu --json gpu.json
 
-By turns in one process: the gain matrix against its bare products; P against one exp and one sum over K x K values;
-2,000 steps on stored features against stock Trainer; a step of B pairs of the whole network against stock Trainer on
-2B images, in float32 and in bfloat16; a refresh against a bare pass over the validation set.
+By turns in one process: the gain matrix against its bare products; 2,000 steps on stored features against stock
+Trainer; a step of B pairs of the whole network against stock Trainer on 2B images, in float32 and in bfloat16; a
+refresh against a bare pass over the validation set.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from benchmarks.gain import bare_products, make_inputs
 from benchmarks.pairs import by_turns, ratio
 from selmix_hf.comparison import markdown_table
 from selmix_hf.gain import gain_matrix
-from selmix_hf.pair_distribution import pair_distribution
 
 Seconds = list[list[float]]
 
@@ -42,16 +41,6 @@ def finished(function: Callable[[], object]) -> Callable[[], None]:
 def of_gain(num_classes: int, num_features: int, repeats: int) -> Seconds:
     inputs = [tensor.cuda() for tensor in make_inputs(num_classes, num_features)]
     ours, bare = finished(lambda: gain_matrix(*inputs)), finished(lambda: bare_products(*inputs))
-    for warm_up in (ours, bare):
-        warm_up()
-    return by_turns(repeats, ours, bare)
-
-
-def of_pairs(num_classes: int, repeats: int) -> Seconds:
-    gain_KK = torch.randn(num_classes, num_classes, generator=torch.Generator().manual_seed(0)).cuda()
-    double_KK = gain_KK.double()
-    ours = finished(lambda: pair_distribution(gain_KK, "selmix", "auto", 0.5))
-    bare = finished(lambda: double_KK.exp().sum())
     for warm_up in (ours, bare):
         warm_up()
     return by_turns(repeats, ours, bare)
@@ -91,8 +80,6 @@ def main() -> None:
     seconds: dict[str, Seconds] = {}
     for num_classes, num_features in ((1000, 1280), (4000, 1280), (8142, 2048)):
         seconds[f"gain, K = {num_classes:,}"] = of_gain(num_classes, num_features, options.repeats)
-    for num_classes in (1000, 8142):
-        seconds[f"P, K = {num_classes:,}"] = of_pairs(num_classes, options.repeats)
     seconds["2,000 steps on stored features"] = of_features(max(2, options.repeats // 2))
     options_of = {"float32": whole_network(options.repeats), "bfloat16": whole_network(options.repeats, bf16=True)}
     for precision, given in options_of.items():

@@ -38,7 +38,7 @@ from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
 from selmix_hf.hardware import hardware
 from selmix_hf.loading import load_images
-from selmix_hf.same_start import NUM_SETTINGS, SELMIX, SameStart, contenders
+from selmix_hf.same_start import NUM_SETTINGS, SELMIX, OnFeatures, SameStart, contenders
 from selmix_hf.same_start_report import write_report
 from selmix_hf.workbench import Workbench
 
@@ -94,9 +94,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     say = partial(print, flush=True) if is_main else lambda *_: None
     seeds = arguments.seeds or [config.seed]
     with naming_a_broken_image(SCRIPT, data):
-        say(f"Features of {len(bench.images):,} images ...")
         since = time.perf_counter()
-        bench.head_and_features()
+        if config.freeze_backbone or any(isinstance(method, OnFeatures) for method in methods.values()):
+            say(f"Features of {len(bench.images):,} images ...")
+            bench.head_and_features()
         record: dict[str, Any] = {
             "dataset": data.name,
             "base_model": without_folders(arguments.model_name_or_path),

@@ -246,7 +246,8 @@ class SameStart:
         """Predicted classes of the test images, seconds of the fit, and the most memory meanwhile, in GiB."""
         key = (*self._key(name, contender, objective, setting), seed)
         if key not in self._final:
-            self.bench.head_and_features()  # made once, for all
+            if isinstance(contender, OnFeatures):
+                self.bench.head_and_features()  # made once, for all
             steering_N = np.concatenate(self.bench.halves(seed))
             with PeakMemory() as memory:
                 began = time.perf_counter()
