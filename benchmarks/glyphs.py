@@ -6,6 +6,7 @@ Classes are the first 150 letters and digits of the Latin, Greek and Cyrillic al
 (sans, serif and mono; upright, slanted, bold) have and that do not look like one before them (Latin A is Greek Alpha).
 An image, 32 x 32 grey pixels, is one of them in a font, at a size, an angle, a slant and a place of its own, dark on
 light or light on dark, blurred and noisy. 140 training images a class, 40 test images; every draw has a seed.
+glyphs/untrained is a ResNet of 0.4 million random weights to begin with.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFilter, ImageFont
+from transformers import set_seed
+from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrapperConfig
+from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
 SIDE, DRAWN = 32, 96  # pixels of an image, and of the canvas that it is made from
 BLOCKS = ((0x21, 0x7F), (0x391, 0x3CA), (0x410, 0x450), (0x402, 0x410), (0x450, 0x460), (0xC0, 0x180))
@@ -87,10 +91,21 @@ def write(folder: Path, num_classes: int = 150, per_class: int = 140, test_per_c
         rows.to_parquet(str(folder / f"{part}.parquet"))
 
 
+def write_untrained(folder: Path, num_classes: int = 150) -> None:
+    set_seed(0)
+    pixels = {"input_size": [3, SIDE, SIDE], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    config = TimmWrapperConfig(
+        architecture="test_resnet", pretrained_cfg={**pixels, "crop_pct": 1.0}, num_labels=num_classes
+    )
+    TimmWrapperForImageClassification(config).save_pretrained(folder)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    write(parser.parse_args(argv).folder)
+    folder = parser.parse_args(argv).folder
+    write(folder)
+    write_untrained(folder / "untrained")
 
 
 if __name__ == "__main__":

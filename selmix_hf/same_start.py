@@ -219,7 +219,15 @@ class SameStart:
             np.stack([side["predicted"][i % len(side["predicted"])] for i in range(most)]) for side in (result, selmix)
         )
         labels_N = self.bench.labels_N[self.bench.rows["test"]]
-        return paired_bootstrap(labels_N, its, ours, self.bench.num_classes, self.num_resamples)
+        return paired_bootstrap(
+            labels_N,
+            its,
+            ours,
+            self.bench.num_classes,
+            self.num_resamples,
+            train_counts=self.bench.data.train_counts,
+            tail_share=self.bench.config.tail_share,
+        )
 
     def _key(self, name: str, contender: Contender, objective: str, setting: Setting) -> tuple:
         return name, objective if contender.reads_objective else "", *sorted(setting.items())

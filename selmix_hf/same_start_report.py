@@ -8,20 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selmix_hf.comparison import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd
+from selmix_hf.comparison import (
+    GROUP_METRICS,
+    INTERVAL,
+    KEY_METRICS,
+    interval_cell,
+    markdown_table,
+    mean_and_sd,
+)
 from selmix_hf.plots import make_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHOWN = ("mean_recall", "min_recall", "h_mean", "smallest_coverage")
+_TITLES = KEY_METRICS | GROUP_METRICS
 _OURS = "SelMix"
 _MARKERS = "os^Dv<>p"
 
 
 def title_of(objective: str) -> str:
     """For a person."""
-    return KEY_METRICS.get(objective, objective.replace("_", " "))
+    return _TITLES.get(objective, objective.replace("_", " "))
+
+
+def worst_metric(record: Mapping[str, Any]) -> str:
+    """The recall that stands for the worst: of head and tail where these are optimised and the worst class is not."""
+    objectives = record["objectives"]
+    of_groups = "min_head_tail_recall" in objectives and "min_recall" not in objectives
+    return "min_head_tail_recall" if of_groups else "min_recall"
 
 
 def _setting(setting: Mapping[str, Any]) -> str:
@@ -38,8 +52,10 @@ def table(record: Mapping[str, Any]) -> str:
 
     The last column but two is SelMix minus the method in the objective, with its paired bootstrap interval.
     """
-    header = ["for", "method", "setting", *(KEY_METRICS[name] for name in _SHOWN)]
-    place = 1 + header.index(KEY_METRICS["min_recall"])
+    worst = worst_metric(record)
+    shown = ("mean_recall", worst, "h_mean", "smallest_coverage")
+    header = ["for", "method", "setting", *(title_of(name) for name in shown)]
+    place = 1 + header.index(title_of(worst))
     header.insert(place, INTERVAL)
     header += ["SelMix − it", INTERVAL, "s", "GiB"]
     rows = []
@@ -47,8 +63,8 @@ def table(record: Mapping[str, Any]) -> str:
         for name, result in methods.items():
             runs = result["runs"]
             row = [title_of(objective), name, _setting(result["setting"])]
-            row += [mean_and_sd([report[metric] for report in runs]) for metric in _SHOWN]
-            row.insert(place, interval_cell(runs, "min_recall"))
+            row += [mean_and_sd([report[metric] for report in runs]) for metric in shown]
+            row.insert(place, interval_cell(runs, worst))
             row += _difference(result, objective)
             row += [f"{result['seconds']:.1f}", f"{max(result['peak_memory_gb'].values(), default=float('nan')):.1f}"]
             rows.append(row)
@@ -72,11 +88,12 @@ def dominated(points: Mapping[Any, tuple[float, float]]) -> set[Any]:
 
 
 def points_of(record: Mapping[str, Any]) -> dict[tuple[str, str], tuple[float, float]]:
-    """(objective, method) -> (mean recall, worst-class recall), averaged over seeds."""
+    """(objective, method) -> (mean recall, worst recall), averaged over seeds."""
+    worst = worst_metric(record)
     return {
         (objective, name): (
             float(np.mean([report["mean_recall"] for report in result["runs"]])),
-            float(np.mean([report["min_recall"] for report in result["runs"]])),
+            float(np.mean([report[worst] for report in result["runs"]])),
         )
         for objective, methods in record["objectives"].items()
         for name, result in methods.items()
@@ -126,12 +143,33 @@ def plot_front(record: Mapping[str, Any], title: str) -> Figure:
     for objective, marker in zip(objectives, _MARKERS, strict=False):
         axes.scatter([], [], s=42, marker=marker, color="#555555", label=f"for {title_of(objective)}")
     axes.set_xlabel("mean recall")
-    axes.set_ylabel("worst-class recall")
+    axes.set_ylabel(title_of(worst_metric(record)))
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     return figure
+
+
+def summary_table(record: Mapping[str, Any]) -> str:
+    """A row a method: for each objective its value with the 95% interval of a recall, mean recall beside it, and
+    SelMix minus the method with its paired bootstrap interval."""
+    objectives = record["objectives"]
+    header, rows = ["method"], {name: [name] for name in next(iter(objectives.values()))}
+    for objective, methods in objectives.items():
+        beside = objective != "mean_recall"
+        header += [title_of(objective), *["its mean recall"] * beside, "SelMix − it"]
+        for name, result in methods.items():
+            runs = result["runs"]
+            interval = interval_cell(runs, objective)
+            value = mean_and_sd([report[objective] for report in runs]) + (f" ({interval})" if interval else "")
+            own = [mean_and_sd([report["mean_recall"] for report in runs])] * beside
+            rows[name] += [
+                value,
+                *own,
+                "{} ({})".format(*change) if (change := _difference(result, objective))[0] else "",
+            ]
+    return markdown_table(header, [*rows.values()])
 
 
 def write_report(record: Mapping[str, Any], folder: Path) -> str:
