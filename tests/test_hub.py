@@ -196,7 +196,14 @@ def test_ctrl_c_during_a_push(hub, trained, warnings):
 
 def test_ctrl_c_while_a_finished_run_waits_for_its_last_push(hub, tmp_path, warnings):
     trainer = pushing(tmp_path / "out", save_steps=4)
-    hub.failures.append(interrupt)
+
+    def interrupt_the_wait():
+        while trainer.is_in_train:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        interrupt()
+
+    hub.failures.append(interrupt_the_wait)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert trainer.state.global_step == 4 and not trainer.is_in_train
