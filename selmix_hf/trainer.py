@@ -217,7 +217,8 @@ class SelMixTrainer(PseudoLabelTrainer):
         stale = staleness(self.pair_state.probability, probability, self.gain)
         self.pair_state = PairState(period, probability, multipliers, self._geometry(), start_counts, pseudo_labels)
 
-        report = refresh_report(self.objective, self.gain_counts, gain, distribution, multipliers, self.class_names)
+        names = self.class_names
+        report = refresh_report(self.objective, self.gain_counts, gain, distribution, multipliers, names, gradient)
         pairs = self._geometry()["pairs_per_step"] * self.args.refresh_steps
         self.log(
             {**report, **stale, "largest_repeat": largest_repeat(probability, self.train_counts, pairs, second_K)}
