@@ -159,10 +159,7 @@ def measure() -> list[dict[str, Any]]:
     noise = [
         (torch.randn(part[0].shape, generator=torch.Generator().manual_seed(1)), part[1]) for part in (train, whole)
     ]
-    case = Case(
-        "features are noise",
-        "mean_recall",
-    )
+    case = Case("features are noise", "mean_recall")
     row("reference", case, run_on_features(*noise, (head[0] * 0, head[1] * 0), case, None))
     return rows
 
