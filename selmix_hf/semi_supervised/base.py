@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -49,6 +50,10 @@ class SemiSupervisedTrainer(Stage1Trainer):
             `augment.ShiftAndFlip` before `processing_class`.
         kwargs: as for `Stage1Trainer`, but no data_collator, mixup_alpha or train_transform.
 
+    Attributes:
+        batch_generator: of what `losses` draws, anew for each batch from the seeds of its labelled samples: it depends
+            neither on what else was drawn nor on where a run was resumed, and processes draw apart.
+
     Raises:
         ValueError: options out of range, no unlabelled images, or views of different shapes.
         TypeError: an unlabelled set without random access.
@@ -56,6 +61,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
 
     model: PreTrainedModel
     train_dataset: Any
+    batch_generator: np.random.Generator
 
     def __init__(
         self,
@@ -180,6 +186,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
         if not model.training:
             return super().compute_loss(model, inputs, *args, **kwargs)
         pixels, labels = inputs["pixel_values"], inputs["labels"]
+        self.batch_generator = np.random.default_rng(inputs["seeds"].tolist())
         views = pixels[:, 1:].unflatten(1, (-1, self.mu)).transpose(0, 1).flatten(1, 2)
         labelled, unlabelled = self.losses(model, pixels[:, 0], labels, views)
         self.note(labeled_loss=labelled, unlabeled_loss=unlabelled)
