@@ -348,6 +348,31 @@ def test_resume_is_exact(method, stop, tmp_path):
     assert tiny.largest_difference(tiny.weights(whole), tiny.weights(again)) == 0
 
 
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"per_device_train_batch_size": 4}, "{'labeled_per_step': 4}"),
+        ({"gradient_accumulation_steps": 2}, "{'labeled_per_step': 16}"),
+        ({"mu": 3}, "{'mu': 3}"),
+        ({"unlabeled_dataset": tiny.images((6, 5, 6, 5)).remove_columns("label")}, "{'unlabeled': 22}"),
+        ({"seed": 7}, "{'seed': 7}"),
+    ],
+    ids=lambda changed: next(iter(changed)) if isinstance(changed, dict) else "",
+)
+def test_a_resumed_run_keeps_what_its_steps_draw(changed, found, tmp_path):
+    make(tmp_path, save_strategy="steps", save_steps=3).train()
+    with pytest.raises(ValueError, match=f"this run has {found}: a resumed run must keep them, or its steps would dr"):
+        make(tmp_path, **changed).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_the_same_steps_by_other_means_are_resumed(tmp_path):
+    whole = make(tmp_path, save_strategy="steps", save_steps=3)
+    whole.train()
+    again = make(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert tiny.largest_difference(tiny.weights(whole), tiny.weights(again)) < 1e-5
+
+
 def test_best_checkpoint_is_what_was_evaluated_and_loads_without_this_package(tmp_path):
     evaluation = {"eval_dataset": tiny.images((4, 4, 4, 4), seed=5), "eval_strategy": "steps", "eval_steps": 1}
     saving = {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": True}

@@ -165,14 +165,15 @@ class SemiSupervisedTrainer(Stage1Trainer):
     # --- Trainer's hooks -----------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        geometry = self._geometry()
+        step = geometry["labeled_per_step"]
         sampler = DrawSampler(
-            len(self.train_dataset),
-            len(self.unlabeled_dataset),
+            geometry["labeled"],
+            geometry["unlabeled"],
             self.mu,
-            num_draws=math.ceil(len(self.train_dataset) / step) * step,
+            num_draws=math.ceil(geometry["labeled"] / step) * step,
             get_epoch=lambda: int(self.state.epoch or 0),
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            seed=geometry["seed"],
         )
         return self._get_dataloader(
             DrawDataset(self.train_dataset, self.unlabeled_dataset),
@@ -216,15 +217,25 @@ class SemiSupervisedTrainer(Stage1Trainer):
         if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
             folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             os.makedirs(folder, exist_ok=True)
-            self.average.save(folder, self.model)
+            self.average.save(folder, self.model, self._geometry())
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.average.load(resume_from_checkpoint, self.model)
+        self.average.load(resume_from_checkpoint, self.model, self._geometry())
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         self.average.settle(self.model)  # before Trainer's part, which may load the best checkpoint
         return super()._finalize_training(*args, **kwargs)
+
+    def _geometry(self) -> dict[str, int]:
+        """What fixes which images a step draws."""
+        return {
+            "labeled_per_step": self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            "mu": self.mu,
+            "labeled": len(self.train_dataset),
+            "unlabeled": len(self.unlabeled_dataset),
+            "seed": self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        }
 
 
 def _image_column(unlabeled_dataset: Any) -> Column:
