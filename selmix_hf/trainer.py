@@ -367,12 +367,14 @@ class SelMixTrainer(PseudoLabelTrainer):
     def _geometry(self) -> dict[str, Any]:
         """What fixes where periods begin, what is drawn in them and what for."""
         pairs = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        kept = {name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone")}
+        names = ("refresh_steps", "pair_sampling", "beta_min", "freeze_backbone")
+        kept = {name: getattr(self.args, name) for name in names}
         kept["mixing"] = "feature" if self._mixer is None else self._mixer.name
         kept["reuse_samples"] = self.args.reuse_samples and self._train_batch_size  # within a batch of a process
         kept["unlabeled"] = 0 if self.unlabeled_dataset is None else len(self.unlabeled_dataset)
         if self.unlabeled_dataset is not None:
             kept |= {name: value for name, value in vars(self.args).items() if name.startswith("pseudo_label_")}
             kept |= {"ema_decay": self.args.ema_decay, "teacher": self.teacher is not None}
+            kept["unlabeled_rows"] = self.unlabeled_dataset.digest
         aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
         return {**kept, **aim, "pairs_per_step": pairs, "seed": self._seed()}
