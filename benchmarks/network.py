@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrapperConfig
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
@@ -81,6 +81,7 @@ def trainer(options: argparse.Namespace, selmix: bool, batch: int, **of_selmix: 
         "use_cpu": not torch.cuda.is_available(),
         "ddp_backend": "gloo" if "WORLD_SIZE" in os.environ and not torch.cuda.is_available() else None,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "bf16": getattr(options, "bf16", False),
     }
     if not selmix:
         args = TrainingArguments(**shared, remove_unused_columns=False)
@@ -102,6 +103,8 @@ def seconds_a_step(run: Trainer, clock: Callable[[], float] = time.perf_counter)
     step = run.training_step
 
     def timed(*args: Any, **kwargs: Any) -> Any:
+        if torch.cuda.is_available() and len(moments) in (1, run.args.max_steps - 1):
+            torch.cuda.synchronize()  # a GPU still has the steps before to do
         moments.append(clock())
         return step(*args, **kwargs)
 
@@ -120,7 +123,7 @@ def step(options: argparse.Namespace) -> dict[str, list[float]]:
 
 def refresh(options: argparse.Namespace) -> dict[str, list[float]]:
     run: Any = trainer(options, True, options.batch)
-    run.log = lambda *args, **kwargs: None
+    run.remove_callback(PrinterCallback)
 
     def whole() -> None:
         run.pair_state.period, run._statistics_at = -1, {}
@@ -130,7 +133,7 @@ def refresh(options: argparse.Namespace) -> dict[str, list[float]]:
     def bare() -> None:
         run.model.eval()
         for batch in DataLoader(run.gain_dataset, batch_size=64, collate_fn=collate):
-            run.model(pixel_values=batch["pixel_values"].to(run.model.device)).logits.argmax(-1)
+            run.model(pixel_values=batch["pixel_values"].to(run.model.device)).logits.argmax(-1).cpu()
 
     return dict(zip(("refresh", "bare"), by_turns(options.repeats, whole, bare), strict=True))
 

@@ -31,10 +31,10 @@ import transformers
 from selmix_hf.analysis import MILDEST, Laboratory, long_tailed_profile, run_study, studies
 from selmix_hf.analysis_report import TITLES, write_report
 from selmix_hf.arguments import parse_arguments
-from selmix_hf.benchmark import leaving_with_a_sentence, naming_a_broken_image
+from selmix_hf.benchmark import leaving_with_a_sentence, naming_a_broken_image, run_stage1
 from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, drawn_data
 from selmix_hf.benchmark_results import command_of, settings_of, versions, without_folders
-from selmix_hf.benchmark_start import BenchmarkArguments, Stage1
+from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
 from selmix_hf.hardware import hardware
 from selmix_hf.labels import class_labels, first_of_each
@@ -95,13 +95,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         arguments, config = parse_arguments((Arguments, SelMixConfig), argv)
         for objective in arguments.objectives:
             config.make_objective(objective, class_counts=[1, 1])  # before anything else: is it known?
+        if config.sampling is not None:
+            raise ValueError("the studies are of pairs, and --sampling draws single samples: leave it out.")
         folder = Path(str(config.output_dir))
         config.feature_cache_dir = config.feature_cache_dir or str(folder / "features")
         data = load(arguments, folder)
-        with naming_a_broken_image(SCRIPT, data):
-            stage1 = Stage1(arguments, config, data)
-            stage1.run()
-            laboratory = Laboratory(arguments, config, data, stage1.checkpoint)
+    checkpoint = run_stage1(SCRIPT, arguments, config, data)
+    with leaving_with_a_sentence(SCRIPT):
+        laboratory = Laboratory(arguments, config, data, checkpoint)
     is_main = config.process_index == 0
     say = partial(print, flush=True) if is_main else lambda *_: None
     asked, seeds = studies(arguments.whole_network), arguments.seeds or [config.seed]

@@ -47,6 +47,8 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.semi_supervised.mixmatch import MixMatchTrainer as MixMatchTrainer
     from selmix_hf.stage1 import Stage1Trainer as Stage1Trainer
     from selmix_hf.trainer import SelMixTrainer as SelMixTrainer
+    from selmix_hf.weighted_sampling import WeightedSampler as WeightedSampler
+    from selmix_hf.weighted_sampling import sampling_weights as sampling_weights
 
 __version__ = "0.1.0"
 
@@ -58,6 +60,8 @@ _HOME = {
     "PairDataset": "sampling",
     "PairSampler": "sampling",
     "ClassIndex": "sampling",
+    "WeightedSampler": "weighted_sampling",
+    "sampling_weights": "weighted_sampling",
     "ClassStatistics": "confusion",
     "confusion_counts": "confusion",
     "get_objective": "objectives",

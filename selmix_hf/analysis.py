@@ -6,7 +6,6 @@ part. Shape suffixes: N samples, D features, K classes.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,20 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, concatenate_datasets
-from torch import Tensor
 
 from selmix_hf.baselines.head import retrain_head
 from selmix_hf.benchmark_data import BenchmarkData
-from selmix_hf.benchmark_start import BenchmarkArguments, augmentation, load_start
-from selmix_hf.callbacks import ProgressLines
+from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts
-from selmix_hf.labels import class_labels, first_of_each
+from selmix_hf.labels import first_of_each
 from selmix_hf.long_tail import long_tailed_shares
 from selmix_hf.losses import LogitAdjustedLoss
 from selmix_hf.mixing import MIXING
-from selmix_hf.trainer import SelMixTrainer
+from selmix_hf.workbench import RowTrainer, Workbench
 
 MEASURED = ("psi", "mean_recall", "min_recall", "h_mean", "smallest_coverage")
 IMBALANCES = (10, 50, 100, 200, 500)
@@ -56,31 +52,12 @@ class Setting:
     smallest_class: int | None = None
 
 
-class _RowFeatures:
-    """Takes the place of a feature cache: features of any selection of rows, each computed once."""
-
-    def __init__(self, features_ND: Tensor) -> None:
-        self.features_ND = features_ND
-
-    def features(self, look: Any, dataset: Any, collator: Any, seed: int = 0) -> Tensor:
-        return self.features_ND[torch.as_tensor(np.asarray(dataset[_ROW][:]))]
-
-
-class _Trainer(SelMixTrainer):
-    stored: _RowFeatures | None = None
-
-    def _feature_cache(self) -> Any:
-        return super()._feature_cache() if self.stored is None else self.stored
-
-
-class Laboratory:
+class Laboratory(Workbench):
     """Runs of SelMix from one checkpoint, each setting and seed once.
 
     Args:
-        arguments: of the recipe: the start, augmentation.
-        config: the run's own settings; with a frozen backbone `feature_cache_dir` keeps the features of all images.
+        arguments, config, checkpoint: as for `Workbench`.
         data: "train" and "validation" are used, and "pool": further images that smaller imbalance may draw from.
-        checkpoint: the start.
 
     Raises:
         FileNotFoundError, ValueError: as `loading.load_classifier` and `SelMixTrainer`, for a checkpoint or data that
@@ -90,25 +67,9 @@ class Laboratory:
     def __init__(
         self, arguments: BenchmarkArguments, config: SelMixConfig, data: BenchmarkData, checkpoint: str
     ) -> None:
-        self.arguments, self.config, self.data = arguments, config, data
-        parts = [data.splits[name] for name in ("train", "validation", "pool") if name in data.splits]
-        images: Dataset = concatenate_datasets([part.select_columns(parts[0].column_names) for part in parts])
-        self.images = images.add_column(_ROW, range(len(images)))
-        self.labels_N = class_labels(self.images, data.label_column)
-        ends = np.cumsum([len(part) for part in parts])
-        self.rows = dict(
-            zip(("train", "validation", "pool"), np.split(np.arange(len(images)), ends[:-1]), strict=False)
-        )
-        self._start = load_start(arguments, data, checkpoint)
-        self._stored: _RowFeatures | None = None
+        super().__init__(arguments, config, data, checkpoint, ("train", "validation", "pool"))
         self._done: dict[str, dict[str, Any]] = {}
-        self._trainer(self._config(), self.images.select(self.rows["train"]), self.images.select(self.halves(0)[0]))
-
-    def halves(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the validation images that steer, and of those that are measured: half of each class."""
-        rows_N = np.random.default_rng(seed).permutation(self.rows["validation"])
-        rows_N = rows_N[np.argsort(self.labels_N[rows_N], kind="stable")]
-        return rows_N[::2], rows_N[1::2]
+        self.trainer(self.configured(), self.rows["train"], self.halves(0)[0])
 
     def run(self, objective: str, seed: int, setting: Setting) -> dict[str, Any]:
         """Measured before and after, and the history of the objective on the images that steer."""
@@ -124,8 +85,7 @@ class Laboratory:
             steering_N = first_of_each(steering_N, self.labels_N, [setting.per_class] * self.num_classes)
         if setting.smallest_class is not None:
             train_N = self._drawn(setting.smallest_class)
-        config = self._config(objective=objective, seed=seed, **setting.options)
-        trainer = self._trainer(config, self.images.select(train_N), self.images.select(steering_N))
+        trainer = self.trainer(self.configured(objective=objective, seed=seed, **setting.options), train_N, steering_N)
         if setting.smallest_class is not None:
             self._fit_head(trainer, train_N)
         before = self._measure(trainer, measured_N)
@@ -140,40 +100,9 @@ class Laboratory:
             "effective_pairs": float(np.mean([log["effective_pairs"] for log in logs])),
         }
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.data.class_names)
-
-    def _config(self, **options: Any) -> SelMixConfig:
-        own: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
-        own["pseudo_label_steps"] = 0  # follows refresh_steps
-        if not options.get("freeze_backbone", self.config.freeze_backbone):
-            own["feature_cache_dir"] = None
-        return dataclasses.replace(self.config, **own | options)
-
-    def _trainer(self, config: SelMixConfig, train: Dataset, steering: Dataset) -> _Trainer:
-        model, processor = copy.deepcopy(self._start)
-        trainer = _Trainer(
-            model=model,
-            args=config,
-            train_dataset=train,
-            gain_dataset=steering,
-            eval_dataset=steering,
-            train_transform=None if config.freeze_backbone else augmentation(self.arguments, self.data, processor),
-            processing_class=processor,
-            label_column=self.data.label_column,
-        )
-        ProgressLines.replace_logs_of(trainer)
-        if config.freeze_backbone:
-            if self._stored is None:
-                self._stored = _RowFeatures(trainer._eval_features(self.images))
-            trainer.stored = self._stored
-        return trainer
-
-    def _measure(self, trainer: _Trainer, rows_N: np.ndarray) -> dict[str, float]:
+    def _measure(self, trainer: RowTrainer, rows_N: np.ndarray) -> dict[str, float]:
         labels_N = torch.as_tensor(self.labels_N[rows_N])
-        predicted_N = trainer.predicted_classes(self.images.select(rows_N))
-        metrics = trainer._metrics(confusion_counts(labels_N, predicted_N, self.num_classes))
+        metrics = trainer._metrics(confusion_counts(labels_N, self.logits(trainer, rows_N), self.num_classes))
         return {name: round(float(metrics[name]), 6) for name in MEASURED}
 
     def _drawn(self, smallest_class: int) -> np.ndarray:
@@ -190,13 +119,10 @@ class Laboratory:
     def _trainable(self) -> np.ndarray:
         return np.concatenate([self.rows["train"], self.rows.get("pool", np.empty(0, np.int64))])
 
-    def _fit_head(self, trainer: _Trainer, train_N: np.ndarray) -> None:
+    def _fit_head(self, trainer: RowTrainer, train_N: np.ndarray) -> None:
         features_ND, labels_N = trainer._eval_features(self.images.select(train_N)), self.labels_N[train_N]
         loss = LogitAdjustedLoss(np.bincount(labels_N, minlength=self.num_classes).tolist())
-        fitted = retrain_head(features_ND.float(), torch.as_tensor(labels_N), self.num_classes, loss)
-        with torch.no_grad():
-            for parameter, value in zip(trainer.head.modules[0].parameters(), fitted, strict=True):
-                parameter.copy_(value.reshape(parameter.shape))
+        trainer.head.assign(*retrain_head(features_ND.float(), torch.as_tensor(labels_N), self.num_classes, loss))
 
 
 def long_tailed_profile(train_counts: np.ndarray, smallest_class: int) -> np.ndarray:

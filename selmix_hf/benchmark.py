@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +96,28 @@ def run_recipe(
             raise ValueError(
                 "there is no validation set, which steers the training: set validation_per_class above 0."
             )
-        with naming_a_broken_image(script, data):
-            stage1 = Stage1(arguments, config, data)
-    if config.process_index == 0 and stage1.trainer is not None:
-        method = getattr(arguments, "stage1_method", "supervised")
-        how = arguments.stage1_loss if method == "supervised" else f"{method}, {arguments.stage1_loss}"
-        print(f"Stage 1, {how}: {arguments.stage1_steps} steps", flush=True)
-    if arguments.stage1_steps > 0:
-        with timer.part("stage 1"), naming_a_broken_image(script, data):
-            stage1.run()
+    with timer.part("stage 1") if arguments.stage1_steps > 0 else nullcontext():
+        checkpoint = run_stage1(script, arguments, config, data)
     command = command_of(script, sys.argv[1:] if argv is None else argv)
     with naming_a_broken_image(script, data):
-        return _Benchmark(script, arguments, config, data, timer, command).run(stage1.checkpoint)
+        return _Benchmark(script, arguments, config, data, timer, command).run(checkpoint)
+
+
+def run_stage1(script: str, arguments: BenchmarkArguments, config: SelMixConfig, data: BenchmarkData) -> str:
+    """The checkpoint that SelMix starts from, trained here if the options say so.
+
+    Raises:
+        SystemExit: with a sentence, when an option is wrong, or an image cannot be decoded.
+    """
+    with naming_a_broken_image(script, data):
+        with leaving_with_a_sentence(script):
+            stage1 = Stage1(arguments, config, data)
+        if config.process_index == 0 and stage1.trainer is not None:
+            method = getattr(arguments, "stage1_method", "supervised")
+            how = arguments.stage1_loss if method == "supervised" else f"{method}, {arguments.stage1_loss}"
+            print(f"Stage 1, {how}: {arguments.stage1_steps} steps", flush=True)
+        stage1.run()
+    return stage1.checkpoint
 
 
 def _checkpoint_of(arguments: BenchmarkArguments, config: SelMixConfig) -> str | None:

@@ -70,7 +70,9 @@ def run_report(trainer: Any) -> dict[str, Any]:
         "validation_before": looks.get(0),
         "validation_after": looks.get(kept),
         "history": [
-            {name: log[name] for name in _HISTORY} for log in trainer.state.log_history if "gain_set_psi" in log
+            {name: log[name] for name in _HISTORY if name in log}
+            for log in trainer.state.log_history
+            if "gain_set_psi" in log
         ],
     }
     if trainer.unlabeled_dataset is not None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss
 from selmix_hf.features import FeatureDataset
 from selmix_hf.gain_fidelity import (
     GainFidelity,
@@ -95,7 +96,16 @@ class GainFidelityCallback(TrainerCallback):
         self._training = None
 
     def on_refresh(self, trainer: Any) -> None:
-        """Look, where it is time to; called by `SelMixTrainer` when P is made."""
+        """Look, where it is time to; called by `SelMixTrainer` when P is made.
+
+        Raises:
+            ValueError: single samples are drawn, so that there are no gains.
+        """
+        if trainer.gain is None:
+            raise ValueError(
+                "GainFidelityCallback holds gains against what a step changes, but with sampling or sample_weights "
+                "single samples are drawn and no gains are worked out: leave it out."
+            )
         args, head, state = trainer.args, trainer.head, trainer.pair_state
         if state.period % self.every:
             return
@@ -128,6 +138,21 @@ class GainFidelityCallback(TrainerCallback):
             trainer.state.global_step,
         )
         trainer.log(self.latest.report())
+
+
+class CostSensitiveCallback(TrainerCallback):
+    """Lets a `baselines.cost_sensitive.CostSensitiveLoss` follow the gain set of a `SelMixTrainer`, at every refresh.
+
+    Args:
+        loss: the trainer's `compute_loss_func`.
+    """
+
+    def __init__(self, loss: CostSensitiveLoss) -> None:
+        self.loss = loss
+
+    def on_refresh(self, trainer: Any) -> None:
+        """Called by `SelMixTrainer` when it has looked at the gain set."""
+        self.loss.update(trainer.gain_counts)
 
 
 class DeferredReweighting(TrainerCallback):

@@ -20,19 +20,19 @@ CITATION = """@inproceedings{ramasubramanian2024selmix,
 }"""
 
 
-def assemble(data: ModelCardData, parts: Sequence[str], license: str | None) -> ModelCard:
+def assemble(data: ModelCardData, parts: Sequence[str], license: str | None, cite: bool = True) -> ModelCard:
     """The card: metadata, the parts, and how to use and cite what it describes.
 
     Args:
         data: the metadata.
         parts: Markdown blocks, the title first.
         license: an identifier of the Hub, or None.
+        cite: whether the SelMix paper has a part in it.
     """
     closing = [
         "## Licence",
         license or f"That of the base model and of the training {samples_of(data.pipeline_tag)}; none was given.",
-        "## Citation",
-        f"```bibtex\n{CITATION}\n```",
+        *["## Citation", f"```bibtex\n{CITATION}\n```"] * cite,
     ]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join([*parts, *closing]) + "\n")
 
@@ -54,6 +54,18 @@ _SAMPLES = {
 def samples_of(task: str | None) -> str:
     """What the samples of a task are called, in the plural."""
     return _SAMPLES.get(task or "", "samples")
+
+
+_AUTO_CLASSES = {
+    "image-classification": "AutoModelForImageClassification",
+    "audio-classification": "AutoModelForAudioClassification",
+    "text-classification": "AutoModelForSequenceClassification",
+}
+
+
+def auto_class_of(task: str | None) -> str:
+    """The class of transformers that loads a model of a task."""
+    return _AUTO_CLASSES.get(task or "", "AutoModel")
 
 
 def task_of(architecture: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from selmix_hf.lora import has_adapter, load_adapter
 from selmix_hf.pair_distribution import PairState
 from selmix_hf.sampling import isolated_random_state
 
@@ -47,11 +48,15 @@ def require_same(folder: str | os.PathLike, before: Mapping[str, Any], now: Mapp
 
 def load_weights(model: Any, folder: str | os.PathLike | None) -> bool:
     """Load saved weights into the model through from_pretrained, strictly. Trainer's own way silently skips weights
-    that save_pretrained stores under older names (ViT, DeiT, BEiT, Swin, ...).
+    that save_pretrained stores under older names (ViT, DeiT, BEiT, Swin, ...). Of a `PeftModel` adapter and head are
+    loaded, see `lora.load_adapter`.
 
     Returns:
-        False where Trainer's way has to be taken: adapters, and models that are not of transformers.
+        False where Trainer's way has to be taken: models that are not of transformers.
     """
+    if has_adapter(model):
+        load_adapter(model, str(folder))
+        return True
     if not isinstance(model, PreTrainedModel):
         return False
     with isolated_random_state(0):

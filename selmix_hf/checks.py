@@ -28,8 +28,10 @@ from selmix_hf.labels import (
     require_column,
     set_class_names,
 )
+from selmix_hf.lora import base_of, check_adapter
 from selmix_hf.objectives import Objective, known_names
 from selmix_hf.pseudo_labels import Unlabelled
+from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS
 
 logger = logging.get_logger(__name__)
 
@@ -46,6 +48,7 @@ def check_model_and_args(model: Any, args: Any, processing_class: Any = None) ->
     Raises:
         ValueError: no model.
         TypeError: other arguments than a SelMixConfig, no model, or a timm model without its wrapper.
+        ValueError, TypeError: an adapter, as `lora.check_adapter`.
     """
     if not isinstance(args, SelMixConfig):
         raise TypeError(f"args must be a SelMixConfig, found {type(args).__name__}.")
@@ -56,6 +59,8 @@ def check_model_and_args(model: Any, args: Any, processing_class: Any = None) ->
             f"model must be a loaded model, found {model!r}: load it by AutoModelForImageClassification."
             "from_pretrained(...) or its kin."
         )
+    check_adapter(model, args.freeze_backbone)
+    model = base_of(model)
     if hasattr(model, "pretrained_cfg") and not hasattr(model, "config"):
         raise TypeError(
             "a raw timm model cannot be saved in the Hub's format: load it by AutoModelForImageClassification."
@@ -186,6 +191,21 @@ def check_unlabeled(dataset: Any, teacher: Any, true_labels: Any, args: SelMixCo
         )
     if args.reuse_samples:
         raise ValueError("reuse_samples lets a sample be first and second one, which come from two sets here.")
+
+
+def check_single_samples(sampling: Any, args: SelMixConfig, mixing: Any, unlabeled_dataset: Any) -> None:
+    """Refuse what is for pairs where single samples are drawn.
+
+    Raises:
+        ValueError: a mixing, unlabelled data or an option that pairs alone have.
+    """
+    if sampling is None:
+        return
+    because = SAMPLE_WEIGHTS if sampling == SAMPLE_WEIGHTS else f"sampling={sampling!r:.60}"
+    args.refuse_pair_options(because)
+    for name, value in (("mixing", mixing), ("unlabeled_dataset", unlabeled_dataset)):
+        if value is not None:
+            raise ValueError(f"{because} draws single samples, and {name} is for pairs: leave one of the two out.")
 
 
 def without_labels(dataset: Any, labelled: Any, label_column: Any) -> Unlabelled | None:

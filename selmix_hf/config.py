@@ -15,10 +15,12 @@ from transformers.utils import logging
 from selmix_hf.mixing import MIXING
 from selmix_hf.objectives import Objective, get_objective
 from selmix_hf.pair_distribution import check_policy
+from selmix_hf.weighted_sampling import checked_sampling
 
 logger = logging.get_logger(__name__)
 
 WEAKEST_BETA_MIN = 0.4  # below, results fell where classes have dozens of images: docs/analysis.md
+GAIN_SET_USES = ("steer", "refit", "train")
 _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
 _PSEUDO_LABELS = ("pseudo_label_threshold", "pseudo_label_share", "ema_decay")
@@ -26,14 +28,17 @@ _NUMBERS = (*_NOT_NEGATIVE, *_PSEUDO_LABELS, "tail_share", "target_share", "beta
 _BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _COUNTS = ("refresh_steps", "pseudo_label_steps", "feature_views", "max_steps", *_BATCHES)
 _SWITCHES = ("freeze_backbone", "reuse_samples")
+_OF_MULTIPLIERS = ("min_rate", "min_memory", "constraint_update", "constraint_rate")
+_OF_PAIRS = ("pair_sampling", "inverse_temperature", "target_share", "mixing", "beta_min", "reuse_samples")
 
 
 @dataclass
 class SelMixConfig(TrainingArguments):
     """`transformers.TrainingArguments` with the options of SelMix.
 
-    `per_device_train_batch_size` counts pairs: the model sees twice as many samples. One period is one epoch of
-    Trainer, so "epoch" strategies mean "once a period"; set the length of the run by `max_steps`.
+    `per_device_train_batch_size` counts pairs: the model sees twice as many samples (with `sampling` it counts single
+    ones). One period is one epoch of Trainer, so "epoch" strategies mean "once a period"; set the length of the run by
+    `max_steps`.
 
     Defaults that differ from TrainingArguments:
 
@@ -57,7 +62,8 @@ class SelMixConfig(TrainingArguments):
             default the objective's own.
         tail_share: share of the classes, the least frequent in training, that are the tail.
         constraint_tolerance: largest violation, in relative coverage, of a feasible checkpoint.
-        freeze_backbone: train the head alone, on pooled features computed once.
+        freeze_backbone: train the head alone, on pooled features computed once. Not with an adapter of peft, which
+            would not train either.
         reuse_samples: let a sample serve as first one of a pair and as second one of another in its batch, wherever
             the drawn classes allow it, which saves up to half of the backbone's work (of loading alone, where images
             are mixed); see `sampling.reuse_samples`.
@@ -69,10 +75,23 @@ class SelMixConfig(TrainingArguments):
             memory-mapped, so they need not fit into memory, and a pass that was interrupted goes on. Without a folder
             features are kept in memory.
         feature_dtype: of stored features: "float32", or "float16", which takes half the room.
-        backbone_learning_rate: absolute; default a thirtieth of `learning_rate`. A pretrained backbone is soon spoilt:
-            raise it with care, and lower it further with momentum.
+        backbone_learning_rate: absolute, and that of an adapter; default a thirtieth of `learning_rate`. A pretrained
+            backbone is soon spoilt: raise it with care, and lower it further with momentum.
         refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a
             look costs milliseconds, and 50 otherwise.
+        gain_set_use: "steer": the gain set steers and nothing else. "refit": before the first period the head is
+            retrained on training and gain set together (`gain_set.refit_head`), which is then the start of the run.
+            "train": that, and pairs are drawn from both sets. Where rare classes have more validation than training
+            images, "refit" gained most for a minimum and "train" for smooth objectives (docs/results.md). Numbers on
+            the gain set, the choice of the checkpoint among them, are then optimistic: report those of a test set.
+        sampling: draw single samples, nothing mixed, instead of pairs: "class_balanced" (every class as often as any
+            other), "square_root" (classes by the square root of their size), "natural" (samples as they are), a power
+            of the class size between 0 and 1, or K class weights, as a list or a JSON string; with replacement, see
+            `weighted_sampling.class_shares`. The batch size then counts samples. The objective chooses the checkpoint
+            and does not steer, and the options of pairs and multipliers must stay at their defaults. With
+            `freeze_backbone` and "class_balanced" this is classifier re-training (cRT; Kang et al. 2020, arXiv
+            1910.09217), from the head that the model has. Weights of samples go to
+            `SelMixTrainer(sample_weights=...)`.
         pair_sampling: "selmix", "uniform" (plain class-balanced mixup) or "greedy".
         inverse_temperature: s of softmax(s G), or "auto": chosen for `target_share`.
         target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Default 0, which
@@ -114,6 +133,11 @@ class SelMixConfig(TrainingArguments):
     feature_cache_dir: str | None = field(default=None, metadata={"help": "Keep stored features in this folder."})
     backbone_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate / 30."})
     refresh_steps: int = field(default=0, metadata={"help": "Steps a period; 0: 10 frozen, else 50."})
+    gain_set_use: str = field(default="steer", metadata={"help": "'steer', 'refit' the head too, or 'train' too."})
+    sampling: list[float] | str | None = field(
+        default=None,
+        metadata={"help": "Single samples: 'natural', 'square_root', 'class_balanced', a power, [K floats]."},
+    )
     pair_sampling: str = field(default="selmix", metadata={"help": "'selmix', 'uniform' or 'greedy'."})
     inverse_temperature: str = field(default="auto", metadata={"help": "s of softmax(s G), or 'auto'."})
     target_share: float = field(default=0.0, metadata={"help": "Effective share of the positive pairs; 0: see there."})
@@ -153,6 +177,8 @@ class SelMixConfig(TrainingArguments):
             self.class_prior = _parse_prior(self.class_prior)
         elif (to_list := getattr(self.class_prior, "tolist", None)) is not None:
             self.class_prior = to_list()  # an array or a tensor would not go into JSON
+        if self.sampling is not None:
+            self.sampling = checked_sampling(self.sampling)
         if not self.learning_rate:
             self.learning_rate = 0.01 if self.freeze_backbone else 0.003
         if self.backbone_learning_rate is None:
@@ -208,6 +234,23 @@ class SelMixConfig(TrainingArguments):
             tolerance=self.constraint_tolerance,
         )
 
+    def refuse_pair_options(self, because: str) -> None:
+        """For single samples, which leave the options of pairs without an effect.
+
+        Args:
+            because: what asks for single samples.
+
+        Raises:
+            ValueError: such an option is set.
+        """
+        defaults = {name: option.default for name, option in self.__dataclass_fields__.items()}
+        given = [name for name in (*_OF_PAIRS, *_OF_MULTIPLIERS) if getattr(self, name) != defaults[name]]
+        if given:
+            raise ValueError(
+                f"{because} draws single samples, nothing is mixed and no gains steer: leave {', '.join(given)} at "
+                f"the default, or {because.partition('=')[0]} out."
+            )
+
     def _check_kinds(self) -> None:
         for name in (*_NUMBERS, *_COUNTS, *_SWITCHES):
             value = getattr(self, name)
@@ -255,12 +298,16 @@ class SelMixConfig(TrainingArguments):
                 f"mixing must be one of {', '.join(MIXING)}, found {self.mixing!r}: a function of your own goes to "
                 "SelMixTrainer(mixing=...)."
             )
+        if self.gain_set_use not in GAIN_SET_USES:
+            raise ValueError(f"gain_set_use must be one of {', '.join(GAIN_SET_USES)}, found {self.gain_set_use!r}.")
         if self.mixing != "feature" and self.freeze_backbone:
             raise ValueError(
                 f"mixing={self.mixing!r} makes new images, but freeze_backbone=True trains on stored features of "
                 "unmixed ones. To train the head alone through mixed images, leave freeze_backbone False and call "
                 "requires_grad_(False) on the backbone."
             )
+        if self.sampling is not None:
+            self.refuse_pair_options(f"sampling={self.sampling!r:.60}")
         if not 0 <= self.beta_min <= 1:
             raise ValueError(
                 f"beta_min must lie in [0, 1], found {self.beta_min}: it is the least share of x1 in a mix."

@@ -31,6 +31,7 @@ class ConfusionTrainer(HubTrainer):
     label_column: str
     _gain_labels: np.ndarray
     _stored_features: dict[int, tuple[Any, FeatureDataset]]
+    _train_features: FeatureDataset | None
     _statistics_at: dict[int, ClassStatistics]
 
     def _gain_set_statistics(self) -> ClassStatistics:

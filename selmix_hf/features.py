@@ -123,6 +123,20 @@ class FeaturePairs(Dataset[Any]):
         }
 
 
+class FeatureSamples(Dataset[Any]):
+    """A `FeatureDataset` indexed by lists of (row, seed), which gives whole batches; a stored view needs no seed."""
+
+    def __init__(self, dataset: FeatureDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, draws: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        rows = [row for row, _ in draws]
+        return {FEATURES: self.dataset.take(rows), "labels": self.dataset.labels[rows]}
+
+
 @dataclass(frozen=True)
 class DatasetPass:
     """One look at each sample of a dataset, in eval mode, spread over the processes; no global random state is used.

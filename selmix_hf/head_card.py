@@ -39,8 +39,8 @@ def render_head(
     rest = len(class_names) - _MOST_NAMES
     parts = [
         f"# {repo_id}",
-        f"A classifier's head, trained on the frozen backbone of a `{architecture}` by {PAPER} as implemented in "
-        "`selmix_hf`. It holds the last layer alone; the backbone comes from the base model.",
+        f"A classifier's head, trained on the frozen backbone of a `{architecture}` with `selmix_hf`, which "
+        f"implements {PAPER}. It holds the last layer alone; the backbone comes from the base model.",
         f"- base model: `{base_model}`\n- revision: `{base_revision or 'main'}`",
         "## Use",
         f"```python\nfrom selmix_hf import SelMixHead\n\nhead = SelMixHead.from_pretrained({repo_id!r}{at})\n"

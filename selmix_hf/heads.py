@@ -121,6 +121,16 @@ class ClassifierHead:
         biases = [bias.detach() for module in self.modules if (bias := _bias(module)) is not None]
         return torch.stack(biases).sum(0) / len(self.modules) if biases else None
 
+    @torch.no_grad()
+    def assign(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Put other weights (K x D) and biases (K) into the layers, which stay the same objects; a head without a bias
+        takes none, and averaged layers get the same."""
+        for module, part_KD in zip(self.modules, weight.split(self._widths, dim=1), strict=True):
+            own = _weight(module)
+            own.copy_(len(self.modules) * part_KD.reshape(own.shape))
+            if (own_bias := _bias(module)) is not None and bias is not None:
+                own_bias.copy_(bias.reshape(own_bias.shape))
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The head's own parameters: one optimizer group."""
         for module in self.modules:
@@ -304,11 +314,18 @@ class _Record:
 def _matrix(module: nn.Module) -> Tensor | None:
     """[K, D] for a module that can be a linear head, None for others."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or isinstance(module, nn.Embedding):
+    if not isinstance(weight, Tensor) or isinstance(module, nn.Embedding) or not _owns_weight(module):
         return None
     if isinstance(module, nn.Conv2d):
         return weight.flatten(1) if module.kernel_size == (1, 1) and module.groups == 1 else None
     return weight if weight.ndim == 2 else None
+
+
+def _owns_weight(module: nn.Module) -> bool:
+    """False for a wrapper that only passes on the weight of the layer inside: that layer is the head, not the wrapper,
+    whose parameters may be those of several layers."""
+    own = (module._parameters, module._buffers, vars(module))
+    return hasattr(type(module), "weight") or any("weight" in place for place in own)
 
 
 def _weight(module: nn.Module) -> Tensor:

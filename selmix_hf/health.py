@@ -66,28 +66,47 @@ class HealthWatch:
 
     def look(
         self,
-        gain: Tensor,
-        distribution: PairDistribution,
+        gain: Tensor | None,
+        distribution: PairDistribution | None,
         logs: Sequence[Mapping[str, Any]],
-        reach: float,
+        reach: float = 0.0,
     ) -> None:
         """Look at a refresh.
 
         Args:
-            gain: G, K x K.
-            distribution: P and what was decided on the way.
+            gain: G, K x K; None where single samples are drawn, which know no gains.
+            distribution: P and what was decided on the way; None likewise.
             logs: those of the run, this refresh's among them.
             reach: learning rate times optimizer steps: what a run makes of a gain, to first order.
         """
         last = [log for log in logs if "gain_set_psi" in log][-_LONG_WINDOW:]
-        largest = float(gain.abs().max())
         if last[-1]["gain_set_worst_recall"] == 1:
             self._once(
                 "perfect",
                 "every sample of gain_dataset is already classified rightly, so it cannot show what would help on "
                 "unseen data. Was it part of the training data? Give samples that the model has not seen.",
             )
-        elif largest * reach < _REACH:
+        elif gain is not None and distribution is not None:
+            self._look_at_gains(gain, distribution, reach)
+        size, limit = swing(last), _SWING_OF_MINIMUM if self._is_minimum else _SWING
+        if size is not None and size > limit:
+            or_else = ", or let more pairs share in P: a larger target_share or a smaller inverse_temperature"
+            self._once(
+                "swing",
+                f"the objective swings: over the last {_WINDOW} refreshes it went up and down on gain_dataset by "
+                f"{size:.1f} times its standard error there. Lower learning_rate{or_else * (gain is not None)}.",
+            )
+        kept = mean_kept_gain(last)
+        if kept is not None and kept < _KEPT_GAIN:
+            self._once(
+                "stale",
+                f"P grows stale within a period: at the latest refreshes the old P had {kept:.0%} of the new one's "
+                "gain left. Lower refresh_steps or learning_rate, or an inverse_temperature that leaves few pairs.",
+            )
+
+    def _look_at_gains(self, gain: Tensor, distribution: PairDistribution, reach: float) -> None:
+        largest = float(gain.abs().max())
+        if largest * reach < _REACH:
             self._once(
                 "vanishing",
                 f"all gains vanish (largest {largest:.1e}): at this learning rate a whole run of the best mix would "
@@ -99,21 +118,6 @@ class HealthWatch:
                 "negative",
                 "no pair of classes has a positive gain: to first order every mix lowers the objective. The least "
                 "harmful pairs are drawn. The model may be at its optimum for this objective.",
-            )
-        size, limit = swing(last), _SWING_OF_MINIMUM if self._is_minimum else _SWING
-        if size is not None and size > limit:
-            self._once(
-                "swing",
-                f"the objective swings: over the last {_WINDOW} refreshes it went up and down on gain_dataset by "
-                f"{size:.1f} times its standard error there. Lower learning_rate, or let more pairs share in P: a "
-                "larger target_share or a smaller inverse_temperature.",
-            )
-        kept = mean_kept_gain(last)
-        if kept is not None and kept < _KEPT_GAIN:
-            self._once(
-                "stale",
-                f"P grows stale within a period: at the latest refreshes the old P had {kept:.0%} of the new one's "
-                "gain left. Lower refresh_steps or learning_rate, or an inverse_temperature that leaves few pairs.",
             )
 
     def _once(self, kind: str, sentence: str) -> None:

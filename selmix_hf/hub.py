@@ -97,6 +97,7 @@ class HubTrainer(PushingTrainer):
             **{
                 "num_unlabeled": len(getattr(self, "unlabeled_dataset", None) or ()),
                 "mixing": getattr(getattr(self, "_mixer", None), "name", None),
+                "sampling": getattr(self, "sampling", None),
                 **kwargs,
             },
         ).save(folder / "README.md")

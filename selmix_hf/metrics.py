@@ -122,15 +122,15 @@ def class_groups(
 def refresh_report(
     objective: Objective,
     counts: Tensor,
-    gain: Tensor,
-    distribution: PairDistribution,
-    multipliers: Mapping[str, Tensor],
     class_names: Sequence[str],
+    multipliers: Mapping[str, Tensor],
+    gain: Tensor | None = None,
+    distribution: PairDistribution | None = None,
     gradient: Tensor | None = None,
 ) -> dict[str, Any]:
     """What is logged at a refresh: psi and its standard error, mean and worst recall, violation and multipliers on the
-    gain set, the effective number of pairs, the largest gain and s. `gradient`, D at these counts and multipliers,
-    saves working it out again where psi is the whole of what it was taken of."""
+    gain set and, where pairs are drawn, the effective number of pairs, the largest gain and s. `gradient`, D at these
+    counts and multipliers, saves working it out again where psi is the whole of what it was taken of."""
     confusion_KK = confusion_matrix(counts, objective.class_prior)
     recall_K = recalls(confusion_KK)
     metric, multiplier = objective.metric, multipliers.get(objective.metric.name)
@@ -148,6 +148,8 @@ def refresh_report(
     if objective.constraints:
         report["gain_set_violation"] = objective.violation(confusion_KK)
     report |= {f"largest_{name}_multiplier": float(value.max()) for name, value in multipliers.items()}
+    if gain is None or distribution is None:
+        return report
     report |= {
         "effective_pairs": round(distribution.effective_pairs, 2),
         "largest_gain": float(gain.max()),

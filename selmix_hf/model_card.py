@@ -15,7 +15,7 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from selmix_hf.architectures import home_of_architecture
-from selmix_hf.card_parts import PAPER, assemble, samples_of, task_of
+from selmix_hf.card_parts import PAPER, assemble, auto_class_of, samples_of, task_of
 from selmix_hf.comparison import (
     GROUP_METRICS,
     INTERVAL,
@@ -28,7 +28,9 @@ from selmix_hf.comparison import (
 from selmix_hf.config import SelMixConfig
 from selmix_hf.hardware import hardware
 from selmix_hf.long_tail import LongTailedSplit
+from selmix_hf.lora import CLASS_NAMES, base_name_of, base_of, describe_adapter
 from selmix_hf.pushing import hub_id
+from selmix_hf.weighted_sampling import in_words
 
 _SETS = {
     "test": "test {}, which took no part in training or selection",
@@ -86,6 +88,7 @@ def render(
     command: str | None = None,
     num_unlabeled: int = 0,
     mixing: str | None = None,
+    sampling: str | list[float] | None = None,
 ) -> ModelCard:
     """The card, with model-index metadata.
 
@@ -99,6 +102,7 @@ def render(
         remark: a sentence beside the results.
         num_unlabeled: unlabelled samples that took part.
         mixing: its name, where that is not the one in `args`.
+        sampling: likewise; "sample_weights" where every sample has its own.
         command: that made the model; default is this process's own, without the values of token options.
     """
     prefix, before, after = reports_in(evaluations, kept_step)
@@ -106,15 +110,17 @@ def render(
     split = folder / "split.json"
     if split_digest is None and split.is_file():
         split_digest = LongTailedSplit.load(split).digest
-    task = next(iter(_listed(tasks)), None) or task_of(type(model).__name__) or "image-classification"
-    base = finetuned_from or getattr(model.config, "_name_or_path", "") or None
+    whole = base_of(model)
+    task = next(iter(_listed(tasks)), None) or task_of(type(whole).__name__) or "image-classification"
+    base = finetuned_from or base_name_of(model) or None
     facts = CardFacts(
         name=name,
         base=base,
         base_id=hub_id(base),
         task=task,
         objective=objective,
-        settings=args.to_dict() | ({} if mixing is None else {"mixing": mixing}),
+        settings=args.to_dict()
+        | {name: value for name, value in (("mixing", mixing), ("sampling", sampling)) if value is not None},
         class_names=class_names,
         train_counts=train_counts.tolist(),
         set_name={"test": "test", "eval": "validation"}[prefix],
@@ -125,10 +131,11 @@ def render(
         command=command or own_command(sys.argv),
         versions={"transformers": transformers.__version__, "torch": torch.__version__},
         hardware=hardware(args.world_size, args.device.type == "cpu"),
-        import_first=home_of_architecture(model.config),
+        import_first=home_of_architecture(whole.config),
         dataset_ids=_listed(dataset_tags),
         dataset_names=_listed(dataset),
         num_unlabeled=num_unlabeled,
+        adapter=describe_adapter(model),
     )
     return card_of(facts, license, language, _listed(tags))
 
@@ -152,6 +159,7 @@ class CardFacts:
         dataset_ids, dataset_names: on the Hub, and for people.
         num_unlabeled: unlabelled samples that took part.
         import_first: the module that must be imported before the model can be loaded; None for none.
+        adapter: what was trained beside the head, such as "LORA of rank 8"; None where no adapter was.
     """
 
     name: str
@@ -174,6 +182,7 @@ class CardFacts:
     dataset_names: Sequence[str] = ()
     num_unlabeled: int = 0
     import_first: str | None = None
+    adapter: str | None = None
 
 
 def card_of(
@@ -181,6 +190,7 @@ def card_of(
 ) -> ModelCard:
     """The card, with model-index metadata."""
     ids, names = list(facts.dataset_ids), facts.dataset_names
+    mixed = facts.settings.get("sampling") is None  # not in older records
     results = [
         EvalResult(
             task_type=facts.task,
@@ -194,28 +204,53 @@ def card_of(
         for metric, title in KEY_METRICS.items()
         if facts.measured is not None
     ]
+    relation: dict[str, Any] = {"base_model_relation": "adapter"} if facts.adapter and facts.base_id else {}
     data = ModelCardData(
         language=language,
         license=license,
-        library_name="transformers",
+        library_name="peft" if facts.adapter else "transformers",
         pipeline_tag=facts.task,
-        tags=["selmix", "long-tailed", *tags],
+        tags=[*["selmix"] * mixed, "long-tailed", *tags],
         datasets=ids or None,
         base_model=facts.base_id,
         model_name=facts.name,
         eval_results=results or None,
+        **relation,
     )
     parts = [f"# {facts.name}", _summary(facts), "## Results", facts.results]
     parts += [f"![{Path(plot).stem.replace('_', ' ')}](plots/{plot})" for plot in facts.plots]
-    call = f'classify = pipeline("{facts.task}", "{facts.name}")'
+    parts += [
+        "## Use",
+        *_use(facts),
+        "## Training",
+        _training(facts),
+        "## Limits",
+        _LIMITS.format(samples_of(facts.task)),
+    ]
+    return assemble(data, parts, license, cite=mixed)
+
+
+def _use(facts: CardFacts) -> list[str]:
     needs = (
         f"import {facts.import_first}  # of selmix_hf: timm itself lacks the architecture\n"
         if facts.import_first
         else ""
     )
-    parts += ["## Use", f"```python\n{needs}from transformers import pipeline\n\n{call}\n```"]
-    parts += ["## Training", _training(facts), "## Limits", _LIMITS.format(samples_of(facts.task))]
-    return assemble(data, parts, license)
+    if not facts.adapter:
+        call = f'classify = pipeline("{facts.task}", "{facts.name}")'
+        return [f"```python\n{needs}from transformers import pipeline\n\n{call}\n```"]
+    auto, base = auto_class_of(facts.task), facts.base_id or "<the base model>"
+    lines = [
+        f"{needs}from peft import PeftModel",
+        f"from transformers import {auto}\n",
+        f'base = {auto}.from_pretrained("{base}", num_labels={len(facts.class_names)}, ignore_mismatched_sizes=True)',
+        f'model = PeftModel.from_pretrained(base, "{facts.name}")',
+    ]
+    return [
+        "```python\n" + "\n".join(lines) + "\n```",
+        f"These are the adapter and the head; the rest is the base model's. `{CLASS_NAMES}` names the classes in the "
+        "order of the logits, and `model.merge_and_unload()` is a standard model.",
+    ]
 
 
 _HOUSEKEEPING = {"objective", "feature_cache_dir", "eval_strategy", "save_strategy", "save_total_limit"}
@@ -237,6 +272,14 @@ def _summary(facts: CardFacts) -> str:
     start = f"`{hub_id(facts.base) or Path(facts.base).name}`" if facts.base else "A classifier"
     constraints = f" under the constraints {facts.settings['constraints']}" if facts.settings["constraints"] else ""
     which = "its head alone, on a frozen backbone" if facts.settings["freeze_backbone"] else "all of its weights"
+    which = f"its head and an adapter, {facts.adapter}" if facts.adapter else which
+    sampling = facts.settings.get("sampling")
+    if sampling is not None:
+        chosen = "The checkpoint was chosen" if facts.settings.get("load_best_model_at_end") else "It is measured"
+        return (
+            f"{start}, fine-tuned ({which}) on single samples of long-tailed data (drawn: {in_words(sampling)}) "
+            f"with `selmix_hf`. {chosen} by `{facts.objective}`{constraints}, which did not steer the training."
+        )
     return (
         f"{start}, fine-tuned ({which}) for `{facts.objective}`{constraints} on long-tailed data by "
         f"{PAPER}, as implemented in `selmix_hf`."

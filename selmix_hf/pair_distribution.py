@@ -194,11 +194,11 @@ def _histogram(gains_P: Tensor, smallest: float, largest: float) -> tuple[Tensor
 
 @dataclass
 class PairState:
-    """What a run must keep to go on drawing the same pairs: saved with every checkpoint.
+    """What a run must keep to go on drawing the same pairs, or single samples: saved with every checkpoint.
 
     Attributes:
         period: number of the period that P was made for; -1 before the first.
-        probability: P, K x K, or None before the first period.
+        probability: P, K x K, or None before the first period and where single samples are drawn.
         multipliers: of the objective.
         start_counts: counts (K x K) of the gain set where the run began, or None before the first period.
         pseudo_labels: of the unlabelled samples, shape N, -1 for those that are not used; None without such samples.
@@ -222,14 +222,15 @@ class PairState:
         tensors = {f"multiplier.{name}": value.contiguous() for name, value in self.multipliers.items()}
         if self.probability is not None:
             tensors["probability"] = self.probability.cpu().contiguous()
+        metadata = {"period": str(self.period), "geometry": json.dumps(self.geometry)}
         if self.start_counts is not None:  # as (row, column, count): no more entries than images were counted
             rows, columns = self.start_counts.nonzero(as_tuple=True)
             tensors["start_counts"] = torch.stack([rows, columns, self.start_counts[rows, columns]]).cpu()
+            metadata["num_classes"] = str(len(self.start_counts))
         if self.pseudo_labels is not None:
             tensors["pseudo_labels"] = self.pseudo_labels.cpu().contiguous()
         tensors |= {f"average.{name}": value.cpu().contiguous() for name, value in self.average.items()}
         path = Path(folder) / self.FILE_NAME
-        metadata = {"period": str(self.period), "geometry": json.dumps(self.geometry)}
         save_file(tensors, path.with_suffix(".tmp"), metadata=metadata)
         os.replace(path.with_suffix(".tmp"), path)
 
@@ -251,7 +252,8 @@ class PairState:
         counts = tensors.pop("start_counts", None)
         if counts is not None:
             rows, columns, values = counts
-            counts = torch.zeros_like(tensors["probability"], dtype=values.dtype).index_put_((rows, columns), values)
+            size = int(metadata.get("num_classes") or len(tensors["probability"]))  # the former not in older files
+            counts = torch.zeros(size, size, dtype=values.dtype).index_put_((rows, columns), values)
 
         def named(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -123,7 +123,8 @@ def plot_recalls(
 
 
 def plot_objective(log_history: Sequence[dict[str, Any]], objective_name: str, kept_step: int | None = None) -> Figure:
-    """psi, mean and worst recall of the gain set over optimizer steps, with the effective number of pairs below.
+    """psi, mean and worst recall of the gain set over optimizer steps, with the effective number of pairs below where
+    pairs were drawn.
 
     Args:
         log_history: `trainer.state.log_history`.
@@ -132,7 +133,9 @@ def plot_objective(log_history: Sequence[dict[str, Any]], objective_name: str, k
     logs = [log for log in log_history if "gain_set_psi" in log]
     steps = [log["step"] for log in logs]
     figure = make_figure(6.5, 5)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    pairs = [log["effective_pairs"] for log in logs if "effective_pairs" in log]
+    panels = figure.subplots(1 + bool(pairs), 1, sharex=True, squeeze=False, height_ratios=[3, 1][: 1 + bool(pairs)])
+    upper, lower = panels[0, 0], panels[-1, 0]
     psi = [log["gain_set_psi"] for log in logs]
     for key, color, label in (
         ("gain_set_mean_recall", "#6b8f3c", "mean recall"),
@@ -143,15 +146,17 @@ def plot_objective(log_history: Sequence[dict[str, Any]], objective_name: str, k
             upper.plot(steps, values, color=color, lw=1.2, label=label)
     upper.plot(steps, psi, color=_AFTER, lw=2, label=objective_name)
     if kept_step is not None:
-        for axes in (upper, lower):
+        for axes in panels.flat:
             axes.axvline(kept_step, color="#222222", ls=":", lw=1.2, label="weights kept")
     upper.set_ylabel("on the gain set")
-    upper.set_title(f"{objective_name}, on the set that steers the training", fontsize=10)
+    role = "the set that steers the training" if pairs else "the gain set, which steers nothing here"
+    upper.set_title(f"{objective_name}, on {role}", fontsize=10)
     upper.legend(fontsize=8)
-    lower.plot(steps, [log["effective_pairs"] for log in logs], color="#555555", lw=1.2)
-    lower.set_ylabel("effective\npairs")
+    if pairs:
+        lower.plot(steps, pairs, color="#555555", lw=1.2)
+        lower.set_ylabel("effective\npairs")
     lower.set_xlabel("optimizer step")
-    for axes in (upper, lower):
+    for axes in panels.flat:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     return figure
@@ -192,7 +197,7 @@ def save_plots(
     set_name: str = "",
 ) -> list[Path]:
     """Write gain_matrix.png, pair_distribution.png, recall_per_class.png and objective.png; gain_fidelity.png as well
-    where a `GainFidelityCallback` had its look.
+    where a `GainFidelityCallback` had its look, and the last two alone where single samples were drawn.
 
     Args:
         trainer: a `SelMixTrainer` after training.
@@ -212,7 +217,8 @@ def save_plots(
     intervals = None
     if before is None or after is None:
         before, after = trainer.pair_state.start_counts, trainer.gain_counts
-        set_name = "the gain set, which steered the training"
+        pairs = trainer.pair_state.probability is not None
+        set_name = "the gain set, which steered the training" if pairs else "the gain set"
     else:
         intervals = [recall_intervals(counts.numpy()) for counts in (before, after)]
     kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None

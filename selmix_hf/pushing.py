@@ -31,7 +31,7 @@ MODEL_FILES = (
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.*"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
     *("merges.txt", "*.spm", "*.model", "*.tiktoken"),
-    *("README.md", "LICENSE*", "plots/*.png", "split.json", "results.json"),
+    *("README.md", "LICENSE*", "plots/*.png", "split.json", "results.json", "class_names.json"),
 )
 DEFAULT_MESSAGE = "Upload by selmix_hf"
 
@@ -193,17 +193,28 @@ def reason_of(error: BaseException) -> str:
     return f"{kind.__name__}: {lines[0] if lines else 'no message'}."
 
 
-def require_base_on_the_hub(base_model: str, revision: str | None = None, token: str | None = None) -> str | None:
+def require_base_on_the_hub(
+    base_model: str,
+    revision: str | None = None,
+    token: str | None = None,
+    part: str = "head",
+    advice: str = "Give base_model, the Hub id that everybody can load the backbone from, or push the whole model.",
+) -> str | None:
     """Refuse a base model that others could not load; the full hash of its revision, where the Hub answers.
+
+    Args:
+        base_model, revision, token: of the base.
+        part: what is pushed without it.
+        advice: what to do instead, for the message.
 
     Raises:
         ValueError: it is a path of this machine, or there is no such model or revision on the Hub.
     """
-    advice = "Give base_model, the Hub id that everybody can load the backbone from, or push the whole model."
     if hub_id(base_model) is None:
+        found = f"{base_model!r}, a path of this machine" if base_model else "not known"
         raise ValueError(
-            f"the head's base model is {base_model!r}, a path of this machine, so nobody else could find the backbone "
-            f"of an uploaded head. {advice}"
+            f"the {part}'s base model is {found}, so nobody else could find the backbone of an uploaded {part}. "
+            f"{advice}"
         )
     if token is None and huggingface_hub.get_token() is None:
         return revision  # the Hub would not tell a private model from none; the push says what is missing
@@ -213,7 +224,7 @@ def require_base_on_the_hub(base_model: str, revision: str | None = None, token:
         if error.response is not None and error.response.status_code == 401:
             return revision
         raise ValueError(
-            f"the head's base model {base_model!r} (revision {revision or 'main'}) is not on the Hub, or the token "
+            f"the {part}'s base model {base_model!r} (revision {revision or 'main'}) is not on the Hub, or the token "
             f"may not see it. {advice}"
         ) from error
     except Exception as error:  # the push itself will say it, and where the files are

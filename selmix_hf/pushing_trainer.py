@@ -8,13 +8,25 @@ from typing import Any
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from selmix_hf.pushing import PushError, call_again, create_repository, help_after_failure, push_folder
+from selmix_hf.lora import base_name_of, has_adapter, mark_card
+from selmix_hf.pushing import (
+    PushError,
+    call_again,
+    create_repository,
+    help_after_failure,
+    push_folder,
+    require_base_on_the_hub,
+)
 from selmix_hf.synchronized_trainer import SynchronizedTrainer
 from selmix_hf.training_pushes import TrainingPushes
 
 logger = logging.get_logger(__name__)
 
 _MESSAGE = "End of training"
+_WITHOUT_BASE = (
+    "Set model.peft_config['default'].base_model_name_or_path to the Hub id that everybody can load the base from, or "
+    "push a whole model: trainer.model.merge_and_unload().push_to_hub(repo_id)."
+)
 
 
 class PushingTrainer(SynchronizedTrainer):
@@ -47,6 +59,7 @@ class PushingTrainer(SynchronizedTrainer):
 
         Raises:
             PushError: as `pushing.push_folder`; the saved model stays in output_dir.
+            ValueError: an adapter whose base is not on the Hub; it stays there too.
         """
         if not blocking:
             raise ValueError("blocking=False would hide a failed push: leave it True.")
@@ -55,6 +68,7 @@ class PushingTrainer(SynchronizedTrainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
+        self._require_base(token)
         self.create_model_card(**kwargs)  # first without the Hub: a card may be wanted all the same
         message = None if commit_message == _MESSAGE else commit_message
         given = {"commit_message": message, "revision": revision, "private": private, **kwargs}
@@ -79,6 +93,12 @@ class PushingTrainer(SynchronizedTrainer):
             except PushError as error:
                 logger.warning(str(error))
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; that of an adapter says so."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            mark_card(self.model, str(self.args.output_dir))
+
     # --- during a run --------------------------------------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
@@ -86,9 +106,11 @@ class PushingTrainer(SynchronizedTrainer):
 
         Raises:
             PushError: as `pushing.create_repository`.
+            ValueError: an adapter whose base is not on the Hub.
         """
         if not self.is_world_process_zero():
             return
+        self._require_base(token)
         self.hub_model_id = create_repository(
             self._repository(),
             "Nothing was trained yet: mend that, or set push_to_hub=False and call push_to_hub() after the run.",
@@ -134,6 +156,11 @@ class PushingTrainer(SynchronizedTrainer):
                 f"{self.args.output_dir}, and trainer.push_to_hub() uploads the model."
             )
             raise
+
+    def _require_base(self, token: str | None) -> None:
+        if has_adapter(self.model):
+            base = base_name_of(self.model)
+            require_base_on_the_hub(base, None, token or self.args.hub_token, "adapter", _WITHOUT_BASE)
 
     def _repository(self) -> str:
         return self.args.hub_model_id or self.hub_model_id or Path(str(self.args.output_dir)).absolute().name

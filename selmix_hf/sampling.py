@@ -244,7 +244,8 @@ class PairDataset(Dataset[PairExample]):
 
 
 class SeededExample(NamedTuple):
-    """A sample with the seed of its random transform; what a `SeededDataset` gives and `SelMixCollator` takes."""
+    """A sample with the seed of its random transform; what a `SeededDataset` or `DrawnSamples` gives and
+    `SelMixCollator` takes."""
 
     sample: Any
     seed: int
@@ -270,6 +271,23 @@ class SeededDataset(Dataset[SeededExample]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[SeededExample]:
         seeds = self._seeds_N[list(indices)].tolist()
+        return list(map(SeededExample, fetch(self.dataset, indices, seeds), seeds))
+
+
+class DrawnSamples(Dataset[SeededExample]):
+    """A map-style dataset indexed by (index, seed), the draws of a `weighted_sampling.WeightedSampler`."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: tuple[int, int]) -> SeededExample:
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: Sequence[tuple[int, int]]) -> list[SeededExample]:
+        indices, seeds = zip(*draws, strict=True)
         return list(map(SeededExample, fetch(self.dataset, indices, seeds), seeds))
 
 

@@ -18,6 +18,7 @@ from selmix_hf.fingerprint import backbone_fingerprint
 from selmix_hf.head_card import render_head
 from selmix_hf.heads import ClassifierHead
 from selmix_hf.labels import set_class_names
+from selmix_hf.lora import has_adapter
 from selmix_hf.pushing import (
     call_again,
     create_repository,
@@ -70,8 +71,13 @@ class SelMixHead:
                 hash of the commit.
 
         Raises:
-            ValueError: it is not known where the backbone comes from.
+            ValueError: it is not known where the backbone comes from, or it has an adapter.
         """
+        if has_adapter(model):
+            raise ValueError(
+                "the adapter belongs to the backbone, so the head alone is of no use: save_pretrained keeps both, in "
+                "little more room."
+            )
         base_model = base_model or getattr(model.config, "_name_or_path", "")
         if not base_model:
             raise ValueError(

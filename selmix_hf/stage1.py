@@ -5,6 +5,7 @@ Shape suffixes: B samples, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -12,16 +13,23 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainingArguments
+from transformers.utils import logging
 
 from selmix_hf.callbacks import DeferredReweighting
 from selmix_hf.checks import label_column_of, read_labels, resolve_class_names
-from selmix_hf.collator import Collator, default_collator
+from selmix_hf.collator import Collator, SelMixCollator, default_collator
+from selmix_hf.lora import check_adapter
 from selmix_hf.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
 from selmix_hf.metrics import make_compute_metrics
 from selmix_hf.pushing_trainer import PushingTrainer
+from selmix_hf.sampling import DrawnSamples
+from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
+
+logger = logging.get_logger(__name__)
 
 LOSSES: dict[str, Callable[[Any], LongTailLoss]] = {
     "cross_entropy": lambda class_counts: LogitAdjustedLoss(class_counts, tau=0.0),
@@ -32,13 +40,17 @@ LOSSES: dict[str, Callable[[Any], LongTailLoss]] = {
 }
 
 
+_OF_CLASS_SIZES = ("logit_adjusted", "balanced_softmax")
+
+
 class Stage1Trainer(PushingTrainer):
-    """`transformers.Trainer` with a long-tail loss, a transform each for training and evaluation, and mixup.
+    """`transformers.Trainer` with a long-tail loss, a transform each for training and evaluation, mixup and sampling
+    by class.
 
     Every loss works in plain Trainer too, as its `compute_loss_func`.
 
     Args:
-        model: a classifier.
+        model: a classifier, also with an adapter, as a `peft.PeftModel`.
         args: `TrainingArguments`; `remove_unused_columns` is switched off, the transforms need the raw columns.
         train_dataset: labelled; its class counts make the loss.
         eval_dataset: optional.
@@ -48,11 +60,20 @@ class Stage1Trainer(PushingTrainer):
         mixup_alpha: mix each batch with a shuffled one, the share drawn from Beta(alpha, alpha) for every batch (Zhang
             et al. 2018, arXiv 1710.09412); 0.2 with "cross_entropy" is stage 1 of MiSLAS (Zhong et al. 2021, arXiv
             2104.00466); 0 for none.
+        sampling: "natural", every sample once an epoch in Trainer's own order; or "class_balanced", "square_root", a
+            power of the class size or K class weights, see `weighted_sampling.class_shares`: as many draws an epoch
+            as there are samples, with replacement, rounded up to whole optimizer steps. Over all processes a step
+            sees what one process with the same global batch would, and a resumed run goes on with the same samples and
+            views of them.
+        sample_weights: instead of `sampling`, how often each sample is drawn (N, none negative).
         kwargs: as for Trainer.
 
     Raises:
-        ValueError: an unknown loss, a negative `mixup_alpha`, bad labels, a class without training samples.
+        ValueError: an unknown loss, a negative `mixup_alpha`, bad labels, a class without training samples, bad
+            weights, or a `train_sampling_strategy` beside them.
     """
+
+    train_dataset: Any
 
     def __init__(
         self,
@@ -65,6 +86,8 @@ class Stage1Trainer(PushingTrainer):
         *,
         loss: str | nn.Module = "logit_adjusted",
         mixup_alpha: float = 0.0,
+        sampling: str | ArrayLike = "natural",
+        sample_weights: ArrayLike | None = None,
         train_transform: Callable | None = None,
         eval_transform: Callable | None = None,
         label_column: str | None = None,
@@ -79,23 +102,30 @@ class Stage1Trainer(PushingTrainer):
             raise ValueError(f"mixup_alpha must not be negative, found {mixup_alpha}.")
         if train_dataset is None:
             raise ValueError("Stage1Trainer needs train_dataset: its class counts make the loss.")
+        check_adapter(model)
         args.remove_unused_columns = False
         if args.device.type == "cpu":
             args.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
         column = label_column_of(train_dataset, label_column)
         num_classes = int(model.config.num_labels or 0)
         names = resolve_class_names(model, train_dataset, column, num_classes)
-        counts_K = np.bincount(
-            read_labels(train_dataset, "train_dataset", column, num_classes, names), minlength=num_classes
-        )
+        labels_N = read_labels(train_dataset, "train_dataset", column, num_classes, names)
+        counts_K = np.bincount(labels_N, minlength=num_classes)
+        self.sample_weights = None
+        if sample_weights is not None or not (isinstance(sampling, str) and sampling == "natural"):
+            self.sample_weights = sampling_weights(sampling, labels_N, num_classes, sample_weights)
+            self._check_sampling(
+                args, loss, SAMPLE_WEIGHTS if sample_weights is not None else f"sampling={sampling!r}"
+            )
         self._eval_collator = default_collator(train_dataset, processing_class, data_collator, eval_transform, column)
         self.loss = LOSSES[loss](counts_K) if isinstance(loss, str) else loss
         self.mixup_alpha = mixup_alpha
         self._mix: tuple[float, Tensor] | None = None
+        collator = default_collator(train_dataset, processing_class, data_collator, train_transform, column)
         super().__init__(
             model,
             args,
-            data_collator=default_collator(train_dataset, processing_class, data_collator, train_transform, column),
+            data_collator=collator if self.sample_weights is None else SelMixCollator(collator),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -130,6 +160,25 @@ class Stage1Trainer(PushingTrainer):
             outputs, labels_B[order_B], num_items_in_batch=num_items_in_batch
         )
 
+    def get_train_dataloader(self) -> DataLoader:
+        if self.sample_weights is None:
+            return super().get_train_dataloader()
+        step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        sampler = WeightedSampler(
+            self.sample_weights,
+            num_draws=math.ceil(len(self.train_dataset) / step) * step,
+            get_epoch=lambda: int(self.state.epoch or 0),
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            with_seeds=True,
+        )
+        return self._get_dataloader(
+            DrawnSamples(self.train_dataset),
+            description="Training",
+            batch_size=self._train_batch_size,
+            sampler_fn=lambda dataset: sampler,
+            is_training=True,
+        )
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         with self._evaluating():
             return super().get_eval_dataloader(eval_dataset)
@@ -137,6 +186,17 @@ class Stage1Trainer(PushingTrainer):
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         with self._evaluating():
             return super().get_test_dataloader(test_dataset)
+
+    @staticmethod
+    def _check_sampling(args: TrainingArguments, loss: str | nn.Module, given: str) -> None:
+        strategy = getattr(args, "train_sampling_strategy", "random")
+        if strategy != "random":
+            raise ValueError(f"{given:.60} and train_sampling_strategy={strategy!r} both choose samples: give one.")
+        if isinstance(loss, str) and loss in _OF_CLASS_SIZES:
+            logger.warning(
+                f"loss={loss!r} makes up for the sizes of the classes, and {given:.60} changes how often they are "
+                "seen: together they may do it twice. Use loss='cross_entropy', or the natural sampling."
+            )
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

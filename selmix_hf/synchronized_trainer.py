@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from transformers import Trainer
 
 from selmix_hf.checkpoint import load_weights
+from selmix_hf.lora import adapter_saved
 from selmix_hf.resuming import require_checkpoint
 
 
@@ -37,3 +39,8 @@ class SynchronizedTrainer(Trainer):
     def _load_best_model(self) -> None:
         if not load_weights(self.model, self.state.best_model_checkpoint):
             super()._load_best_model()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = str(self.args.output_dir if output_dir is None else output_dir)
+        with adapter_saved(self.model, folder) if self.args.should_save else nullcontext():
+            super()._save(output_dir, state_dict)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,6 +77,32 @@ def peak_memory_gb() -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class PeakMemory:
+    """A context: `gb` is the most memory that this process held inside, in GiB, by kind; "process" where the system
+    tells (Linux), "gpu" where one is used."""
+
+    gb: dict[str, float]
+
+    def __enter__(self) -> PeakMemory:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten: proc(5)
+        except OSError:
+            pass
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.gb = {}
+        try:
+            status = Path("/proc/self/status").read_text()
+            self.gb["process"] = int(status.partition("VmHWM:")[2].split()[0]) / 2**20
+        except (OSError, IndexError):
+            pass
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            self.gb["gpu"] = torch.cuda.max_memory_allocated() / 2**30
 
 
 def timing_line(report: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`SelMixTrainer`. Beside `pushing_trainer` and `confusion_trainer` the only module that knows Trainer's hooks."""
+"""`SelMixTrainer`. Beside the trainers that it is made of the only module that knows Trainer's hooks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -23,27 +23,32 @@ from selmix_hf.callbacks import RefreshCallback
 from selmix_hf.checkpoint import load_pair_state
 from selmix_hf.collator import SelMixCollator, default_collator, probe_batch
 from selmix_hf.config import SelMixConfig
-from selmix_hf.confusion import distinct_names
-from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, head_alone
+from selmix_hf.confusion import ClassStatistics, distinct_names
+from selmix_hf.drawing_trainer import DrawingTrainer
+from selmix_hf.features import FEATURES, head_alone
 from selmix_hf.gain import head_gain, metric_gradient
-from selmix_hf.heads import find_head, freeze_batch_norm, logits_of, parameter_groups
+from selmix_hf.gain_set import refit_head, with_gain_set
+from selmix_hf.heads import freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import HealthWatch, require_finite, require_finite_weights, say_if_never_feasible, staleness
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
 from selmix_hf.labels import checked_labels
+from selmix_hf.lora import base_of, find_trained_head
 from selmix_hf.metrics import refresh_report
 from selmix_hf.objectives import Objective, default_target_share
 from selmix_hf.pair_distribution import PairState, pair_distribution
-from selmix_hf.pseudo_label_trainer import PseudoLabelTrainer, prepared_teacher
-from selmix_hf.sampling import ClassIndex, PairDataset, PairSampler, largest_repeat
+from selmix_hf.pseudo_label_trainer import prepared_teacher
+from selmix_hf.sampling import largest_repeat
+from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS, identity, sampling_weights
 
 logger = logging.get_logger(__name__)
 
 
-class SelMixTrainer(PseudoLabelTrainer):
+class SelMixTrainer(DrawingTrainer):
     """`transformers.Trainer` that fine-tunes a classifier for an objective of its confusion matrix.
 
     Args:
-        model: a classifier whose logits come from one linear layer (or the mean of two), found by probing.
+        model: a classifier whose logits come from one linear layer (or the mean of two), found by probing; with an
+            adapter, a `peft.PeftModel` (docs/lora.md).
         args: a `SelMixConfig`.
         train_dataset: labelled and long-tailed; the pairs are drawn from it.
         gain_dataset: validation set that steers the gains; every class must be in it, balance is not needed.
@@ -53,6 +58,8 @@ class SelMixTrainer(PseudoLabelTrainer):
             first), of tensors B x ..., B x ... and B: the floating-point inputs of the model, or with a frozen
             backbone the stored features, B x D. What it draws is its own affair: resume is exact where it draws from
             torch's global generator, any number of processes gives the same only where it draws nothing.
+        sample_weights: overrides `args.sampling`: single samples are drawn, each as often as its weight says (N of
+            `train_dataset`, none negative), instead of pairs.
         train_transform, eval_transform: image (PIL, RGB) -> tensor; default is what `processing_class` does.
         processing_class: image processor, tokenizer, ...; saved with the model.
         data_collator: batches raw examples into model inputs with "labels", for data that are not PIL images.
@@ -70,8 +77,9 @@ class SelMixTrainer(PseudoLabelTrainer):
     Attributes:
         head: the `heads.ClassifierHead`.
         pair_state: P, the multipliers, the pseudo-labels and the period; saved with every checkpoint.
+        sample_weights: of the training samples, shape N, where single ones are drawn; None where pairs are.
         pseudo_labels: of `unlabeled_dataset`, shape N, -1 for samples that are not used.
-        gain: G of the latest refresh, K x K.
+        gain: G of the latest refresh, K x K; None where single samples are drawn.
         health: the `health.HealthWatch`; its `said` names what was warned of.
         gain_counts: counts (K x K) of `gain_dataset` at the latest refresh, and once training has ended those of the
             weights that it returned; `pair_state.start_counts` are those of the start.
@@ -97,6 +105,7 @@ class SelMixTrainer(PseudoLabelTrainer):
         gain_dataset: Any = None,
         objective: str | Callable[[Tensor], Tensor] | Objective | None = None,
         mixing: Mixing | None = None,
+        sample_weights: ArrayLike | None = None,
         train_transform: Callable | None = None,
         eval_transform: Callable | None = None,
         head_name: str | None = None,
@@ -110,7 +119,15 @@ class SelMixTrainer(PseudoLabelTrainer):
         args = SelMixConfig() if args is None else args
         checks.check_model_and_args(model, args, processing_class)
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
+        if args.gain_set_use != "steer":
+            logger.warning(
+                "gain_dataset trains too: numbers on gain_dataset are optimistic, report those of a test set."
+            )
+        if args.gain_set_use == "train":
+            train_dataset = with_gain_set(train_dataset, gain_dataset)
         checks.check_unlabeled(unlabeled_dataset, teacher, unlabeled_labels, args)
+        self.sampling = args.sampling if sample_weights is None else SAMPLE_WEIGHTS
+        checks.check_single_samples(self.sampling, args, mixing, unlabeled_dataset)
         if mixing is not None and not callable(mixing):
             raise TypeError(f"mixing must be a function here, found {mixing!r}: names go to SelMixConfig(mixing=...).")
         if teacher is not None and teacher is model:
@@ -135,7 +152,7 @@ class SelMixTrainer(PseudoLabelTrainer):
         )
         self.loss_is_scaled_for_ga = False  # a mean over the micro-batch: Trainer divides it by the accumulation steps
         self.model_accepts_loss_kwargs = False
-        if eval_dataset is None:
+        if eval_dataset is None and self.sampling is None:
             logger.warning("no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint.")
 
         probe = self._prepare_inputs(checks.check_batches(train_dataset, gain_dataset, self.data_collator))
@@ -143,12 +160,12 @@ class SelMixTrainer(PseudoLabelTrainer):
             checks.check_batches(self.unlabeled_dataset, gain_dataset, self.data_collator, "unlabeled_dataset")
             probe_batch(self.unlabeled_dataset, self.data_collator.eval_collator, "unlabeled_dataset")
         self.teacher = prepared_teacher(teacher, args.device)
-        self.head = find_head(self.model, probe, head_name=head_name)
+        self.head = find_trained_head(self.model, probe, head_name, args.freeze_backbone)
         self._mixer: InputMixer | None = None
         if mixing is not None or args.mixing != "feature":
             self._mixer = InputMixer(args.mixing if mixing is None else mixing, self.model)
             self._mixer.check(self._mixed_inputs())
-        known = self.model, train_dataset, self.label_column, self.head.num_classes
+        known = base_of(self.model), train_dataset, self.label_column, self.head.num_classes
         self.class_names = distinct_names(checks.resolve_class_names(*known))
         self._train_labels = self._labels_of(train_dataset, "train_dataset")
         self._gain_labels = self._labels_of(gain_dataset, "gain_dataset")
@@ -159,6 +176,8 @@ class SelMixTrainer(PseudoLabelTrainer):
                 np.asarray(unlabeled_labels), len(unlabeled_dataset), "unlabeled_labels", self.class_names
             )
         )
+        drawn = self.sampling, self._train_labels, self.head.num_classes, sample_weights
+        self.sample_weights = None if self.sampling is None else sampling_weights(*drawn)
         self.train_counts = np.bincount(self._train_labels, minlength=self.head.num_classes)
         self.objective = args.make_objective(objective, self.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
@@ -168,7 +187,7 @@ class SelMixTrainer(PseudoLabelTrainer):
         self.pair_state = PairState(geometry=self._geometry())
         self.gain: Tensor | None = None
         self.gain_counts: Tensor | None = None
-        self._stored_features, self._statistics_at = {}, {}
+        self._stored_features, self._statistics_at, self._train_features = {}, {}, None
         self.health = HealthWatch(self.objective, logger.warning)
         self.add_callback(RefreshCallback(self))
 
@@ -180,6 +199,8 @@ class SelMixTrainer(PseudoLabelTrainer):
         if self.state.global_step > 0:
             return
         self.pair_state = PairState(geometry=self._geometry())  # train() may have been called before
+        if self.args.gain_set_use != "steer":
+            refit_head(self)
         self._start_average()
         if self.args.load_best_model_at_end and self.args.eval_strategy != "no":
             self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None)
@@ -187,15 +208,32 @@ class SelMixTrainer(PseudoLabelTrainer):
             self.state.best_model_checkpoint = self._checkpoint_folder()
 
     def refresh(self) -> None:
-        """Work out P for the period that begins, from the gain set and the current weights."""
+        """Look at the gain set when a period begins and, where pairs are drawn, work out P from it."""
         period = self.state.global_step // self.args.refresh_steps
         if self.pair_state.period == period:  # resumed in the middle of it
             return
         statistics = self._gain_set_statistics()
         self.gain_counts = statistics.counts.cpu()
+        if self.pair_state.start_counts is None:
+            self.health.start(self.gain_counts)
         start_counts = self.gain_counts if self.pair_state.start_counts is None else self.pair_state.start_counts
-        multipliers = self.objective.update_multipliers(self.pair_state.multipliers, self.gain_counts)
-        gradient = metric_gradient(self.objective, self.gain_counts, multipliers=multipliers)
+        if self.sample_weights is None:
+            self._refresh_pairs(period, statistics, start_counts)
+        else:
+            self.pair_state = PairState(period, geometry=self._geometry(), start_counts=start_counts)
+            repeat = self.sample_weights.max() / self.sample_weights.sum() * self._draws_a_step()
+            report = refresh_report(self.objective, self.gain_counts, self.class_names, {})
+            self.log({**report, "largest_repeat": float(repeat * self.args.refresh_steps)})
+            self.health.look(None, None, self.state.log_history)
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "on_refresh"):
+                callback.on_refresh(self)
+
+    def _refresh_pairs(self, period: int, statistics: ClassStatistics, start_counts: Tensor) -> None:
+        """P of the period that begins, from the gain set and the current weights."""
+        counts = statistics.counts.cpu()
+        multipliers = self.objective.update_multipliers(self.pair_state.multipliers, counts)
+        gradient = metric_gradient(self.objective, counts, multipliers=multipliers)
         gain = head_gain(self.head, statistics.centroids, gradient, (self.args.beta_min + 1) / 2)
         pseudo_labels = self._new_pseudo_labels()
         second_K = self._second_counts(pseudo_labels)
@@ -212,22 +250,16 @@ class SelMixTrainer(PseudoLabelTrainer):
         )
         probability = broadcast(distribution.probability.contiguous()).cpu()
         self.gain = gain.cpu()
-        if self.pair_state.start_counts is None:
-            self.health.start(self.gain_counts)
         stale = staleness(self.pair_state.probability, probability, self.gain)
         self.pair_state = PairState(period, probability, multipliers, self._geometry(), start_counts, pseudo_labels)
 
-        names = self.class_names
-        report = refresh_report(self.objective, self.gain_counts, gain, distribution, multipliers, names, gradient)
-        pairs = self._geometry()["pairs_per_step"] * self.args.refresh_steps
-        self.log(
-            {**report, **stale, "largest_repeat": largest_repeat(probability, self.train_counts, pairs, second_K)}
+        report = refresh_report(self.objective, counts, self.class_names, multipliers, gain, distribution, gradient)
+        repeat = largest_repeat(
+            probability, self.train_counts, self._draws_a_step() * self.args.refresh_steps, second_K
         )
+        self.log({**report, **stale, "largest_repeat": repeat})
         reach = self.args.learning_rate * max(self.state.max_steps, SelMixConfig.max_steps)  # a trial run is short
         self.health.look(gain, distribution, self.state.log_history, reach)
-        for callback in self.callback_handler.callbacks:
-            if hasattr(callback, "on_refresh"):
-                callback.on_refresh(self)
 
     # --- training ------------------------------------------------------------------------------------------------
 
@@ -241,45 +273,7 @@ class SelMixTrainer(PseudoLabelTrainer):
                 say_if_never_feasible(self.state.log_history, logger.warning)
                 return output
             finally:
-                self._stored_features, self._statistics_at = {}, {}
-
-    def get_train_dataloader(self) -> DataLoader:
-        collator: Callable = self.data_collator
-        dataset: Dataset = PairDataset(self.train_dataset, self._second_set(), reuse=self.args.reuse_samples)
-        labels, workers, views = self._train_labels, self.args.dataloader_num_workers, 1
-        if self.args.freeze_backbone:
-            stored = self._store_features()
-            dataset, collator = FeaturePairs(stored, self._second_features(stored)), dict
-            labels, workers, views = stored.labels.numpy(), 0, self.args.feature_views
-        index = ClassIndex(labels, self.head.num_classes)
-        sampler = PairSampler(
-            index,
-            index if self.unlabeled_dataset is None else lambda: self._second_index(views),
-            get_probability=lambda: torch.as_tensor(self.pair_state.probability),
-            get_period=lambda: self.pair_state.period,
-            num_pairs=self._geometry()["pairs_per_step"] * self.args.refresh_steps,
-            beta_min=self.args.beta_min,
-            seed=self._seed(),
-            reuse_within=self._train_batch_size if self.args.reuse_samples else None,
-        )
-        loader: DataLoader = DataLoader(
-            dataset,
-            batch_size=self._train_batch_size,
-            sampler=sampler,
-            collate_fn=collator,
-            num_workers=workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
-            generator=torch.Generator().manual_seed(self._seed()),
-        )
-        return self.accelerator.prepare(loader)
-
-    def _store_features(self) -> FeatureDataset:
-        """Stored features of the training set; those of the gain set are made beside."""
-        logger.info("freeze_backbone: computing the pooled features of train_dataset and gain_dataset once.")
-        self._as_features(self.gain_dataset, self._gain_labels)
-        return FeatureDataset(self._views_of(self.train_dataset), self._train_labels)
+                self._stored_features, self._statistics_at, self._train_features = {}, {}, None
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -287,7 +281,8 @@ class SelMixTrainer(PseudoLabelTrainer):
         inputs = dict(inputs)
         drawn = {name: inputs.pop(name) for name in DRAWN if name in inputs}
         coefficient, labels = drawn.get("mixing_coefficient"), inputs.pop("labels")
-        if coefficient is not None and not self.args.freeze_backbone:
+        training = coefficient is not None or model.training
+        if training and not self.args.freeze_backbone:
             freeze_batch_norm(model)
         at_head: AbstractContextManager = nullcontext()
         if coefficient is not None and self._mixer is not None:
@@ -303,7 +298,7 @@ class SelMixTrainer(PseudoLabelTrainer):
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
         else:
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
-        if coefficient is not None:
+        if training:
             require_finite(loss.detach(), "loss", self.state.global_step)
         return (loss, outputs) if return_outputs else loss
 
@@ -366,10 +361,10 @@ class SelMixTrainer(PseudoLabelTrainer):
 
     def _geometry(self) -> dict[str, Any]:
         """What fixes where periods begin, what is drawn in them and what for."""
-        pairs = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        names = ("refresh_steps", "pair_sampling", "beta_min", "freeze_backbone")
+        names = ("refresh_steps", "pair_sampling", "beta_min", "freeze_backbone", "gain_set_use")
         kept = {name: getattr(self.args, name) for name in names}
         kept["mixing"] = "feature" if self._mixer is None else self._mixer.name
+        kept["sampling"] = identity(self.sampling, self.sample_weights)
         kept["reuse_samples"] = self.args.reuse_samples and self._train_batch_size  # within a batch of a process
         kept["unlabeled"] = 0 if self.unlabeled_dataset is None else len(self.unlabeled_dataset)
         if self.unlabeled_dataset is not None:
@@ -377,4 +372,4 @@ class SelMixTrainer(PseudoLabelTrainer):
             kept |= {"ema_decay": self.args.ema_decay, "teacher": self.teacher is not None}
             kept["unlabeled_rows"] = self.unlabeled_dataset.digest
         aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
-        return {**kept, **aim, "pairs_per_step": pairs, "seed": self._seed()}
+        return {**kept, **aim, "pairs_per_step": self._draws_a_step(), "seed": self._seed()}

@@ -8,13 +8,15 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import tiny
 import torch
+from transformers import TrainingArguments
 
-from selmix_hf import GainFidelityCallback
+from selmix_hf import GainFidelityCallback, Stage1Trainer
 
 CASES = {
     "whole": ("resnet", {}),
@@ -27,6 +29,16 @@ CASES = {
     "augmented, unlabelled and frozen": ("convnext", {"freeze_backbone": True, "feature_views": 2}),
     "augmented cutmix": ("convnext", {"mixing": "cutmix"}),
     "unlabelled puzzlemix": ("resnet", {"mixing": "puzzlemix", "pseudo_label_steps": 4}),
+}
+if find_spec("peft"):
+    CASES["adapter"] = ("vit", {"backbone_learning_rate": 0.02, "load_best_model_at_end": False})
+
+VIEWS = {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
+SINGLE_SAMPLES = {
+    "class-balanced": {"sampling": "class_balanced", **VIEWS},
+    "square root, frozen": {"sampling": "square_root", "freeze_backbone": True, "feature_views": 2, **VIEWS},
+    "own weights, accumulated": {"sample_weights": [1.0, 2.0, 3.0] * 19, "gradient_accumulation_steps": 2},
+    "stage 1": {"sampling": [1, 1, 2, 3], "loss": "cross_entropy", **VIEWS},
 }
 
 
@@ -54,7 +66,8 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
     watch = GainFidelityCallback(every=1, mixes="drawn" if "augmented" in case else "centroid", num_mixes=4)
     options = {"callbacks": [watch], **options}
     options = {"objective": "mean_recall", "learning_rate": 0.02, "save_strategy": "epoch", **options}
-    run = tiny.trainer(folder / case, kind, per_device_train_batch_size=batch, **options)
+    model = tiny.lora(kind) if case == "adapter" else kind
+    run = tiny.trainer(folder / case, model, per_device_train_batch_size=batch, **options)
     if case == "whole":
         run.predict(run.eval_dataset)  # by Trainer's own loop, which prepares the model for evaluation alone
     draws, counts = [], []
@@ -81,6 +94,54 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
     return seen | {"weights": tiny.weights(run), "best": Path(run.state.best_model_checkpoint).name, "run": run}
 
 
+def run_single_samples(folder: Path, case: str, batch: int) -> dict[str, Any]:
+    """Train eight steps, and the last three once more from the checkpoint of the fifth, in the middle of the second
+    period of four (or epoch, as 57 draws in steps of 16 are filled up to 64): labels and sums of the inputs that this
+    process trained on, losses and weights."""
+    seen: dict[str, Any] = {}
+    for name in ("whole", "resumed"):
+        run = single_samples_run(folder / case / name, case, batch)
+        draws: list[torch.Tensor] = []
+        record_draws(run, draws)
+        torch.manual_seed(5)
+        run.train(resume_from_checkpoint=str(folder / case / "whole" / "checkpoint-5") if name == "resumed" else None)
+        seen[name] = {"draws": draws, "losses": tiny.losses(run)[-3:], "weights": tiny.weights(run), "run": run}
+    return seen
+
+
+def single_samples_run(folder: Path, case: str, batch: int) -> Any:
+    saving = {"save_strategy": "steps", "save_steps": 5, "max_steps": 8, "per_device_train_batch_size": batch}
+    options = dict(SINGLE_SAMPLES[case])
+    if case != "stage 1":
+        saving |= {"eval_strategy": "no", "load_best_model_at_end": False, "learning_rate": 0.02}
+        saving["per_device_train_batch_size"] //= options.get("gradient_accumulation_steps", 1)
+        return tiny.trainer(folder, "convnext", **options, **saving)
+    backend = "gloo" if "WORLD_SIZE" in os.environ else None
+    arguments = TrainingArguments(
+        str(folder),
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to="none",
+        logging_steps=1,
+        optim="sgd",
+        learning_rate=0.02,
+        ddp_backend=backend,
+        **saving,
+    )
+    return Stage1Trainer(tiny.model("convnext"), arguments, train_dataset=tiny.images(), **options)
+
+
+def record_draws(run: Any, draws: list[torch.Tensor]) -> None:
+    plain_loss = run.compute_loss
+
+    def compute_loss(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        (values,) = (value for name, value in inputs.items() if name != "labels")
+        draws.append(torch.stack([inputs["labels"].double(), values.double().flatten(1).sum(1)]))
+        return plain_loss(model, inputs, *args, **kwargs)
+
+    run.compute_loss = compute_loss
+
+
 @contextmanager
 def as_on_two_nodes() -> Iterator[None]:
     """Each process is the only one of its node."""
@@ -96,6 +157,11 @@ def main(folder: Path) -> None:
     for case in CASES:
         seen = run_case(folder, case, batch=4)
         run = seen.pop("run")
+        torch.save(seen, folder / f"{case}-{run.args.process_index}.pt")
+    for case in SINGLE_SAMPLES:
+        seen = run_single_samples(folder, case, batch=8)
+        for part in seen.values():
+            part.pop("run")
         torch.save(seen, folder / f"{case}-{run.args.process_index}.pt")
     torch.distributed.barrier()
     run.accelerator.end_training()

@@ -60,7 +60,8 @@ def use(hub, monkeypatch, cache):
     constants = huggingface_hub.constants
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(hf_api(), "endpoint", hub.url)  # transformers keeps the first one for good
+    for api in (hf_api(), huggingface_hub.hf_api.api):  # of transformers, and of huggingface_hub's own functions
+        monkeypatch.setattr(api, "endpoint", hub.url)  # they keep the first one for good
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -165,7 +166,9 @@ def _handler(hub):
             files = hub.files(repo, branch)
             if parts[0] == "api":
                 siblings = [{"rfilename": path} for path in files]
-                return self.answer(200, {"id": repo, "sha": _sha(files), "siblings": siblings, "private": False})
+                return self.answer(
+                    200, {"id": repo, "sha": _sha(files), "siblings": siblings, "private": False, "tags": []}
+                )
             path = "/".join(parts[4:])
             if path not in files:
                 return self.answer(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": _sha(files)})

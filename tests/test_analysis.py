@@ -78,13 +78,13 @@ def test_the_backbone_study_trains_all_weights(folder, tmp_path):
 
 def test_steering_and_measured_images_are_apart(folder, tmp_path, monkeypatch):
     seen = []
-    made = analysis.Laboratory._trainer
+    made = analysis.Laboratory.trainer
 
     def trainer(self, config, train, steering):
-        seen.append((self, set(train["selmix_row"]), set(steering["selmix_row"])))
+        seen.append((self, set(train.tolist()), set(steering.tolist())))
         return made(self, config, train, steering)
 
-    monkeypatch.setattr(analysis.Laboratory, "_trainer", trainer)
+    monkeypatch.setattr(analysis.Laboratory, "trainer", trainer)
     more = ["--freeze_backbone", "true", "--studies", "imbalance", "--seeds", 0, 1]
     run(folder, tmp_path / "out", *more, "--objectives", "h_mean")
     validation = set(LongTailedSplit.load(tmp_path / "out" / "split.json").validation)
@@ -160,6 +160,7 @@ def test_training_sets_of_another_imbalance():
         (["--studies", "temperature"], r"--studies: unknown temperature; expected some of pair_sampling, "),
         (["--dataset", "nowhere"], "is no folder here"),
         (["--whole_network", "{"], "whole_network"),
+        (["--sampling", "class_balanced"], "the studies are of pairs, and --sampling draws single samples"),
         (["--objectives", "mean"], "unknown objective 'mean'; did you mean 'h_mean'"),
     ],
 )

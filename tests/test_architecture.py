@@ -22,6 +22,7 @@ FLOORS = {
     "input_mixing": 4,
     "heads": 1,
     "labels": 1,
+    "lora": 2,
     "held_out": 3,
     "intervals": 1,
     "list_files": 2,
@@ -47,6 +48,7 @@ FLOORS = {
     "gain_fidelity": 4,
     "pair_distribution": 3,
     "sampling": 3,
+    "weighted_sampling": 3,
     "metrics": 4,
     "config": 4,
     "adapters": 4,
@@ -66,16 +68,22 @@ FLOORS = {
     "semi_supervised": 8,
     "confusion_trainer": 8,
     "pseudo_label_trainer": 9,
-    "trainer": 10,
+    "drawing_trainer": 10,
+    "trainer": 11,
     "timing": 1,
     "hardware": 1,
     "augment": 1,
     "benchmark_data": 5,
     "benchmark_start": 9,
     "benchmark_results": 7,
-    "benchmark": 11,
-    "baselines": 3,
-    "analysis": 11,
+    "benchmark": 12,
+    "baselines": 4,
+    "rivals": 5,
+    "gain_set": 6,
+    "workbench": 12,
+    "same_start": 13,
+    "same_start_report": 6,
+    "analysis": 13,
     "analysis_report": 6,
 }
 
@@ -150,8 +158,8 @@ def test_imports_go_to_lower_floors_only(path):
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("from selmix_hf.trainer import SelMixTrainer", "gain (floor 3) imports trainer (floor 10)"),
-        ("from .trainer import SelMixTrainer", "gain (floor 3) imports trainer (floor 10)"),
+        ("from selmix_hf.trainer import SelMixTrainer", "gain (floor 3) imports trainer (floor 11)"),
+        ("from .trainer import SelMixTrainer", "gain (floor 3) imports trainer (floor 11)"),
         ("def f():\n    import selmix_hf.sampling", "gain (floor 3) imports sampling (floor 3)"),
         ("from selmix_hf import plots", "gain (floor 3) imports plots (floor 5)"),
         ("from . import plots", "gain (floor 3) imports plots (floor 5)"),
@@ -174,6 +182,11 @@ def test_the_mathematics_knows_only_torch(room):
     path = PACKAGE / f"{room}.py"
     imported = {name.split(".")[0] for name in imported_names(path.read_text(encoding="utf-8"), path)}
     assert not imported & ECOSYSTEM, f"{room} imports {sorted(imported & ECOSYSTEM)}; it may know torch, not these"
+
+
+def test_one_module_alone_knows_peft():
+    knowing = {room_of(p) for p in SOURCES if "peft" in {n.split(".")[0] for n in imported_names(p.read_text(), p)}}
+    assert knowing == {"lora"}
 
 
 def test_loading_the_mathematics_loads_nothing_of_the_ecosystem():

@@ -75,6 +75,24 @@ def test_a_class_prior_is_a_list_in_the_file_and_json_on_the_command_line(yaml_f
         parse_arguments(SelMixConfig, ["--config", yaml_file("class_prior: [0.5, [1]]\n")])
 
 
+@pytest.mark.parametrize(
+    ("written", "on_the_line", "kept"),
+    [
+        ("class_balanced", "class_balanced", "class_balanced"),
+        ("0.5", "0.5", "0.5"),
+        ("[1, 2, 5e-1]", "[1, 2, 0.5]", [1.0, 2.0, 0.5]),
+        ("null", None, None),
+    ],
+)
+def test_sampling_is_a_name_a_power_or_weights(written, on_the_line, kept, yaml_file, tmp_path):
+    path = yaml_file(f"sampling: {written}\noutput_dir: {tmp_path}\n")
+    (config,) = parse_arguments(SelMixConfig, ["--config", path])
+    assert config.sampling == kept
+    if on_the_line is not None:
+        (config,) = parse_arguments(SelMixConfig, ["--output_dir", str(tmp_path), "--sampling", on_the_line])
+        assert config.sampling == kept
+
+
 def test_dicts_of_transformers_own_options(yaml_file, tmp_path):
     path = yaml_file(f"output_dir: {tmp_path}\nlr_scheduler_type: cosine_with_min_lr\n")
     with open(path, "a", encoding="utf-8") as file:

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from selmix_hf.baselines.class_bias import tune_class_bias
-from selmix_hf.baselines.head import retrain_head
+from selmix_hf.baselines.class_bias import logit_adjustment, tune_class_bias
+from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss, cost_sensitive_head
+from selmix_hf.baselines.head import class_balanced_weight, learn_weight_scale, retrain_head, tau_normalized
 from selmix_hf.confusion import confusion_counts
 from selmix_hf.losses import LogitAdjustedLoss
 from selmix_hf.objectives import get_objective
@@ -93,3 +94,138 @@ def test_a_head_learns_what_can_be_told_apart():
     weight, bias = retrain_head(features, labels, 2, LogitAdjustedLoss([200, 20]), steps=300)
     recall = [float(((features @ weight.T + bias).argmax(1) == labels)[labels == k].float().mean()) for k in (0, 1)]
     assert min(recall) > 0.95
+
+
+# --- rules -------------------------------------------------------------------------------------------------------
+
+
+def test_post_hoc_logit_adjustment_by_hand():
+    torch.testing.assert_close(logit_adjustment([3, 1]), torch.tensor([4 / 3, 4.0]).log())
+    torch.testing.assert_close(logit_adjustment([3, 1], tau=2), 2 * torch.tensor([4 / 3, 4.0]).log())
+    assert logit_adjustment([3, 1], tau=0).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="one positive number a class, found \\[3.0, 0.0\\]"):
+        logit_adjustment([3, 0])
+
+
+def test_post_hoc_adjustment_undoes_the_prior():
+    """Bayes: p(x|y) orders the classes as p(y|x) / pi_y does."""
+    prior, likelihood = torch.tensor([0.7, 0.2, 0.1]), torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
+    posterior = (likelihood * prior) / (likelihood * prior).sum(1, keepdim=True)
+    adjusted = posterior.log() + logit_adjustment([70, 20, 10])
+    assert torch.equal(adjusted.argmax(1), likelihood.argmax(1))
+
+
+def test_tau_normalisation_by_hand():
+    weight = torch.tensor([[3.0, 4.0], [0.0, 0.25]])
+    torch.testing.assert_close(tau_normalized(weight), torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+    torch.testing.assert_close(tau_normalized(weight, 0.5), weight / torch.tensor([[5**0.5], [0.5]]))
+    assert torch.equal(tau_normalized(weight, 0), weight)
+    with pytest.raises(ValueError, match="a row of zeros has no direction: found 1"):
+        tau_normalized(torch.zeros(1, 2))
+
+
+# --- heads -------------------------------------------------------------------------------------------------------
+
+
+def test_class_balanced_weight_by_hand():
+    assert class_balanced_weight(torch.tensor([0, 0, 1, 0, 0])).tolist() == [0.25, 0.25, 1, 0.25, 0.25]
+
+
+def test_one_step_of_weight_scaling_by_hand():
+    head = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0.5, -0.5])
+    features, labels = torch.tensor([[1.0, 1.0]]), torch.tensor([0])
+    logits = torch.tensor([1.5, 1.5])  # at f = 1
+    weight, bias = learn_weight_scale(features, labels, head, steps=1, batch_size=2, learning_rate=0.1, weight_decay=0)
+    scale = 1 - 0.1 * (torch.tensor([0.5, 0.5]) - torch.tensor([1.0, 0.0])) * logits
+    torch.testing.assert_close(weight, head[0] * scale[:, None])
+    torch.testing.assert_close(bias, head[1] * scale)
+
+
+def test_weight_scaling_helps_classes_with_short_rows():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 300 + [1] * 30)
+    features = 2 * torch.eye(2)[labels] + 0.5 * torch.randn(330, 2, generator=generator)
+    head = torch.diag(torch.tensor([2.0, 0.2])), torch.zeros(2)
+    weight, bias = learn_weight_scale(features, labels, head, steps=300)
+    before, after = (
+        float(((features @ w.T).argmax(1) == labels)[labels == 1].float().mean()) for w in (head[0], weight)
+    )
+    assert before < 0.9 < after
+    assert weight[0, 1] == weight[1, 0] == 0 and bias.tolist() == [0, 0]
+
+
+# --- the cost-sensitive reduction --------------------------------------------------------------------------------
+
+
+def test_mean_recall_makes_the_logit_adjusted_loss():
+    counts, train = torch.tensor([[6, 4], [3, 7]]), [90, 10]
+    loss = CostSensitiveLoss(get_objective("mean_recall"), train)
+    loss.update(counts)
+    # hits of class k are worth 1 / (K pi_k) with pi its share in training
+    torch.testing.assert_close(loss.gain, torch.diag(torch.tensor([1 / (2 * 0.9), 1 / (2 * 0.1)])).double())
+    logits, labels = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0, 1])
+    torch.testing.assert_close(loss(logits, labels), LogitAdjustedLoss(train)(logits, labels))
+    torch.testing.assert_close(loss({"logits": logits}, labels, num_items_in_batch=10), loss(logits, labels) / 2)
+
+
+def test_exponentiated_gradient_by_hand():
+    counts = torch.tensor([[8, 2], [5, 5]])
+    loss = CostSensitiveLoss(get_objective("min_recall"), [50, 50], rate=2.0)
+    smoothed = torch.tensor([8.5 / 11, 5.5 / 11])
+    for times in (1, 2):
+        loss.update(counts)
+        expected = torch.softmax(-2.0 * times * smoothed, 0).double()
+        torch.testing.assert_close(loss.multipliers["min_recall"], expected)
+    torch.testing.assert_close(loss.gain, torch.diag(expected / 0.5))
+
+
+def test_h_mean_by_hand():
+    counts = torch.tensor([[80, 20], [60, 40]])
+    loss = CostSensitiveLoss(get_objective("h_mean"), [30, 10])
+    loss.update(counts)
+    recall = torch.tensor([80.5 / 101, 40.5 / 101]).double()
+    slope = 2 / (1 / recall).sum() ** 2 / recall**2  # d H / d recall_k
+    torch.testing.assert_close(loss.gain, torch.diag(slope / torch.tensor([0.75, 0.25]).double()))
+
+
+def test_the_minimiser_predicts_what_gains_most():
+    """Of random posteriors, with a constraint, whose gains are not diagonal."""
+    objective = get_objective("mean_recall", {"coverage": 0.95})
+    loss = CostSensitiveLoss(objective, [50, 30, 20])
+    counts = torch.tensor([[70, 25, 5], [30, 60, 10], [40, 40, 20]])  # class 2 is covered too little
+    for _ in range(3):
+        loss.update(counts)
+    assert (loss.gain >= 0).all() and loss.gain[0, 2] > 0  # even a wrong prediction of class 2 is worth something
+    posterior = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)).double()
+    posterior /= posterior.sum(1, keepdim=True)
+    logits = torch.zeros(20, 3, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-9)
+
+    def expected_loss():
+        optimizer.zero_grad()
+        value = sum(posterior[n, y] * loss(logits[n : n + 1], torch.tensor([y])) for n in range(20) for y in range(3))
+        value.backward()
+        return value
+
+    optimizer.step(expected_loss)
+    best = posterior @ loss.gain
+    assert torch.equal(logits.argmax(1), best.argmax(1)) and not torch.equal(best.argmax(1), posterior.argmax(1))
+    torch.testing.assert_close(logits.softmax(1).double(), best / best.sum(1, keepdim=True), atol=1e-3, rtol=0)
+
+
+def test_a_cost_sensitive_head_lifts_the_worst_class():
+    generator = torch.Generator().manual_seed(0)
+
+    def sample(sizes):
+        labels = torch.arange(3).repeat_interleave(torch.tensor(sizes))
+        return 1.5 * torch.eye(3)[labels] + torch.randn(len(labels), 3, generator=generator), labels
+
+    train, validation, test = sample([400, 100, 20]), sample([100] * 3), sample([500] * 3)
+    start = retrain_head(*train, 3, steps=300)
+    head = cost_sensitive_head(
+        *train, *validation, get_objective("min_recall"), start=start, steps=300, learning_rate=0.05
+    )
+    worst = [score(test[0] @ w.T + b, test[1], "min_recall") for w, b in (start, head)]
+    assert worst[0] < 0.3 and worst[1] > 0.5
+    with pytest.raises(ValueError, match="one positive number a class"):
+        CostSensitiveLoss(get_objective("min_recall"), [3, 0])

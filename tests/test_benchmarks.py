@@ -37,6 +37,8 @@ from selmix_hf import LongTailedSplit, SelMixConfig
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.benchmark_start import Stage1
 from selmix_hf.hub import SelMixHead
+from selmix_hf.plots import save_record_plots
+from selmix_hf.record_card import render_record
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 ALL = {
@@ -172,6 +174,19 @@ def test_mixing_is_an_option_of_every_recipe(mixing, images, checkpoint, tmp_pat
     with pytest.raises(SystemExit, match="freeze_backbone=True trains on stored features"):
         frozen = ["--freeze_backbone", "--mixing", mixing]
         places_lt.main(options(checkpoint, tmp_path / "frozen", "--image_root", images, *frozen))
+
+
+def test_single_samples_are_an_option_of_every_recipe(images, checkpoint, tmp_path):
+    """The record and the card tell of them, and of no gains."""
+    more = ["--image_root", images, "--freeze_backbone", "--sampling", "class_balanced"]
+    results = places_lt.main(options(checkpoint, tmp_path, *more))
+    (run,) = results["runs"]
+    assert results["settings"]["sampling"] == "class_balanced" and not {"gain", "pair_probability"} & run.keys()
+    wanted = "(drawn: every class as often as any other)"
+    assert wanted in (tmp_path / "README.md").read_text() and wanted in render_record(results, []).text
+    plots = ["objective.png", "recall_per_class.png"]
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == plots
+    assert sorted(path.name for path in save_record_plots(results, tmp_path / "again")) == plots
 
 
 def test_imagenet_made_long_tailed_from_parquet(cifar100, checkpoint, tmp_path):

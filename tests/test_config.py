@@ -118,8 +118,48 @@ def test_a_class_prior_of_ones_own(given):
 
 
 @pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("class_balanced", "class_balanced"),
+        ("0.25", "0.25"),
+        (0.5, "0.5"),
+        (1, "1.0"),
+        ([1, 2, 0], [1.0, 2.0, 0.0]),
+        ("[1, 2, 0]", [1.0, 2.0, 0.0]),
+        (torch.tensor([1, 2, 0]), [1.0, 2.0, 0.0]),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_sampling_goes_into_json(given, kept):
+    config = SelMixConfig(sampling=given, freeze_backbone=True, **QUIET)
+    assert config.sampling == kept
+    assert json.loads(config.to_json_string())["sampling"] == kept
+    assert SelMixConfig(sampling=config.sampling, **QUIET).sampling == kept
+
+
+PAIRS = {"pair_sampling": "uniform", "inverse_temperature": "3", "target_share": 0.3, "mixing": "input"}
+PAIRS |= {"beta_min": 0.5, "reuse_samples": True, "min_rate": 5.0, "min_memory": 0.0, "constraint_rate": 1.0}
+PAIRS |= {"constraint_update": "exponential"}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_options_of_pairs_are_refused_beside_single_samples(name):
+    sentence = f"sampling='natural' draws single samples, nothing is mixed and no gains steer: leave {name} at the"
+    with pytest.raises(ValueError, match=sentence):
+        SelMixConfig(sampling="natural", **{name: PAIRS[name]}, **QUIET)
+
+
+@pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        ({"sampling": "balanced"}, "sampling must be one of natural, square_root, class_balanced, .* 'balanced'"),
+        ({"sampling": [1, -1]}, "sampling must hold a number a class, none negative .* found -1.0 for class 1"),
+        ({"sampling": "[1, "}, r"sampling must be JSON such as '\[1, 1, 2\]', found '\[1, '"),
+        (
+            {"sampling": "0.5", "beta_min": 0.5, "mixing": "cutmix"},
+            "leave mixing, beta_min at the default, or sampling out",
+        ),
         ({"class_prior": [0.5, -0.1]}, r"class_prior must be .* K positive numbers, one a class, found \[0.5, -0.1\]"),
         ({"class_prior": [0.5, 0.0]}, "K positive numbers"),
         ({"class_prior": []}, "K positive numbers"),

@@ -184,6 +184,36 @@ def test_distilled_training_is_refused(inputs):
         find_head(model, inputs)
 
 
+class Wrapped(nn.Module):
+    """A copy of a layer that is used in its place and shows its weight, beside the layer itself."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.original, self.copy = layer, copy.deepcopy(layer)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.copy, name)
+
+    def forward(self, z):
+        return self.copy(z)
+
+
+def test_the_head_is_the_layer_that_computes_and_not_its_wrapper(inputs):
+    model = Classifier(Wrapped(nn.Linear(D, K)))
+    assert model.head.weight is model.head.copy.weight
+    head = find_head(model, inputs)
+    assert head.names == ("head.copy",)
+    assert {id(weight) for weight in head.parameters()} == {id(weight) for weight in model.head.copy.parameters()}
+
+
+def test_a_parametrised_weight_is_its_layers_own(inputs):
+    model = Classifier(nn.utils.parametrizations.weight_norm(nn.Linear(D, K)))
+    assert find_head(model, inputs).names == ("head",)
+
+
 def test_head_name(inputs):
     model = Classifier(Averaged())
     assert find_head(model, inputs, head_name=["head.first", "head.second"]).names == ("head.first", "head.second")

@@ -52,6 +52,16 @@ def test_a_swing_is_said():
     assert heard(logs(SWINGING, error=0.005), "min_recall")[0] == {"swing"}
 
 
+def test_single_samples_hear_nothing_of_pairs():
+    said = []
+    watch = HealthWatch(get_objective("mean_recall"), said.append)
+    for number in range(len(SWINGING)):
+        watch.look(None, None, logs(SWINGING)[: number + 1])
+    assert watch.said == {"swing"} and said[0].endswith("its standard error there. Lower learning_rate.")
+    watch.look(None, None, logs([1.0], worst=1))
+    assert watch.said == {"swing", "perfect"}
+
+
 def test_a_stale_distribution_is_said():
     said, text = heard(logs(RISING, kept_gain=0.05))
     assert said == {"stale"} and "the old P had 5% of the new one's gain left" in text

@@ -137,7 +137,7 @@ def test_the_error_of_a_refresh_takes_the_gradient_of_psi_alone(objective, const
     gradient = metric_gradient(psi, COUNTS, multipliers=multipliers)
     distribution = pair_distribution(torch.tensor([[1.0, 2, 3], [0, 1, 2], [-1, 0, 1]]))
     without, given, doubled = (
-        refresh_report(psi, COUNTS, gradient, distribution, multipliers, ["a", "b", "c"], of_refresh)
+        refresh_report(psi, COUNTS, ["a", "b", "c"], multipliers, gradient, distribution, of_refresh)
         for of_refresh in (None, gradient, 2 * gradient)
     )
     assert given == without and given["gain_set_psi_error"] > 0

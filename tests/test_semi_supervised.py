@@ -450,6 +450,11 @@ def test_other_columns_and_pairs(tmp_path):
         ("fixmatch", {"weak_transform": None}, "images need processing_class or weak_transform"),
         ("fixmatch", {"train_transform": tiny.to_tensor}, "its own views: give weak_transform, not train_transform"),
         ("fixmatch", {"mixup_alpha": 0.2}, "not mixup_alpha"),
+        (
+            "fixmatch",
+            {"sampling": "class_balanced"},
+            "FixMatchTrainer draws whole passes over both sets: leave sampling",
+        ),
         ("fixmatch", {"strong_transform": tiny.timm_view().transforms[0]}, "must turn every image into a tensor"),
         (
             "fixmatch",

@@ -1,12 +1,15 @@
-"""Stage1Trainer: losses by name, mixup by hand, transforms apart, bad input."""
+"""Stage1Trainer: losses by name, mixup by hand, sampling by weight, transforms apart, bad input."""
 
+from dataclasses import fields
+
+import numpy as np
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
 from transformers import TrainingArguments
 
-from selmix_hf import LogitAdjustedLoss, Stage1Trainer
+from selmix_hf import LogitAdjustedLoss, Stage1Trainer, WeightedSampler, sampling_weights
 from selmix_hf.collator import ImageCollator
 from selmix_hf.stage1 import LOSSES
 
@@ -16,10 +19,11 @@ COUNTS = (5, 3, 3, 1)
 def make(tmp_path, model=None, data=None, **options):
     arguments = {"max_steps": 2, "per_device_train_batch_size": 12, "optim": "sgd", "learning_rate": 0.1}
     arguments |= {"max_grad_norm": 0.0, "lr_scheduler_type": "constant", "report_to": "none", "logging_steps": 1}
-    arguments |= {name: options.pop(name) for name in ("max_steps", "gradient_accumulation_steps") if name in options}
+    known = {option.name for option in fields(TrainingArguments)}
+    arguments |= {"save_strategy": "no"} | {name: options.pop(name) for name in list(options) if name in known}
     return Stage1Trainer(
         tiny.model("convnext") if model is None else model,
-        TrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True, save_strategy="no", **arguments),
+        TrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True, **arguments),
         train_dataset=tiny.images(COUNTS) if data is None else data,
         **{"train_transform": tiny.to_tensor, "eval_transform": tiny.to_tensor} | options,
     )
@@ -78,11 +82,104 @@ def test_a_loss_of_the_users_own_and_accumulation(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+# --- sampling ----------------------------------------------------------------------------------------------------
+
+BALANCED = {"loss": "cross_entropy", "sampling": "class_balanced"}
+LABELS = np.repeat(np.arange(4), COUNTS)
+
+
+def drawn_by(trainer):
+    """Labels and images of every micro-batch that is trained on, after the run."""
+    batches, plain_loss = [], trainer.compute_loss
+
+    def compute_loss(model, inputs, *args, **kwargs):
+        batches.append((inputs["labels"].clone(), inputs["pixel_values"].clone()))
+        return plain_loss(model, inputs, *args, **kwargs)
+
+    trainer.compute_loss = compute_loss
+    trainer.train()
+    return batches
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_an_epoch_of_draws_is_whole_steps(accumulation, tmp_path):
+    """12 samples in steps of 15: an epoch is a step of 15 draws, and the next one draws anew."""
+    options = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": 15 // accumulation}
+    trainer = make(tmp_path, **BALANCED, **options, max_steps=3)
+    batches = drawn_by(trainer)
+    sampler = WeightedSampler(sampling_weights("class_balanced", LABELS), 15, seed=trainer.args.seed)
+    index = np.array([*sampler, *sampler, *sampler])
+    assert trainer.state.epoch == 3 and len(batches) == 3 * accumulation
+    assert torch.cat([labels for labels, _ in batches]).tolist() == LABELS[index].tolist()
+    images = trainer._eval_collator(list(trainer.train_dataset))["pixel_values"]
+    assert torch.equal(torch.cat([pixels for _, pixels in batches]), images[index])
+
+
+@pytest.mark.parametrize(
+    "options", [{"sampling": [0, 1, 0, 0]}, {"sample_weights": [0, 0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0]}]
+)
+def test_weights_of_classes_and_of_samples(options, tmp_path):
+    trainer = make(tmp_path, loss="cross_entropy", max_steps=4, **options)
+    assert {int(label) for labels, _ in drawn_by(trainer) for label in labels} == {1}
+
+
+def test_natural_is_trainers_own_shuffling(tmp_path):
+    trainer = make(tmp_path)
+    loader = trainer.get_train_dataloader()
+    assert isinstance(loader.batch_sampler.sampler, torch.utils.data.RandomSampler)
+    assert isinstance(trainer.data_collator, ImageCollator)
+    (labels, _), *_ = drawn_by(make(tmp_path, sampling="natural", max_steps=1))
+    assert sorted(labels.tolist()) == LABELS.tolist()  # each once
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_resumed_run_draws_the_same_samples_and_views(step, tmp_path):
+    """Stopped at step 2, where an epoch ends, and at step 3, in the middle of one; with random views, dropout, mixup,
+    accumulation and workers."""
+    options = {**BALANCED, "mixup_alpha": 0.4, "train_transform": tiny.random_view, "max_steps": 6}
+    options |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3, "dataloader_num_workers": 2}
+    dropout = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
+
+    def run(folder):
+        return make(folder, tiny.model("vit", **dropout), save_strategy="steps", save_steps=1, **options)
+
+    torch.manual_seed(1)
+    whole, resumed = run(tmp_path / "whole"), run(tmp_path / "resumed")
+    batches = drawn_by(whole)
+    assert whole.state.epoch == 3 and len({pixels.sum().item() for _, pixels in batches}) == 12
+    torch.manual_seed(2)
+    checkpoint, train = str(tmp_path / "whole" / f"checkpoint-{step}"), resumed.train
+    resumed.train = lambda: train(resume_from_checkpoint=checkpoint)
+    again = drawn_by(resumed)
+    assert len(again) == 12 - 2 * step
+    for found, wanted in zip(again, batches[2 * step :], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert tiny.largest_difference(tiny.weights(whole), tiny.weights(resumed)) == 0
+
+
+def test_correcting_for_class_sizes_twice_is_warned_of(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("selmix_hf.stage1.logger.warning", said.append)
+    for loss in ("logit_adjusted", "balanced_softmax"):
+        make(tmp_path, loss=loss, sampling="class_balanced")
+        assert said.pop().startswith(f"loss='{loss}' makes up for the sizes of the classes, and sampling='class_bal")
+    make(tmp_path, loss="ldam", sampling="class_balanced")
+    make(tmp_path, loss="logit_adjusted", sampling="natural")
+    assert not said
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"loss": "logit_ajusted"}, "unknown loss 'logit_ajusted'.* did you mean 'logit_adjusted'"),
         ({"mixup_alpha": -1}, "must not be negative"),
+        ({"sampling": "balanced"}, "sampling must be one of natural, .* found 'balanced'"),
+        ({"sampling": [1, 1, 1]}, "sampling must have one weight a class, 4, found 3"),
+        ({"sample_weights": [1, 1, 1, 1]}, "sample_weights must have one weight a training sample, 12, found 4"),
+        (
+            {"sampling": "0.5", "train_sampling_strategy": "group_by_length"},
+            "sampling='0.5' and train_sampling_strategy='group_by_length' both choose samples: give one",
+        ),
         ({"data": tiny.images((2, 2, 2, 0))}, "class"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Two processes do what one does with the same global batch: same pairs, losses, P and weights."""
+"""Two processes do what one does with the same global batch: same pairs or samples, losses, P and weights."""
 
 import os
 import subprocess
@@ -21,7 +21,8 @@ def two_processes(tmp_path_factory):
     launcher += ["--rdzv_endpoint", "localhost:0", distributed_run.__file__, str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, *launcher], env=environment, capture_output=True, text=True, timeout=300)
-    missing = [case for case in distributed_run.CASES if not (folder / f"{case}-1.pt").is_file()]
+    cases = [*distributed_run.CASES, *distributed_run.SINGLE_SAMPLES]
+    missing = [case for case in cases if not (folder / f"{case}-1.pt").is_file()]
     assert not missing, f"{missing}: {done.stderr[-3000:]}"
     return folder
 
@@ -58,3 +59,26 @@ def test_two_processes_equal_one(case, two_processes, tmp_path):
             for name in ("eval_loss", "eval_accuracy", "eval_mean_recall", "eval_recall/grey", "eval_selection_score"):
                 assert process[moment][name] == pytest.approx(one[moment][name], abs=1e-6)
     assert tiny.largest_difference(two[0]["weights"], two[1]["weights"]) == 0
+
+
+@pytest.mark.parametrize("case", distributed_run.SINGLE_SAMPLES)
+def test_single_samples_of_two_processes_are_those_of_one(case, two_processes, tmp_path):
+    """What the two train on in a step is, laid side by side, what one does, none twice and none left out; a run on two
+    processes that is resumed goes on with it."""
+    two = [torch.load(two_processes / f"{case}-{rank}.pt") for rank in (0, 1)]
+    one = distributed_run.run_single_samples(tmp_path, case, batch=16)["whole"]
+    accumulation = distributed_run.SINGLE_SAMPLES[case].get("gradient_accumulation_steps", 1)
+    for name, steps in (("whole", 8), ("resumed", 3)):
+        draws = one["draws"][-steps * accumulation :]
+        assert sum(draw.shape[1] for draw in draws) == 16 * steps
+        for process in two:
+            assert len(process[name]["draws"]) == steps * accumulation
+        for number, drawn in enumerate(draws):
+            parts = torch.cat([process[name]["draws"][number] for process in two], 1)
+            assert torch.equal(parts[0], drawn[0])
+            torch.testing.assert_close(parts[1], drawn[1], atol=1e-4, rtol=1e-5)
+        for process in two:
+            assert len(one["losses"]) == 3 and process[name]["losses"] == pytest.approx(one["losses"], abs=1e-5)
+            assert tiny.largest_difference(process[name]["weights"], one["weights"]) < 1e-6
+        assert tiny.largest_difference(two[0][name]["weights"], two[1][name]["weights"]) == 0
+    assert tiny.largest_difference(two[0]["whole"]["weights"], two[0]["resumed"]["weights"]) == 0

@@ -121,6 +121,22 @@ def timm_model(architecture: str, num_classes: int = 4, **options: Any) -> TimmW
     return TimmWrapperForImageClassification(config).eval()
 
 
+LORA_TARGETS = ("q_proj", "v_proj", "qkv", "convolution")
+HEADS = {
+    "test_vit": ["timm_model.head"],
+    "deit-distilled": ["cls_classifier", "distillation_classifier"],
+    "resnet": ["classifier.1"],
+}
+
+
+def lora(kind: str = "vit", base: Any = None, **options: Any) -> Any:
+    """A model of `kind`, or a given one, with LoRA on attention or convolutions, whose head trains too."""
+    from peft import LoraConfig, get_peft_model
+
+    made = {"r": 2, "target_modules": list(LORA_TARGETS), "modules_to_save": HEADS.get(kind, ["classifier"])}
+    return get_peft_model(model(kind) if base is None else base, LoraConfig(**{**made, **options}))
+
+
 def config(folder: str | Path, **options: Any) -> SelMixConfig:
     """A quiet run of two periods of four steps on the CPU, whose rates let a tiny model move."""
     defaults = {
@@ -145,7 +161,7 @@ def trainer(folder: str | Path, kind: Any = "resnet", **options: Any) -> SelMixT
     """A trainer on `images`; arguments of SelMixTrainer go there, all others to `config`."""
     own = ("train_dataset", "gain_dataset", "eval_dataset", "processing_class", "objective", "train_transform")
     own += ("eval_transform", "compute_metrics", "compute_loss_func", "callbacks", "data_collator", "head_name")
-    own += ("label_column", "optimizers", "unlabeled_dataset", "unlabeled_labels", "teacher")
+    own += ("label_column", "optimizers", "unlabeled_dataset", "unlabeled_labels", "teacher", "sample_weights")
     given = {name: options.pop(name) for name in own if name in options}
     if callable(options.get("mixing")):  # names go to the config
         given["mixing"] = options.pop("mixing")

@@ -48,7 +48,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
         rampup_steps: optimizer steps over which the unlabelled weight rises; 0 for none.
         weak_transform: image (PIL, RGB) -> tensor for labelled images and weak views; default
             `augment.ShiftAndFlip` before `processing_class`.
-        kwargs: as for `Stage1Trainer`, but no data_collator, mixup_alpha or train_transform.
+        kwargs: as for `Stage1Trainer`, but no data_collator, mixup_alpha, train_transform, sampling or sample_weights.
 
     Attributes:
         batch_generator: of what `losses` draws, anew for each batch from the seeds of its labelled samples: it depends
@@ -81,6 +81,8 @@ class SemiSupervisedTrainer(Stage1Trainer):
     ) -> None:
         if taken := [name for name in ("data_collator", "mixup_alpha", "train_transform") if kwargs.get(name)]:
             raise ValueError(f"{type(self).__name__} makes its own views: give weak_transform, not {taken[0]}.")
+        if taken := [name for name in ("sampling", "sample_weights") if name in kwargs]:
+            raise ValueError(f"{type(self).__name__} draws whole passes over both sets: leave {taken[0]} out.")
         if isinstance(mu, bool) or not isinstance(mu, int) or mu < 1:
             raise ValueError(f"mu counts the unlabelled images of each labelled one, at least 1, found {mu!r}.")
         for name, value in (("unlabeled_weight", unlabeled_weight), ("rampup_steps", rampup_steps)):

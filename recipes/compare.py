@@ -1,0 +1,147 @@
+"""SelMix beside what else you could do with the same checkpoint: one command, one table.
+
+    accelerate launch recipes/compare.py --model_name_or_path <checkpoint> --dataset <Hub id or folder> \\
+        --split <split.json that it was trained on> --objectives min_recall mean_recall h_mean \\
+        --freeze_backbone true --seeds 0 1 2 --output_dir compare
+
+For each objective: nothing; post-hoc logit adjustment; a bias a class chosen on validation; tau-normalisation; cRT and
+LWS; balanced-softmax and logit-adjusted retraining of the head; a cost-sensitive reduction; the head retrained on
+training and validation images; uniform mixup; SelMix. All see the same images, as many of them a step as SelMix does
+(two a pair), for as many steps. Each is tried with `--num_settings` settings (default five) on validation images that
+it was not fitted on: what is fitted on validation images is fitted on either half and measured on the other. The best
+by the objective is fitted once more, with all validation images, for every seed, and looked at on the test images.
+With `--freeze_backbone false` SelMix, uniform mixup and the cost-sensitive reduction train all weights.
+
+Into output_dir go compare.md (the table), compare.json, front.png (mean against worst-class recall) and split.json.
+
+Measured: docs/results.md, with the commands and how long they took.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+
+from selmix_hf.arguments import parse_arguments
+from selmix_hf.benchmark import leaving_with_a_sentence, naming_a_broken_image, run_stage1
+from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, drawn_data
+from selmix_hf.benchmark_results import command_of, rounded, settings_of, versions, without_folders
+from selmix_hf.benchmark_start import BenchmarkArguments
+from selmix_hf.config import SelMixConfig
+from selmix_hf.hardware import hardware
+from selmix_hf.loading import load_images
+from selmix_hf.same_start import NUM_SETTINGS, SELMIX, SameStart, contenders
+from selmix_hf.same_start_report import write_report
+from selmix_hf.workbench import Workbench
+
+SCRIPT = "compare.py"
+
+
+@dataclass(kw_only=True)
+class Arguments(LongTailedArguments, BenchmarkArguments):
+    dataset: str = field(metadata={"help": "A Hub id, or a folder with train.parquet and test.parquet."})
+    objectives: list[str] = field(
+        default_factory=lambda: ["min_recall", "mean_recall", "h_mean"], metadata={"help": "One block each."}
+    )
+    methods: list[str] = field(
+        default_factory=list, metadata={"help": f"Rivals of SelMix; default all: {', '.join(contenders(True))}."}
+    )
+    num_settings: int = field(default=NUM_SETTINGS, metadata={"help": "Tried for each method, at most; 1: no search."})
+    folds: int = field(default=2, metadata={"help": "Halves of the validation images that the search fits on: 1, 2."})
+
+    def _check(self) -> None:
+        super()._check()
+        if self.num_settings < 1 or self.folds not in (1, 2):
+            raise ValueError(
+                f"num_settings must be at least 1 and folds 1 or 2, found {self.num_settings} and {self.folds}."
+            )
+
+
+def load(arguments: Arguments, folder: Path) -> BenchmarkData:
+    name = Path(arguments.dataset).name
+    if arguments.split is None:
+        name = f"{name} (rho = {arguments.imbalance_factor:g})"
+    data = drawn_data(arguments, load_images(arguments.dataset), folder, name)
+    if "validation" not in data.splits:
+        raise ValueError("there is no validation set, which steers the training: set validation_per_class above 0.")
+    return data
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    began = time.perf_counter()
+    with leaving_with_a_sentence(SCRIPT):
+        arguments, config = parse_arguments((Arguments, SelMixConfig), argv)
+        for objective in arguments.objectives:
+            config.make_objective(objective, class_counts=[1, 1])  # before anything else: is it known?
+        methods = _chosen(arguments.methods, config.freeze_backbone)
+        folder = Path(str(config.output_dir))
+        data = load(arguments, folder)
+    checkpoint = run_stage1(SCRIPT, arguments, config, data)
+    with leaving_with_a_sentence(SCRIPT):
+        bench = Workbench(arguments, config, data, checkpoint, ("train", "validation", "test"))
+    is_main = config.process_index == 0
+    say = partial(print, flush=True) if is_main else lambda *_: None
+    seeds = arguments.seeds or [config.seed]
+    with naming_a_broken_image(SCRIPT, data):
+        say(f"Features of {len(bench.images):,} images ...")
+        since = time.perf_counter()
+        bench.head_and_features()
+        record: dict[str, Any] = {
+            "dataset": data.name,
+            "base_model": without_folders(arguments.model_name_or_path),
+            "split_digest": data.digest,
+            "train_counts": data.train_counts.tolist(),
+            "num_test": len(bench.rows["test"]),
+            "command": command_of(SCRIPT, sys.argv[1:] if argv is None else argv),
+            "hardware": hardware(config.world_size, config.device.type == "cpu"),
+            "versions": versions(),
+            "settings": settings_of(config, arguments),
+            "seeds": seeds,
+            "feature_seconds": time.perf_counter() - since,
+            "objectives": {},
+        }
+        comparison = SameStart(bench, seeds, arguments.num_settings, arguments.folds)
+        for objective in arguments.objectives:
+            say(f"For {objective}:")
+            results: dict[str, Any] = {}
+            for name, contender in methods.items():
+                result = results[name] = comparison.run(name, contender, objective)
+                psi = sum(report["psi"] for report in result["runs"]) / len(result["runs"])
+                say(f"  {name}: {psi:.3f}, {result['seconds']:.1f} s a run, {result['setting'] or 'as it is'}")
+            for name, result in results.items():
+                result["selmix_minus"] = None if name == SELMIX else comparison.differences(result, results[SELMIX])
+            record["objectives"][objective] = {
+                name: {key: value for key, value in result.items() if key != "predicted"}
+                for name, result in results.items()
+            }
+            record["seconds"] = time.perf_counter() - began
+            record = dict(rounded(record))
+            if is_main:  # after every objective: none is lost
+                (folder / "compare.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                report = write_report(record, folder)
+                (folder / "compare.md").write_text(report, encoding="utf-8")
+    say(f"\n{report.partition(chr(10) * 2)[2] if is_main else ''}\nTable, numbers and picture are in {folder}/.")
+    return record
+
+
+def _chosen(names: list[str], freeze_backbone: bool) -> dict[str, Any]:
+    known = contenders(freeze_backbone)
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"--methods: unknown {', '.join(unknown)}; expected some of {', '.join(known)}.")
+    return {name: known[name] for name in known if not names or name in (*names, SELMIX)}
+
+
+if __name__ == "__main__":
+    main()

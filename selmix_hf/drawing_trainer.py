@@ -1,0 +1,87 @@
+"""The part of the trainer that says what a period trains on: pairs drawn from P, or single samples by their weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers.utils import logging
+
+from selmix_hf.features import FeatureDataset, FeaturePairs, FeatureSamples
+from selmix_hf.pseudo_label_trainer import PseudoLabelTrainer
+from selmix_hf.sampling import ClassIndex, DrawnSamples, PairDataset, PairSampler
+from selmix_hf.weighted_sampling import WeightedSampler
+
+logger = logging.get_logger(__name__)
+
+
+class DrawingTrainer(PseudoLabelTrainer):
+    """The part of `SelMixTrainer` that draws what is trained on, from images or from stored features."""
+
+    sample_weights: NDArray[np.float64] | None
+
+    def get_train_dataloader(self) -> DataLoader:
+        stored = self._store_features() if self.args.freeze_backbone else None
+        dataset, sampler = self._pairs(stored) if self.sample_weights is None else self._samples(stored)
+        collator: Callable = self.data_collator if stored is None else dict
+        workers = self.args.dataloader_num_workers if stored is None else 0
+        loader: DataLoader = DataLoader(
+            dataset,
+            batch_size=self._train_batch_size,
+            sampler=sampler,
+            collate_fn=collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            generator=torch.Generator().manual_seed(self._seed()),
+        )
+        return self.accelerator.prepare(loader)
+
+    def _pairs(self, stored: FeatureDataset | None) -> tuple[Dataset, Sampler]:
+        """Pairs of images, or of their features."""
+        labels, views = self._train_labels, 1
+        dataset: Dataset
+        if stored is None:
+            dataset = PairDataset(self.train_dataset, self._second_set(), reuse=self.args.reuse_samples)
+        else:
+            dataset = FeaturePairs(stored, self._second_features(stored))
+            labels, views = stored.labels.numpy(), self.args.feature_views
+        index = ClassIndex(labels, self.head.num_classes)
+        return dataset, PairSampler(
+            index,
+            index if self.unlabeled_dataset is None else lambda: self._second_index(views),
+            get_probability=lambda: torch.as_tensor(self.pair_state.probability),
+            get_period=lambda: self.pair_state.period,
+            num_pairs=self._draws_a_step() * self.args.refresh_steps,
+            beta_min=self.args.beta_min,
+            seed=self._seed(),
+            reuse_within=self._train_batch_size if self.args.reuse_samples else None,
+        )
+
+    def _samples(self, stored: FeatureDataset | None) -> tuple[Dataset, Sampler]:
+        """Single images, or features, each view of an image as often as any other."""
+        dataset: Any = DrawnSamples(self.train_dataset) if stored is None else FeatureSamples(stored)
+        sampler = WeightedSampler(
+            np.tile(np.asarray(self.sample_weights), 1 if stored is None else len(stored.views)),
+            num_draws=self._draws_a_step() * self.args.refresh_steps,
+            get_epoch=lambda: self.pair_state.period,
+            seed=self._seed(),
+            with_seeds=True,
+        )
+        return dataset, sampler
+
+    def _draws_a_step(self) -> int:
+        """Pairs, or single samples, of an optimizer step over all processes."""
+        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def _store_features(self) -> FeatureDataset:
+        """Stored features of the training set; those of the gain set are made beside."""
+        logger.info("freeze_backbone: computing the pooled features of train_dataset and gain_dataset once.")
+        self._as_features(self.gain_dataset, self._gain_labels)
+        self._train_features = FeatureDataset(self._views_of(self.train_dataset), self._train_labels)
+        return self._train_features

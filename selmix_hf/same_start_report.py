@@ -1,0 +1,154 @@
+"""The record of `same_start` as one Markdown table and one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selmix_hf.comparison import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd
+from selmix_hf.plots import make_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN = ("mean_recall", "min_recall", "h_mean", "smallest_coverage")
+_OURS = "SelMix"
+_MARKERS = "os^Dv<>p"
+
+
+def title_of(objective: str) -> str:
+    """For a person."""
+    return KEY_METRICS.get(objective, objective.replace("_", " "))
+
+
+def _setting(setting: Mapping[str, Any]) -> str:
+    words = {"scale": "learning rate ×", "learning_rate": "learning rate", "rate": "multiplier rate"}
+    words |= {"share": "share", "bias_share": "class bias ×", "gain_set_use": "gain set:"}
+    return ", ".join(
+        f"{words.get(name, name)} {value if isinstance(value, str) else format(value, 'g')}"
+        for name, value in setting.items()
+    )
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """A block of rows an objective: every method with the setting that was chosen for it, on the test images.
+
+    The last column but two is SelMix minus the method in the objective, with its paired bootstrap interval.
+    """
+    header = ["for", "method", "setting", *(KEY_METRICS[name] for name in _SHOWN)]
+    place = 1 + header.index(KEY_METRICS["min_recall"])
+    header.insert(place, INTERVAL)
+    header += ["SelMix − it", INTERVAL, "s", "GiB"]
+    rows = []
+    for objective, methods in record["objectives"].items():
+        for name, result in methods.items():
+            runs = result["runs"]
+            row = [title_of(objective), name, _setting(result["setting"])]
+            row += [mean_and_sd([report[metric] for report in runs]) for metric in _SHOWN]
+            row.insert(place, interval_cell(runs, "min_recall"))
+            row += _difference(result, objective)
+            row += [f"{result['seconds']:.1f}", f"{max(result['peak_memory_gb'].values(), default=float('nan')):.1f}"]
+            rows.append(row)
+    return markdown_table(header, rows)
+
+
+def _difference(result: Mapping[str, Any], objective: str) -> list[str]:
+    change = result["selmix_minus"].get(objective) if result["selmix_minus"] else None
+    if change is None:
+        return ["", ""]
+    return [f"{change[0]:+.3f}", f"{change[1]:+.3f} to {change[2]:+.3f}"]
+
+
+def dominated(points: Mapping[Any, tuple[float, float]]) -> set[Any]:
+    """The points that another one beats in one coordinate without losing in the other."""
+    return {
+        name
+        for name, (x, y) in points.items()
+        if any(a >= x and b >= y and (a > x or b > y) for a, b in points.values())
+    }
+
+
+def points_of(record: Mapping[str, Any]) -> dict[tuple[str, str], tuple[float, float]]:
+    """(objective, method) -> (mean recall, worst-class recall), averaged over seeds."""
+    return {
+        (objective, name): (
+            float(np.mean([report["mean_recall"] for report in result["runs"]])),
+            float(np.mean([report["min_recall"] for report in result["runs"]])),
+        )
+        for objective, methods in record["objectives"].items()
+        for name, result in methods.items()
+    }
+
+
+def front_lines(record: Mapping[str, Any]) -> str:
+    """In words: for each objective, whether a rival has both more mean recall and more worst-class recall."""
+    points = points_of(record)
+    rivals = {key: point for key, point in points.items() if key[1] != _OURS}
+    lines = []
+    for objective in record["objectives"]:
+        own = points[objective, _OURS]
+        better = {
+            f"{name} for {title_of(aim)}": point
+            for (aim, name), point in rivals.items()
+            if point[0] >= own[0] and point[1] >= own[1]
+        }
+        who = ", ".join(f"{name} ({mean:.3f}, {worst:.3f})" for name, (mean, worst) in better.items())
+        verdict = f"dominated by {who}" if better else "no rival has more of both"
+        lines.append(f"- SelMix for {title_of(objective)}: mean {own[0]:.3f}, worst {own[1]:.3f}; {verdict}.")
+    return "\n".join(lines)
+
+
+def plot_front(record: Mapping[str, Any], title: str) -> Figure:
+    """Mean recall against worst-class recall: every method for every objective, and the front of what none beats."""
+    from matplotlib import colormaps
+
+    points = points_of(record)
+    objectives = list(record["objectives"])
+    methods = list(record["objectives"][objectives[0]])
+    figure = make_figure(9.5, 5.4)
+    axes = figure.add_subplot()
+    best = dominated(points)
+    front = sorted({point for key, point in points.items() if key not in best})
+    axes.step(*zip(*front, strict=True), where="pre", color="#9aa5b1", lw=1.2, ls="--", zorder=1, label="front")
+    for i, name in enumerate(methods):
+        ours = name == _OURS
+        colour = "#1f6fb2" if ours else colormaps["tab20"]((2 * i + (i >= 10)) % 20)
+        for objective, marker in zip(objectives, _MARKERS, strict=False):
+            x, y = points[objective, name]
+            axes.scatter(
+                x, y, s=110 if ours else 42, marker=marker, color=colour, zorder=3 if ours else 2,
+                edgecolor="#10395c" if ours else "none", linewidth=1.4,
+            )  # fmt: skip
+        axes.scatter([], [], s=42, color=colour, label=name)
+    for objective, marker in zip(objectives, _MARKERS, strict=False):
+        axes.scatter([], [], s=42, marker=marker, color="#555555", label=f"for {title_of(objective)}")
+    axes.set_xlabel("mean recall")
+    axes.set_ylabel("worst-class recall")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+    return figure
+
+
+def write_report(record: Mapping[str, Any], folder: Path) -> str:
+    """The report, Markdown; its picture, front.png, is saved in the folder."""
+    where = f"{record['base_model']} on {record['dataset']}"
+    plot_front(record, f"{where}, test images").savefig(folder / "front.png", dpi=110)
+    seeds = ", ".join(map(str, record["seeds"]))
+    parts = [
+        f"# From the same start: {where}",
+        f"    {record['command']}",
+        f"{record['hardware']}, {record['seconds']:.0f} s in all, {record['feature_seconds']:.0f} s of them for the "
+        f"features. On {record['num_test']:,} test images; mean ± standard deviation over seeds {seeds}. Settings "
+        "were chosen on validation images that the method was not fitted on. The first interval is that of the worst "
+        "class's recall over the choice of test images, the second that of the difference (paired bootstrap). Seconds "
+        "and memory are those of one fit, without the features.",
+        table(record),
+        front_lines(record),
+        "![Mean against worst-class recall](front.png)",
+    ]
+    return "\n\n".join(parts) + "\n"

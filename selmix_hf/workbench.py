@@ -1,0 +1,147 @@
+"""Runs of SelMix from one checkpoint on any selection of one set of images; features are computed once.
+
+Shape suffixes: N samples, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from torch import Tensor
+
+from selmix_hf.benchmark_data import BenchmarkData
+from selmix_hf.benchmark_start import BenchmarkArguments, augmentation, load_start
+from selmix_hf.callbacks import ProgressLines
+from selmix_hf.config import SelMixConfig
+from selmix_hf.labels import class_labels
+from selmix_hf.objectives import Objective
+from selmix_hf.trainer import SelMixTrainer
+
+ROW = "selmix_row"  # column: number of the image in `Workbench.images`
+NOTHING_KEPT = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+_ON_FEATURES = {"freeze_backbone": True, "mixing": "feature", "reuse_samples": False}
+
+
+class _RowFeatures:
+    """Takes the place of a feature cache: features of any selection of rows, each computed once."""
+
+    def __init__(self, features_ND: Tensor) -> None:
+        self.features_ND = features_ND
+
+    def features(self, look: Any, dataset: Any, collator: Any, seed: int = 0) -> Tensor:
+        return self.features_ND[torch.as_tensor(np.asarray(dataset[ROW][:]))]
+
+
+class RowTrainer(SelMixTrainer):
+    """A `SelMixTrainer` whose features may be there already."""
+
+    stored: _RowFeatures | None = None
+
+    def _feature_cache(self) -> Any:
+        return super()._feature_cache() if self.stored is None else self.stored
+
+
+class Workbench:
+    """One checkpoint, and all images of a benchmark that a study may choose from.
+
+    Args:
+        arguments: of the recipe: the start, augmentation.
+        config: the run's own settings; with a frozen backbone `feature_cache_dir` keeps the features of all images.
+        data: the splits.
+        checkpoint: the start; loaded here, once.
+        parts: the splits that are used, where the data have them.
+
+    Attributes:
+        images: all of them; rows are numbers of images in it.
+        rows: the rows of each split.
+        labels_N: the class of each row.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, or not of these classes.
+    """
+
+    def __init__(
+        self,
+        arguments: BenchmarkArguments,
+        config: SelMixConfig,
+        data: BenchmarkData,
+        checkpoint: str,
+        parts: tuple[str, ...] = ("train", "validation"),
+    ) -> None:
+        self.arguments, self.config, self.data = arguments, config, data
+        self._model, self._processor = load_start(arguments, data, checkpoint)
+        used = {name: data.splits[name] for name in parts if name in data.splits}
+        columns = used["train"].column_names
+        images: Dataset = concatenate_datasets([part.select_columns(columns) for part in used.values()])
+        self.images = images.add_column(ROW, range(len(images)))
+        self.labels_N = class_labels(self.images, data.label_column)
+        ends = np.cumsum([len(part) for part in used.values()])
+        self.rows = dict(zip(used, np.split(np.arange(len(images)), ends[:-1]), strict=True))
+        self._stored: _RowFeatures | None = None
+        self._head: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.data.class_names)
+
+    def halves(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the validation images in two parts, half of each class."""
+        rows_N = np.random.default_rng(seed).permutation(self.rows["validation"])
+        rows_N = rows_N[np.argsort(self.labels_N[rows_N], kind="stable")]
+        return rows_N[::2], rows_N[1::2]
+
+    def objective(self, name: str) -> Objective:
+        """With the run's constraints and the training set's head and tail."""
+        return self.config.make_objective(name, self.data.train_counts)
+
+    def configured(self, **options: Any) -> SelMixConfig:
+        """The run's settings with others in their place; nothing is evaluated or saved while it trains."""
+        kept: dict[str, Any] = {**NOTHING_KEPT, "pseudo_label_steps": 0}  # the last follows refresh_steps
+        if not options.get("freeze_backbone", self.config.freeze_backbone):
+            kept["feature_cache_dir"] = None
+        return dataclasses.replace(self.config, **kept | options)
+
+    def trainer(self, config: SelMixConfig, train_N: np.ndarray, steering_N: np.ndarray, **own: Any) -> RowTrainer:
+        """A trainer that starts from the checkpoint, with the rows to train on and those that steer.
+
+        Args:
+            own: further arguments of `SelMixTrainer`.
+        """
+        view = None if config.freeze_backbone else augmentation(self.arguments, self.data, self._processor)
+        trainer = RowTrainer(
+            model=copy.deepcopy(self._model),
+            args=config,
+            train_dataset=self.images.select(train_N),
+            gain_dataset=(steering := self.images.select(steering_N)),
+            eval_dataset=steering,
+            train_transform=view,
+            processing_class=self._processor,
+            label_column=self.data.label_column,
+            **own,
+        )
+        ProgressLines.replace_logs_of(trainer)
+        if config.freeze_backbone:
+            if self._stored is None:
+                self._stored = _RowFeatures(trainer._eval_features(self.images))
+            trainer.stored = self._stored
+        return trainer
+
+    @torch.no_grad()
+    def logits(self, trainer: RowTrainer, rows_N: np.ndarray) -> Tensor:
+        """What the trainer's model gives each row, without augmentation, N x K, on every process."""
+        features_ND = trainer._eval_features(self.images.select(rows_N)).float()
+        return trainer.head.logits(features_ND.to(trainer.args.device)).float().cpu()
+
+    def head_and_features(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Weight (K x D) and bias (K, zeros without one) of the checkpoint, and the features of all rows (N x D)."""
+        if self._head is None:
+            trainer = self.trainer(self.configured(**_ON_FEATURES), self.rows["train"], self.rows["validation"])
+            weight, bias = trainer.head.weight.float().cpu(), trainer.head.bias
+            self._head = weight, weight.new_zeros(len(weight)) if bias is None else bias.float().cpu()
+        assert self._stored is not None
+        return self._head, self._stored.features_ND.float()

@@ -1,0 +1,144 @@
+"""The comparison recipe on miniatures, its search and its report on hand-made records."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
+
+from benchmarks.miniature_imagenet import write_checkpoint, write_images
+from recipes import compare
+from selmix_hf.rivals import RIVALS
+from selmix_hf.same_start import SELMIX, ByTrainer
+from selmix_hf.same_start_report import dominated, front_lines, plot_front, table
+
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """train.parquet with 60 and test.parquet with 20 images a class, and a checkpoint of a tiny network."""
+    folder, random = tmp_path_factory.mktemp("compare"), np.random.default_rng(0)
+    write_images(folder / "images", 3, max_per_class=12, held_out_per_class=3, side=32)
+    write_checkpoint(folder / "checkpoint", folder / "images", side=32)
+    features = Features({"img": Image(), "label": ClassLabel(names=NAMES)})
+    for part, size in (("train", 60), ("test", 20)):
+        labels = np.repeat(np.arange(3), size)
+        pixels = random.integers(0, 120, (3 * size, 32, 32, 3)) + labels[:, None, None, None] * 30
+        rows = {"img": [PILImage.fromarray(p.astype(np.uint8)) for p in pixels], "label": labels}
+        Dataset.from_dict(rows, features=features).to_parquet(folder / f"{part}.parquet")
+    return folder
+
+
+def run(folder, out, *more):
+    options = ["--model_name_or_path", str(folder / "checkpoint"), "--dataset", str(folder), "--use_cpu"]
+    options += ["--imbalance_factor", "10", "--max_per_class", "30", "--validation_per_class", "20"]
+    options += ["--per_device_train_batch_size", "4", "--max_steps", "4", "--refresh_steps", "2"]
+    options += ["--learning_rate", "0.01", "--output_dir", str(out)]
+    return compare.main([*options, *map(str, more)])
+
+
+def test_every_method_from_a_frozen_backbone(folder, tmp_path, capsys):
+    more = ["--freeze_backbone", "true", "--objectives", "min_recall", "mean_recall", "--seeds", "0", "1"]
+    record = run(folder, tmp_path, *more, "--num_settings", "2")
+    assert json.loads((tmp_path / "compare.json").read_text()) == record
+    assert list(record["objectives"]) == ["min_recall", "mean_recall"]
+    for objective, methods in record["objectives"].items():
+        assert list(methods) == [*RIVALS, "uniform mixup", SELMIX]
+        for name, result in methods.items():
+            draws = name in (SELMIX, "uniform mixup") or RIVALS[name].draws
+            assert len(result["runs"]) == (2 if draws else 1)
+            assert all(report["psi"] == report[objective] for report in result["runs"])
+            assert len(result["tried"]) == (0 if name == "the start" else 2)
+            if result["tried"]:
+                assert result["setting"] == max(result["tried"], key=lambda row: row["score"])["setting"]
+        assert methods[SELMIX]["selmix_minus"] is None
+        start, own = (
+            np.mean([report[objective] for report in methods[name]["runs"]]) for name in ("the start", SELMIX)
+        )
+        change, low, high = methods["the start"]["selmix_minus"][objective]
+        assert change == pytest.approx(own - start, abs=1e-6) and low <= change <= high
+    # what does not read the objective is the same head under the same setting
+    first, second = record["objectives"].values()
+    if first["cRT"]["setting"] == second["cRT"]["setting"]:
+        assert first["cRT"]["runs"][0]["mean_recall"] == second["cRT"]["runs"][0]["mean_recall"]
+    report = (tmp_path / "compare.md").read_text()
+    assert table(record) in report and (tmp_path / "front.png").stat().st_size > 5000
+    assert record["objectives"]["min_recall"]["the start"]["peak_memory_gb"]["process"] > 0.1
+    said = capsys.readouterr().out
+    assert "For min_recall:\n  the start: " in said and "Table, numbers and picture are in" in said
+
+
+def test_whole_network_methods_train_all_weights(folder, tmp_path):
+    more = ["--objectives", "h_mean", "--methods", "cost-sensitive", "the start", "--num_settings", "1"]
+    methods = run(folder, tmp_path, *more)["objectives"]["h_mean"]
+    assert list(methods) == ["the start", "cost-sensitive", SELMIX]
+    assert methods[SELMIX]["setting"] == {} and methods[SELMIX]["tried"] == []
+
+
+def test_the_search_measures_where_it_did_not_fit(folder, tmp_path, monkeypatch):
+    seen = []
+
+    def fit(self, bench, objective, setting, seed, steering_N):
+        seen.append(set(steering_N.tolist()))
+
+        def predictor(rows_N):
+            seen.append(set(rows_N.tolist()))
+            return torch.zeros(len(rows_N), dtype=torch.long)
+
+        return predictor
+
+    monkeypatch.setattr(ByTrainer, "fit", fit)
+    run(folder, tmp_path, "--freeze_backbone", "true", "--objectives", "min_recall", "--methods", "the start")
+    fitted, measured = seen[0:-2:2], seen[1:-2:2]
+    assert len(fitted) == 10 and all(not a & b for a, b in zip(fitted, measured, strict=True))
+    assert fitted[0] | fitted[1] == seen[-2] and len(seen[-2]) == 60  # in the end all steer
+    assert not seen[-2] & seen[-1] and len(seen[-1]) == 60  # and the test images are looked at
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--objectives", "worst"], "unknown objective 'worst'"),
+        (["--methods", "crt"], "--methods: unknown crt; expected some of the start, .*cRT"),
+        (["--num_settings", "0"], "num_settings must be at least 1"),
+        (["--folds", "3"], "folds 1 or 2, found 5 and 3"),
+        (["--model_name_or_path", "nowhere"], "no image classifier .* could be loaded from 'nowhere'"),
+        (["--validation_per_class", "0"], "there is no validation set"),
+    ],
+)
+def test_what_is_wrong_gets_a_sentence(folder, tmp_path, options, message):
+    with pytest.raises(SystemExit, match=f"compare.py: .*{message}"):
+        run(folder, tmp_path, *options)
+
+
+# --- the report --------------------------------------------------------------------------------------------------
+
+
+def made_up(**methods):
+    """A record of one objective from (mean, min) of each method."""
+    results = {}
+    for name, (mean, worst) in methods.items():
+        report = {"psi": worst, "mean_recall": mean, "min_recall": worst, "h_mean": mean, "smallest_coverage": 0.5}
+        results[name] = {"setting": {}, "runs": [report], "seconds": 1.0, "peak_memory_gb": {"process": 0.5}}
+        results[name]["selmix_minus"] = None if name == SELMIX else {"min_recall": (0.01, -0.02, 0.03)}
+    return {"objectives": {"min_recall": results}}
+
+
+def test_a_point_is_dominated_by_one_that_is_nowhere_below_it():
+    points = {"a": (0.7, 0.5), "b": (0.7, 0.6), "c": (0.8, 0.4), "d": (0.8, 0.4), "e": (0.6, 0.6)}
+    assert dominated(points) == {"a", "e"}
+
+
+def test_the_report_says_who_wins():
+    ahead = made_up(rival=(0.8, 0.5), SelMix=(0.75, 0.6))
+    assert front_lines(ahead) == (
+        "- SelMix for worst-class recall: mean 0.750, worst 0.600; no rival has more of both."
+    )
+    behind = made_up(rival=(0.8, 0.65), SelMix=(0.75, 0.6))
+    assert front_lines(behind).endswith("dominated by rival for worst-class recall (0.800, 0.650).")
+    assert "+0.010 | -0.020 to +0.030" in table(behind)
+    axes = plot_front(behind, "title").axes[0]
+    assert axes.get_xlabel() == "mean recall" and axes.get_ylabel() == "worst-class recall"

@@ -1,0 +1,121 @@
+"""The gain set as training data: refitting the head, drawing pairs from it."""
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import TrainerCallback
+
+from selmix_hf import SelMixConfig
+from selmix_hf.baselines.head import retrain_head
+from selmix_hf.gain_set import with_gain_set
+from selmix_hf.heads import find_head
+from selmix_hf.losses import LogitAdjustedLoss
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit-distilled", "resnet"])
+def test_assigned_weights_are_the_heads(kind):
+    model = tiny.model(kind)
+    head = find_head(model, {"pixel_values": torch.randn(2, 3, tiny.SIDE, tiny.SIDE)})
+    weight, bias = torch.randn(4, head.num_features), torch.randn(4)
+    objects = list(head.parameters())
+    head.assign(weight, bias)
+    torch.testing.assert_close(head.weight, weight)
+    torch.testing.assert_close(head.bias, bias)
+    assert all(a is b for a, b in zip(objects, head.parameters(), strict=True))
+    with head.tap() as tapped, torch.no_grad():
+        logits = model(pixel_values=torch.randn(3, 3, tiny.SIDE, tiny.SIDE)).logits
+    torch.testing.assert_close(logits, tapped.features @ weight.T + bias, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_refit_is_the_head_of_both_sets(tmp_path, frozen):
+    model = tiny.model("resnet")
+    by_hand = tiny.trainer(tmp_path / "a", copy.deepcopy(model), freeze_backbone=True)
+    train, gain = by_hand._eval_features(by_hand.train_dataset), by_hand._eval_features(by_hand.gain_dataset)
+    features = torch.cat([train, gain])
+    labels = torch.as_tensor(np.concatenate([by_hand._train_labels, by_hand._gain_labels]))
+    weight, bias = retrain_head(
+        features,
+        labels,
+        4,
+        LogitAdjustedLoss([30 + 9, 15 + 8, 8 + 7, 4 + 9]),
+        start=(by_hand.head.weight, by_hand.head.bias),
+        steps=2000,
+        batch_size=128,
+        learning_rate=0.5 / float(features.square().sum(1).mean()),
+        seed=by_hand.args.seed,
+    )
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            seen.append((trainer.head.weight.clone(), trainer.head.bias.clone()))
+
+    options = {"gain_set_use": "refit", "freeze_backbone": frozen, "callbacks": [Look()], **tiny.BARE}
+    trainer = tiny.trainer(tmp_path / "b", copy.deepcopy(model), **options)
+    trainer.train()
+    torch.testing.assert_close(seen[0][0], weight, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(seen[0][1], bias, atol=1e-5, rtol=1e-4)
+    assert not torch.equal(trainer.head.weight, weight)  # and it was trained then
+
+
+def test_what_is_refitted_is_the_start_of_the_run(tmp_path):
+    trainer = tiny.trainer(tmp_path, gain_set_use="refit", freeze_backbone=True, learning_rate=1e-9)
+    before = trainer.evaluate()
+    trainer.train()
+    first = next(log for log in trainer.state.log_history if "eval_mean_recall" in log and log["step"] == 0)
+    assert first["eval_loss"] != pytest.approx(before["eval_loss"])
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(first["eval_loss"], abs=1e-6)
+
+
+def test_pairs_come_from_both_sets(tmp_path):
+    trainer = tiny.trainer(tmp_path, gain_set_use="train", freeze_backbone=True, **tiny.BARE)
+    assert len(trainer.train_dataset) == sum(tiny.TRAIN_COUNTS) + sum(tiny.GAIN_COUNTS)
+    assert trainer.train_counts.tolist() == [39, 23, 15, 13]
+    drawn = set()
+    take = trainer._store_features
+
+    def store():
+        stored = take()
+        inner = stored.take
+        stored.take = lambda rows: drawn.update(rows if not isinstance(rows, slice) else ()) or inner(rows)
+        return stored
+
+    trainer._store_features = store
+    trainer.train()
+    assert drawn & set(range(sum(tiny.TRAIN_COUNTS))) and max(drawn) >= sum(tiny.TRAIN_COUNTS)
+
+
+def test_resume_does_not_refit_again(tmp_path):
+    options = {"gain_set_use": "train", "freeze_backbone": True, "save_strategy": "epoch", "eval_strategy": "no"}
+    options |= {"load_best_model_at_end": False, "save_total_limit": 5}
+    whole = tiny.trainer(tmp_path / "whole", tiny.model("resnet"), **options)
+    whole.train()
+    again = tiny.trainer(tmp_path / "whole", tiny.model("resnet"), **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert tiny.largest_difference(tiny.weights(whole), tiny.weights(again)) == 0
+    other = tiny.trainer(tmp_path / "whole", tiny.model("resnet"), **options | {"gain_set_use": "steer"})
+    with pytest.raises(ValueError, match="gain_set_use"):
+        other.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+
+
+def test_what_cannot_be_joined_gets_a_sentence(tmp_path):
+    train, gain = tiny.images(), tiny.images(tiny.GAIN_COUNTS, seed=1)
+    with pytest.raises(TypeError, match="found list as gain_dataset: join the sets yourself"):
+        with_gain_set(train, list(gain))
+    with pytest.raises(TypeError, match="found one with a transform of its own as train_dataset"):
+        with_gain_set(train.with_transform(lambda rows: rows), gain)
+    with pytest.raises(ValueError, match="needs the same columns in both sets"):
+        with_gain_set(train, gain.add_column("more", range(len(gain))))
+    with pytest.raises(ValueError, match="gain_set_use must be one of steer, refit, train, found 'both'"):
+        SelMixConfig(str(tmp_path), gain_set_use="both", use_cpu=True)
+
+
+def test_it_says_that_numbers_are_optimistic(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        tiny.trainer(tmp_path, gain_set_use="refit", **tiny.BARE)
+    assert "numbers on gain_dataset are optimistic" in caplog.text

@@ -1,0 +1,72 @@
+"""What only an accelerator shows; run with -m gpu."""
+
+import copy
+
+import pytest
+import tiny
+import torch
+
+from selmix_hf.gain import gain_matrix
+from selmix_hf.pair_distribution import pair_distribution
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+ON_GPU = {"use_cpu": False, "dataloader_pin_memory": True}
+
+
+def test_gain_and_pairs_are_those_of_the_cpu():
+    generator = torch.Generator().manual_seed(0)
+    centroids, weight, bias, gradient = (
+        torch.randn(*shape, generator=generator) for shape in ((300, 64), (300, 64), (300,), (300, 300))
+    )
+    gradient -= gradient.mean(1, keepdim=True)
+    exact = gain_matrix(*(tensor.double() for tensor in (centroids, weight, bias, gradient)))
+    on_gpu = gain_matrix(*(tensor.cuda() for tensor in (centroids, weight, bias, gradient)))
+    assert on_gpu.is_cuda
+    assert float((on_gpu.cpu() - exact).abs().max() / exact.abs().max()) < 1e-5
+    first, second = (pair_distribution(gain.float(), "selmix", "auto", 0.5) for gain in (exact, on_gpu))
+    torch.testing.assert_close(second.probability.cpu(), first.probability, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_run_on_the_gpu_is_that_of_the_cpu(tmp_path, frozen):
+    model = tiny.model("vit")
+    runs = [
+        tiny.trainer(tmp_path / name, copy.deepcopy(model), freeze_backbone=frozen, **options)
+        for name, options in (("cpu", {}), ("gpu", ON_GPU))
+    ]
+    for run in runs:
+        run.train()
+    assert next(runs[1].model.parameters()).is_cuda
+    first, second = ({name: w.cpu() for name, w in tiny.weights(run).items()} for run in runs)
+    assert tiny.largest_difference(first, second) < 1e-4
+    assert runs[0].evaluate()["eval_mean_recall"] == pytest.approx(runs[1].evaluate()["eval_mean_recall"], abs=0.04)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("mixing", ["feature", "puzzlemix"])
+def test_mixed_precision_trains(tmp_path, precision, mixing):
+    plain = tiny.trainer(tmp_path / "plain", tiny.model("resnet"), mixing=mixing, **ON_GPU, **tiny.BARE)
+    mixed = tiny.trainer(
+        tmp_path / "mixed", tiny.model("resnet"), mixing=mixing, **{precision: True}, **ON_GPU, **tiny.BARE
+    )
+    for run in (plain, mixed):
+        run.train()
+    assert tiny.losses(mixed) == pytest.approx(tiny.losses(plain), rel=0.1)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("step", [3, 4])
+def test_resume_on_the_gpu_is_exact(tmp_path, frozen, step):
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9, "load_best_model_at_end": False}
+    options |= {"freeze_backbone": frozen, "full_determinism": False, **ON_GPU}
+    whole = tiny.trainer(tmp_path, tiny.model("vit"), **options)
+    whole.train()
+    again = tiny.trainer(tmp_path, tiny.model("vit", seed=1), **options)
+    again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    assert tiny.largest_difference(tiny.weights(whole), tiny.weights(again)) < 1e-6
+
+
+def test_the_head_refits_on_the_gpu(tmp_path):
+    trainer = tiny.trainer(tmp_path, tiny.model("resnet"), gain_set_use="train", freeze_backbone=True, **ON_GPU)
+    trainer.train()
+    assert trainer.head.weight.is_cuda and bool(trainer.head.weight.isfinite().all())
