@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -50,20 +51,25 @@ class BareHead(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-class Rows(torch.utils.data.Dataset):
-    """Features and labels, fetched together."""
+class StoredSet(Dataset[dict[str, Any]]):
+    """Features (N x D) and labels (N)."""
 
-    def __init__(self, num_samples: int, num_features: int, num_classes: int, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.labels = torch.arange(num_samples) % num_classes
-        centres = torch.randn(num_classes, num_features, generator=torch.Generator().manual_seed(99))
-        self.features = centres[self.labels] * 0.1 + torch.randn(num_samples, num_features, generator=generator)
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        self.features, self.labels = features, labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"pixel_values": self.features[index], "label": int(self.labels[index])}
+
+
+def drawn_set(num_samples: int, num_features: int, num_classes: int, seed: int) -> StoredSet:
+    """Equally many random samples around each class's centre."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num_samples) % num_classes
+    centres = torch.randn(num_classes, num_features, generator=torch.Generator().manual_seed(99))
+    return StoredSet(centres[labels] * 0.1 + torch.randn(num_samples, num_features, generator=generator), labels)
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -96,7 +102,7 @@ def arguments(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     }
 
 
-def selmix(options: argparse.Namespace, train: Rows, gain: Rows, folder: str) -> tuple[float, float]:
+def selmix(options: argparse.Namespace, train: StoredSet, gain: StoredSet, folder: str) -> tuple[float, float]:
     """Seconds without those of the features, and these."""
     trainer = SelMixTrainer(
         model(options),
@@ -126,7 +132,7 @@ def selmix(options: argparse.Namespace, train: Rows, gain: Rows, folder: str) ->
     return time.perf_counter() - start - features[0], features[0]
 
 
-def stock(options: argparse.Namespace, train: Rows, folder: str) -> float:
+def stock(options: argparse.Namespace, train: StoredSet, folder: str) -> float:
     """Plain Trainer on the features."""
     trainer = Trainer(
         model(options),
@@ -139,7 +145,7 @@ def stock(options: argparse.Namespace, train: Rows, folder: str) -> float:
     return time.perf_counter() - start
 
 
-def bare(options: argparse.Namespace, train: Rows) -> float:
+def bare(options: argparse.Namespace, train: StoredSet) -> float:
     """No Trainer: random rows of a tensor, a matrix product, a step."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     head = model(options).classifier.to(device)
@@ -178,8 +184,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    train = Rows(12_000, options.features, options.classes, 0)
-    gain = Rows(5_000, options.features, options.classes, 1)
+    train = drawn_set(12_000, options.features, options.classes, 0)
+    gain = drawn_set(5_000, options.features, options.classes, 1)
     seconds: dict[str, list[float]] = {"selmix": [], "features": [], "stock": [], "bare": []}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.repeats):

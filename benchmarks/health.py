@@ -5,7 +5,8 @@
 Runs of `SelMixTrainer` on stored features of the reference checkpoint, all defaults but for what a row names; on the
 features of 1,000 classes of `benchmarks/defaults.py`; and on all weights for the digits of `recipes/quickstart.py`. A
 small gain set is one half of the validation set cut to so many samples a class; the held-out change is that of psi on
-the other half. The errors are those at the start of a run, the other numbers the extremes over it.
+the other half. The errors are those at the start of a run, the other numbers the extremes over it. The record is of
+`--target_share 0.5`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +97,13 @@ def measures(trainer: SelMixTrainer) -> dict[str, Any]:
     }
 
 
-def run_on_features(train: Set, gain: Set, head: Head, case: Case, held_out: Set | None) -> list[dict[str, Any]]:
+def run_on_features(
+    train: Set, gain: Set, head: Head, case: Case, held_out: Set | None, target_share: float = 0.0
+) -> list[dict[str, Any]]:
     results = []
     for seed in case.seeds:
         part = gain if case.per_class is None else cut(gain, case.per_class, seed)
-        options = {"objective": case.objective, "seed": seed, **case.options}
+        options = {"objective": case.objective, "seed": seed, "target_share": target_share, **case.options}
         with tempfile.TemporaryDirectory() as folder:
             trainer = trainer_on_features(train, part, head, folder, **options)
             trainer.train()
@@ -115,7 +119,7 @@ def psi_of(trainer: SelMixTrainer, head: Head, part: Set) -> float:
     return float(trainer.objective.value(confusion_matrix(counts, trainer.objective.class_prior)))
 
 
-def digits(seed: int) -> dict[str, Any]:
+def digits(seed: int, target_share: float) -> dict[str, Any]:
     """The run of the quickstart, all weights from its own stage 1."""
     from recipes import quickstart as q
 
@@ -126,13 +130,14 @@ def digits(seed: int) -> dict[str, Any]:
         q.set_seed(seed)
         model = q.TimmWrapperForImageClassification(config)
         q.stage1_trainer(model, splits, max_steps=800, **options).train()
-        trainer = q.selmix_trainer(model, splits, max_steps=300, **options)
+        trainer = q.selmix_trainer(model, splits, max_steps=300, target_share=target_share, **options)
         trainer.train()
     return measures(trainer)
 
 
-def measure() -> list[dict[str, Any]]:
+def measure(target_share: float) -> list[dict[str, Any]]:
     root = Path(os.environ["SELMIX_REFERENCE_DATA"])
+    on_features = partial(run_on_features, target_share=target_share)
     rows: list[dict[str, Any]] = []
 
     def row(data: str, case: Case, results: list[dict[str, Any]]) -> None:
@@ -144,26 +149,23 @@ def measure() -> list[dict[str, Any]]:
         case = Case("healthy, K = 1000", objective, {"learning_rate": 0.3, "refresh_steps": 50, "max_steps": 1000})
         if objective == "min_recall":
             train, ((gain, _),), head = classifier_sets(root)
-        row("classifier", case, run_on_features(train, gain, head, case, None))
+        row("classifier", case, on_features(train, gain, head, case, None))
     case = Case("healthy, digits, all weights", "min_recall", seeds=(0, 1))
-    row("digits", case, [digits(seed) for seed in case.seeds])
+    row("digits", case, [digits(seed, target_share) for seed in case.seeds])
     train, halves, head = cifar10_sets(root, None)
     whole = tuple(torch.cat([first, second]) for first, second in zip(*halves[0], strict=True))
     for case in reference_cases():
         gain, held_out = (whole, None) if case.per_class is None else halves[0]
-        row("reference", case, run_on_features(train, gain, head, case, held_out))
+        row("reference", case, on_features(train, gain, head, case, held_out))
     saturated = (head[0] * 1000, head[1] * 1000)
     for objective in MAIN:
         case = Case("head saturated (weights x 1000)", objective)
-        row("reference", case, run_on_features(train, whole, saturated, case, None))
+        row("reference", case, on_features(train, whole, saturated, case, None))
     noise = [
         (torch.randn(part[0].shape, generator=torch.Generator().manual_seed(1)), part[1]) for part in (train, whole)
     ]
-    case = Case(
-        "features are noise",
-        "mean_recall",
-    )
-    row("reference", case, run_on_features(*noise, (head[0] * 0, head[1] * 0), case, None))
+    case = Case("features are noise", "mean_recall")
+    row("reference", case, on_features(*noise, (head[0] * 0, head[1] * 0), case, None))
     return rows
 
 
@@ -196,9 +198,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target_share", type=float, default=0.0, help="of SelMixConfig; 0: its default")
     parser.add_argument("--json", type=Path, help="also write the record here")
     options = parser.parse_args()
-    rows = measure()
+    rows = measure(options.target_share)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

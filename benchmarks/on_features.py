@@ -7,27 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PrinterCallback
 
-from benchmarks.frozen import BareHead, HeadConfig, collate
+from benchmarks.frozen import BareHead, HeadConfig, StoredSet, collate
 from selmix_hf import SelMixConfig, SelMixTrainer
 
 Set = tuple[Tensor, Tensor]  # features N x D, labels N
 Head = tuple[Tensor, Tensor]
-
-
-class StoredSet(Dataset[dict[str, Any]]):
-    """Features and labels."""
-
-    def __init__(self, features: Tensor, labels: Tensor) -> None:
-        self.features, self.labels = features, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"pixel_values": self.features[index], "label": int(self.labels[index])}
 
 
 def trainer_on_features(

@@ -15,6 +15,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -247,10 +248,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         page = (ROOT / "docs" / "analysis.md").read_text(encoding="utf-8")
         for start, record in analyses().items():
             files = save_study_plots(record, IMAGES, f"analysis_{start}_")
-            for file in [
-                file for of_study in files.values() for file in of_study if f"({IMAGES.name}/{file})" not in page
-            ]:
-                (IMAGES / file).unlink()  # not shown
+            for file in chain.from_iterable(files.values()):
+                if f"({IMAGES.name}/{file})" not in page:  # not shown
+                    (IMAGES / file).unlink()
         gain_fidelity.save_plots(read(RECORDED / "gain_fidelity.json"))
     texts = regenerate()
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]

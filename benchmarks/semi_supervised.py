@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +38,16 @@ STAGE1 = {
     "mixmatch": "MixMatch(LA)",
 }
 ENDS = ("100", "0.01")
-ALL_WEIGHTS = [
-    *(
-        "--freeze_backbone",
-        "false",
-        "--augment",
-        "true",
-        "--learning_rate",
-        "0.03",
-        "--backbone_learning_rate",
-        "0.0003",
-    ),
-    *("--per_device_train_batch_size", "32", "--max_steps", "240", "--refresh_steps", "20"),
-    *("--pseudo_label_steps", "120", "--min_memory", "0.5", "--min_rate", "20"),
-]
+ALL_WEIGHTS = (
+    "--freeze_backbone false --augment true --learning_rate 0.03 --backbone_learning_rate 0.0003 "
+    "--per_device_train_batch_size 32 --max_steps 240 --refresh_steps 20 --pseudo_label_steps 120 "
+    "--min_memory 0.5 --min_rate 20"
+).split()
 MU = {"fixmatch": 3, "mean_teacher": 3, "mixmatch": 1}
 LOGGED = ("step", "pseudo_label_accuracy", "pseudo_label_worst_recall", "pseudo_label_missing")
 COLUMNS = ("mean_recall", "min_recall", "h_mean", "smallest_coverage")
-HEADER = [*[KEY_METRICS[column] for column in COLUMNS], f"worst class, {INTERVAL}"]
+TITLES = [KEY_METRICS[column] for column in COLUMNS]
+HEADER = [*TITLES, f"worst class, {INTERVAL}"]
 COLOURS = ("#9aa5b1", "#d98c3f", "#1f6fb2", "#b9d3ea")
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
@@ -119,13 +111,17 @@ def measure(output: Path) -> dict[str, Any]:
     return record
 
 
+def over_seeds(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Cells of `COLUMNS`."""
+    return [mean_and_sd([report[column] for report in reports]) for column in COLUMNS]
+
+
 def rows_of(record: Mapping[str, Any], method: str, rho: str, title: str) -> list[list[str]]:
     start = record[f"{method}_{rho}_semi"]["runs"][0]["test_before"]
     rows = [[title, STAGE1[method], *[f"{start[c]:.3f}" for c in COLUMNS], interval_cell([start], "min_recall")]]
     for way, name in WAYS.items():
         reports = [one["test_after"] for one in record[f"{method}_{rho}_{way}"]["runs"]]
-        cells = [mean_and_sd([report[column] for report in reports]) for column in COLUMNS]
-        rows.append(["", name, *cells, interval_cell(reports, "min_recall")])
+        rows.append(["", name, *over_seeds(reports), interval_cell(reports, "min_recall")])
     return rows
 
 
@@ -141,21 +137,20 @@ def wrong_table(record: Mapping[str, Any]) -> str:
     for rho in ENDS:
         for way, name in (("semi", WAYS["semi"]), ("wrong", "every pseudo-label wrong")):
             reports = [one["test_after"] for one in record[f"fixmatch_{rho}_{way}"]["runs"]]
-            numbers = [mean_and_sd([report[column] for report in reports]) for column in COLUMNS]
-            rows.append([RHO_U[rho] if way == "semi" else "", name, *numbers])
-    return markdown_table(["ρ_u", "", *[KEY_METRICS[column] for column in COLUMNS]], rows)
+            rows.append([RHO_U[rho] if way == "semi" else "", name, *over_seeds(reports)])
+    return markdown_table(["ρ_u", "", *TITLES], rows)
 
 
 def all_weights_table(record: Mapping[str, Any]) -> str:
     """Markdown: all weights trained, at rho_u = 100; the change by pseudo-labels is that of the same seeds."""
-    rows = []
-    ways = {way: record[f"fixmatch_100_{way}_all"]["runs"] for way in ("labelled", "semi")}
-    for way, runs in ways.items():
-        rows.append([WAYS[way], *[mean_and_sd([one["test_after"][column] for one in runs]) for column in COLUMNS]])
-    pairs = list(zip(ways["semi"], ways["labelled"], strict=True))
-    change = [mean_and_sd([a["test_after"][c] - b["test_after"][c] for a, b in pairs]) for c in COLUMNS]
+    reports = {
+        way: [one["test_after"] for one in record[f"fixmatch_100_{way}_all"]["runs"]] for way in ("labelled", "semi")
+    }
+    rows = [[WAYS[way], *over_seeds(of_way)] for way, of_way in reports.items()]
+    pairs = list(zip(reports["semi"], reports["labelled"], strict=True))
+    change = over_seeds([{column: a[column] - b[column] for column in COLUMNS} for a, b in pairs])
     rows.append(["change by pseudo-labels", *[one if one[0] == "-" else f"+{one}" for one in change]])
-    return markdown_table(["all weights, ρ_u = 100", *[KEY_METRICS[column] for column in COLUMNS]], rows)
+    return markdown_table(["all weights, ρ_u = 100", *TITLES], rows)
 
 
 def stage1_table(record: Mapping[str, Any]) -> str:
@@ -222,9 +217,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the record here")
     options = parser.parse_args()
     record = measure(options.output)
-    print(
-        f"{table(record)}\n\n{all_weights_table(record)}\n\n{wrong_table(record)}\n\n{pseudo_label_table(record)}\n\n{stage1_table(record)}"
-    )
+    tables = (table, all_weights_table, wrong_table, pseudo_label_table, stage1_table)
+    print("\n\n".join(of_record(record) for of_record in tables))
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

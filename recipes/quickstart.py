@@ -69,6 +69,13 @@ class Arguments:
     stage1_steps: int = field(default=800, metadata={"help": "Of stage 1, at most."})
     steps: int = field(default=300, metadata={"help": "Of SelMix and of each rival."})
 
+    def __post_init__(self) -> None:
+        for name in ("stage1_steps", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
+        if len(set(self.seeds)) < len(self.seeds) or not all(0 <= seed < 2**32 for seed in (self.seed, *self.seeds)):
+            raise ValueError(f"seeds must differ and lie between 0 and 2**32 - 1, found {self.seeds or self.seed}.")
+
 
 def all_digits() -> Dataset:
     """The 1,797 images of scikit-learn, 8 x 8 pixels, with their labels."""

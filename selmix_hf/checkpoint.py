@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -25,15 +26,24 @@ def load_pair_state(folder: str | os.PathLike, geometry: dict[str, Any]) -> Pair
         ValueError: its periods or its objective are others.
     """
     state = PairState.load(folder)
-    changed = [name for name, value in geometry.items() if state.geometry.get(name, value) != value]
-    if changed:
-        before, now = ({name: given[name] for name in changed} for given in (state.geometry, geometry))
-        raise ValueError(
-            f"{folder} was made with {before}, this run has {now}: a resumed run must keep them, or its periods would "
-            "begin elsewhere or mean something else. Set them as they were, or start anew from the checkpoint's "
-            "weights."
-        )
+    require_same(folder, state.geometry, geometry, "its periods would begin elsewhere or mean something else")
     return state
+
+
+def require_same(folder: str | os.PathLike, before: Mapping[str, Any], now: Mapping[str, Any], harm: str) -> None:
+    """What a resumed run must keep, as the checkpoint in a folder has it and as the run does; what an older checkpoint
+    does not have is not compared.
+
+    Raises:
+        ValueError: something differs; `harm` says what it would do.
+    """
+    changed = [name for name, value in now.items() if before.get(name, value) != value]
+    if changed:
+        was, found = ({name: given[name] for name in changed} for given in (before, now))
+        raise ValueError(
+            f"{folder} was made with {was}, this run has {found}: a resumed run must keep them, or {harm}. Set them "
+            "as they were, or start anew from the checkpoint's weights."
+        )
 
 
 def load_weights(model: Any, folder: str | os.PathLike | None) -> bool:

@@ -192,7 +192,7 @@ def smooth_confusion(
     num_classes = len(counts)
     require_all_classes(counts.sum(1))
     prior_K = resolve_class_prior(class_prior, counts.sum(1))
-    added_KK = torch.full_like(counts, strength / 2 / max(num_classes - 1, 1), dtype=torch.float64)
-    added_KK.fill_diagonal_(strength / 2)
-    smoothed_KK = counts.double() + added_KK
-    return prior_K[:, None] * smoothed_KK / smoothed_KK.sum(1, keepdim=True)
+    smoothed_KK = counts.double() + strength / 2 / max(num_classes - 1, 1)
+    smoothed_KK.diagonal().copy_(counts.diagonal().double() + strength / 2)
+    totals_K1 = smoothed_KK.sum(1, keepdim=True)
+    return smoothed_KK.mul_(prior_K[:, None]).div_(totals_K1)  # in place: at many classes memory is what takes time

@@ -74,10 +74,8 @@ class ConfusionTrainer(HubTrainer):
         """Features of the whole set; during a run, when the backbone is what it is, those of a set are made once."""
         known = self._stored_features if self.is_in_train else {}
         if id(dataset) not in known:
-            known[id(dataset)] = (
-                dataset,
-                FeatureDataset(self._eval_features(dataset), labels),
-            )  # alive: the id stays its own
+            features = FeatureDataset(self._eval_features(dataset), labels)
+            known[id(dataset)] = dataset, features  # the dataset is kept alive, so that its id stays its own
         return known[id(dataset)][1]
 
     def _eval_features(self, dataset: Any) -> Tensor:

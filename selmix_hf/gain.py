@@ -51,6 +51,13 @@ def metric_gradient(
     prior_K = resolve_class_prior(objective.class_prior, counts_KK.sum(1))
     if multipliers is None:
         multipliers = objective.initial_multipliers(len(counts_KK))
+    return gradient_at(objective, smoothed_KK, prior_K, multipliers)
+
+
+def gradient_at(
+    objective: Objective, smoothed_KK: Tensor, prior_K: Tensor, multipliers: Mapping[str, Tensor]
+) -> Tensor:
+    """`metric_gradient` at a confusion matrix that is smoothed already, whose rows sum to the prior."""
     with torch.enable_grad():
         leaf_KK = smoothed_KK.clone().requires_grad_()
         value = objective.lagrangian(leaf_KK, multipliers)
@@ -61,7 +68,7 @@ def metric_gradient(
                 + (f" of shape {tuple(value.shape)}." if isinstance(value, Tensor) else ".")
             )
         (psi_KK,) = torch.autograd.grad(value.sum(), leaf_KK)
-    if not bool(psi_KK.isfinite().all()):
+    if not _all_finite(psi_KK):
         raise ValueError(
             f"the derivative of objective {objective.name!r} is not finite at the current confusion matrix."
         )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, Image, load_dataset
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, Image, load_dataset
 from pyarrow.parquet import read_schema
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, TimmWrapperConfig
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
@@ -29,7 +30,8 @@ def load_images(name: str, test: str = "test", more: Sequence[str] = ()) -> Data
 
     Raises:
         FileNotFoundError: nothing that can be loaded.
-        ValueError: a file that is not parquet, a split is missing, or there is not one image column.
+        ValueError: a file that is not parquet, a split is missing, there is not one image column, or a row has no
+            image.
     """
     folder = Path(name)
     parts = ["train", test, *more]
@@ -75,7 +77,26 @@ def load_images(name: str, test: str = "test", more: Sequence[str] = ()) -> Data
             f"the dataset {name!r} must have one image column, found {columns or 'none'} among "
             f"{', '.join(dataset['train'].column_names)}."
         )
+    for part in parts:
+        _require_images(dataset[part], f"the split {part} of the dataset {name!r}")
     return DatasetDict(train=dataset["train"], test=dataset[test], **{part: dataset[part] for part in more})
+
+
+def _require_images(dataset: Dataset, name: str) -> None:
+    """Whether they can be decoded is seen when they are; a row without any is found here, from the columns' null bits.
+
+    Raises:
+        ValueError: a row without an image.
+    """
+    for column in [column for column, kind in dataset.features.items() if isinstance(kind, Image)]:
+        images = dataset.data.column(column)
+        has_neither_N = pc.and_(*(pc.is_null(pc.struct_field(images, part)) for part in ("bytes", "path")))
+        rows = np.flatnonzero(has_neither_N)
+        if len(rows):
+            raise ValueError(
+                f"{name} has no image in row {rows[0]} of its column {column!r} ({len(rows)} such rows of "
+                f"{len(dataset)}): leave them out of the data."
+            )
 
 
 def load_classifier(name: str, class_names: Sequence[str], image_size: int | None = None) -> tuple[Any, Any]:

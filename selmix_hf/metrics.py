@@ -15,8 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_names, smooth_confusion
-from selmix_hf.gain import metric_gradient
+from selmix_hf.confusion import (
+    confusion_counts,
+    confusion_matrix,
+    distinct_names,
+    resolve_class_prior,
+    smooth_confusion,
+)
+from selmix_hf.gain import gradient_at
 from selmix_hf.intervals import min_recall_interval, recall_intervals
 from selmix_hf.objectives import (
     MinimumMetric,
@@ -120,17 +126,21 @@ def refresh_report(
     multipliers: Mapping[str, Tensor],
     gain: Tensor | None = None,
     distribution: PairDistribution | None = None,
+    gradient: Tensor | None = None,
 ) -> dict[str, Any]:
     """What is logged at a refresh: psi and its standard error, mean and worst recall, violation and multipliers on the
-    gain set and, where pairs are drawn, the effective number of pairs, the largest gain and s."""
+    gain set and, where pairs are drawn, the effective number of pairs, the largest gain and s. `gradient`, D at these
+    counts and multipliers, saves working it out again where psi is the whole of what it was taken of."""
     confusion_KK = confusion_matrix(counts, objective.class_prior)
     recall_K = recalls(confusion_KK)
     metric, multiplier = objective.metric, multipliers.get(objective.metric.name)
     # a minimum is one of its components, whatever the multipliers make of them; nothing else need have a derivative
-    psi = metric.value if isinstance(metric, MinimumMetric) else partial(metric.lagrangian, multiplier=multiplier)
+    minimum = isinstance(metric, MinimumMetric)
+    psi = metric.value if minimum else partial(metric.lagrangian, multiplier=multiplier)
+    of_psi = None if minimum or objective.constraints else gradient
     report: dict[str, Any] = {
         "gain_set_psi": float(objective.value(confusion_KK)),
-        "gain_set_psi_error": standard_error(psi, counts, objective.class_prior),
+        "gain_set_psi_error": standard_error(psi, counts, objective.class_prior, of_psi),
         "gain_set_mean_recall": float(recall_K.mean()),
         "gain_set_worst_recall": float(recall_K.min()),
         "gain_set_worst_class": str(class_names[int(recall_K.argmin())]),
@@ -149,17 +159,25 @@ def refresh_report(
     return report
 
 
-def standard_error(function: Callable[[Tensor], Tensor], counts: Tensor, class_prior: Any = "validation") -> float:
+def standard_error(
+    function: Callable[[Tensor], Tensor],
+    counts: Tensor,
+    class_prior: Any = "validation",
+    gradient: Tensor | None = None,
+) -> float:
     """How far a function of the confusion matrix is off by chance on a set with these counts (K x K): its standard
     error by the delta method, as the row of each class is multinomial,
 
         variance = sum_k pi_k / n_k sum_l D_kl^2 / C_kl
 
-    with D of `gain.metric_gradient`, at the smoothed C. The function is differentiable, as psi.
+    with D of `gain.metric_gradient`, at the smoothed C. The function is differentiable, as psi; `gradient` is its D,
+    where that is known.
     """
-    gradient_KK = metric_gradient(Objective(SmoothMetric("psi", function), (), class_prior), counts)
-    smoothed_KK = smooth_confusion(counts, class_prior)
-    variance_K = smoothed_KK.sum(1) / counts.sum(1) * (gradient_KK.square() / smoothed_KK).sum(1)
+    smoothed_KK, counts_K = smooth_confusion(counts, class_prior), counts.sum(1)
+    if gradient is None:
+        prior_K = resolve_class_prior(class_prior, counts_K)
+        gradient = gradient_at(Objective(SmoothMetric("psi", function), (), class_prior), smoothed_KK, prior_K, {})
+    variance_K = smoothed_KK.sum(1) / counts_K * (gradient.square() / smoothed_KK).sum(1)
     return math.sqrt(float(variance_K.sum()))
 
 

@@ -253,7 +253,7 @@ class SelMixTrainer(DrawingTrainer):
         stale = staleness(self.pair_state.probability, probability, self.gain)
         self.pair_state = PairState(period, probability, multipliers, self._geometry(), start_counts, pseudo_labels)
 
-        report = refresh_report(self.objective, counts, self.class_names, multipliers, gain, distribution)
+        report = refresh_report(self.objective, counts, self.class_names, multipliers, gain, distribution, gradient)
         repeat = largest_repeat(
             probability, self.train_counts, self._draws_a_step() * self.args.refresh_steps, second_K
         )
@@ -361,9 +361,8 @@ class SelMixTrainer(DrawingTrainer):
 
     def _geometry(self) -> dict[str, Any]:
         """What fixes where periods begin, what is drawn in them and what for."""
-        kept = {
-            name: getattr(self.args, name) for name in ("refresh_steps", "beta_min", "freeze_backbone", "gain_set_use")
-        }
+        names = ("refresh_steps", "pair_sampling", "beta_min", "freeze_backbone", "gain_set_use")
+        kept = {name: getattr(self.args, name) for name in names}
         kept["mixing"] = "feature" if self._mixer is None else self._mixer.name
         kept["sampling"] = identity(self.sampling, self.sample_weights)
         kept["reuse_samples"] = self.args.reuse_samples and self._train_batch_size  # within a batch of a process
@@ -371,5 +370,6 @@ class SelMixTrainer(DrawingTrainer):
         if self.unlabeled_dataset is not None:
             kept |= {name: value for name, value in vars(self.args).items() if name.startswith("pseudo_label_")}
             kept |= {"ema_decay": self.args.ema_decay, "teacher": self.teacher is not None}
+            kept["unlabeled_rows"] = self.unlabeled_dataset.digest
         aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
         return {**kept, **aim, "pairs_per_step": self._draws_a_step(), "seed": self._seed()}

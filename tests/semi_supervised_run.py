@@ -21,7 +21,7 @@ METHODS = {
 }
 COUNTS = (5, 3, 3, 1)  # 12 labelled images: with 8 a step, epochs are of 16 draws, two steps
 ARGUMENTS = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_num_workers")
-ARGUMENTS += ("save_strategy", "save_steps", "load_best_model_at_end", "eval_strategy", "eval_steps", "callbacks")
+ARGUMENTS += ("save_strategy", "save_steps", "load_best_model_at_end", "eval_strategy", "eval_steps", "seed")
 
 
 def unlabeled(labels: bool = False) -> Any:
@@ -34,7 +34,7 @@ def make(folder: Path | str, method: str = "fixmatch", model: Any = "convnext", 
     arguments = {"max_steps": 5, "per_device_train_batch_size": 8, "optim": "sgd", "learning_rate": 0.1}
     arguments |= {"lr_scheduler_type": "constant", "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
     arguments |= {"ddp_backend": "gloo" if "WORLD_SIZE" in os.environ else None}
-    arguments |= {name: options.pop(name) for name in ARGUMENTS[:-1] if name in options}
+    arguments |= {name: options.pop(name) for name in ARGUMENTS if name in options}
     cls, own = METHODS[method]
     given = {"train_dataset": tiny.images(COUNTS), "unlabeled_dataset": unlabeled()}
     given |= {"weak_transform": tiny.random_view, "eval_transform": tiny.to_tensor}

@@ -1,13 +1,15 @@
 """A checkpoint of other classes gets a new head, and keeps the names of its new classes when it is saved."""
 
+import pyarrow.parquet
 import pytest
 import timm
 import tiny
 import torch
+from datasets import Image
 from test_recipes import save_checkpoint
 from transformers import AutoModelForImageClassification
 
-from selmix_hf.loading import knows_classes, load_for_classes
+from selmix_hf.loading import knows_classes, load_for_classes, load_images
 
 
 def native(folder):
@@ -58,3 +60,19 @@ def test_a_trained_model_keeps_no_class_names_of_its_checkpoint(tmp_path):
     )
     tiny.trainer(tmp_path / "out", model, max_steps=1).save_model()
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.id2label == names["id2label"]
+
+
+@pytest.mark.parametrize("nothing", [None, {"bytes": None, "path": None}], ids=["no value", "an empty one"])
+def test_a_row_without_an_image_is_named(nothing, tmp_path):
+    images = tiny.images((3, 3, 3, 3)).cast_column("image", Image(decode=False))
+    images.to_parquet(tmp_path / "train.parquet")
+    assert len(load_images(str(tmp_path), test="train")["train"]) == 12
+    table = pyarrow.parquet.read_table(tmp_path / "train.parquet")
+    rows = [nothing if row in (5, 7) else image for row, image in enumerate(table["image"].to_pylist())]
+    place, column = table.schema.get_field_index("image"), pyarrow.array(rows, table.schema.field("image").type)
+    table = table.set_column(place, table.schema.field("image"), column)
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(
+        ValueError, match=r"the split train .* no image in row 5 of its column 'image' \(2 such rows of 12"
+    ):
+        load_images(str(tmp_path), test="train")

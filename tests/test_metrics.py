@@ -7,7 +7,10 @@ from scipy.stats import binomtest
 from transformers import EvalPrediction
 
 from selmix_hf import classification_metrics, evaluate_metric, min_recall_interval
-from selmix_hf.metrics import make_compute_metrics
+from selmix_hf.gain import metric_gradient
+from selmix_hf.metrics import make_compute_metrics, refresh_report
+from selmix_hf.objectives import get_objective
+from selmix_hf.pair_distribution import pair_distribution
 
 # 10, 5 and 20 samples; recalls .8, .4, .75
 COUNTS = torch.tensor([[8, 2, 0], [1, 2, 2], [5, 0, 15]])
@@ -115,3 +118,27 @@ def test_the_evaluate_adapter_refuses_what_evaluate_truncates():
         metric.compute(predictions=[0.9, 1.9], references=[0, 1])
     with pytest.raises(ValueError, match="predictions must be class indices"):
         metric.add(prediction=0.9, reference=0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "constraints", "known"),
+    [
+        ("mean_recall", None, True),
+        ("h_mean", None, True),
+        (lambda matrix: matrix.diagonal().sum(), None, True),
+        ("min_recall", None, False),
+        ("mean_recall", {"coverage": 0.95}, False),
+    ],
+)
+def test_the_error_of_a_refresh_takes_the_gradient_of_psi_alone(objective, constraints, known):
+    """The same number with D given, which is looked at where it is that of psi and nothing else."""
+    psi = get_objective(objective, constraints)
+    multipliers = psi.update_multipliers({}, COUNTS)
+    gradient = metric_gradient(psi, COUNTS, multipliers=multipliers)
+    distribution = pair_distribution(torch.tensor([[1.0, 2, 3], [0, 1, 2], [-1, 0, 1]]))
+    without, given, doubled = (
+        refresh_report(psi, COUNTS, ["a", "b", "c"], multipliers, gradient, distribution, of_refresh)
+        for of_refresh in (None, gradient, 2 * gradient)
+    )
+    assert given == without and given["gain_set_psi_error"] > 0
+    assert doubled["gain_set_psi_error"] == given["gain_set_psi_error"] * (2 if known else 1)

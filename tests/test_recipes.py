@@ -242,6 +242,13 @@ def test_quickstart_says_what_is_wrong(tmp_path):
         quickstart.main(["--objective", "min_recal", "--output_dir", str(tmp_path)])
     with pytest.raises(SystemExit, match="unknown option --output, did you mean --output_dir?"):
         quickstart.main(["--output", str(tmp_path)])
+    for option, value, sentence in (
+        ("--steps", "0", "steps must be at least 1, found 0"),
+        ("--stage1_steps", "-5", "stage1_steps must be at least 1, found -5"),
+        ("--seed", "-1", "seeds must differ and lie between 0 and .* found -1"),
+    ):
+        with pytest.raises(SystemExit, match=f"quickstart.py: {sentence}"):
+            quickstart.main([option, value, "--output_dir", str(tmp_path)])
 
 
 def test_the_splits_of_the_quickstart_are_disjoint():

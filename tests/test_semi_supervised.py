@@ -7,6 +7,7 @@ import sys
 from math import exp, log
 from pathlib import Path
 
+import numpy as np
 import pytest
 import semi_supervised_run
 import tiny
@@ -18,6 +19,7 @@ from semi_supervised_run import COUNTS, METHODS, make, unlabeled
 from transformers import AutoModelForImageClassification, TrainerCallback
 
 from selmix_hf.augment import ShiftAndFlip, StrongView
+from selmix_hf.semi_supervised import mixmatch
 from selmix_hf.semi_supervised.average import WeightAverage
 from selmix_hf.semi_supervised.draws import DrawDataset, DrawSampler, shuffled_passes
 from selmix_hf.semi_supervised.fixmatch import pseudo_label_loss
@@ -108,8 +110,8 @@ def test_mean_teacher_with_a_teacher_of_its_own_weights(tmp_path):
 
 def test_mixmatch_with_a_known_order(tmp_path, monkeypatch):
     """Every share .75, every row mixed with that of the opposite end: 8 labelled and 2 x 16 unlabelled rows."""
-    monkeypatch.setattr(torch.distributions.Beta, "sample", lambda self, shape: torch.full(shape, 0.25))
-    monkeypatch.setattr(torch, "randperm", lambda n: torch.arange(n - 1, -1, -1))
+    drawn = torch.full((40,), 0.25), torch.arange(39, -1, -1)
+    monkeypatch.setattr(mixmatch, "draw_mixing", lambda num_rows, alpha, generator: drawn)
     trainer = make(tmp_path, "mixmatch", rampup_steps=10)
     labelled, labels, first, second = step_of(trainer)
     trainer.state.global_step = 2
@@ -123,6 +125,37 @@ def test_mixmatch_with_a_known_order(tmp_path, monkeypatch):
     expected = supervised + 75 * 0.2 * squares.sum() / (32 * 4)
     batch = next(iter(trainer.get_train_dataloader()))
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_mixmatch_draws_a_permutation_and_shares_of_its_beta():
+    share, order = mixmatch.draw_mixing(4000, 0.75, np.random.default_rng(0))
+    assert share.dtype == torch.float32 and sorted(order.tolist()) == list(range(4000))
+    # of Beta(a, a): mean 1/2, variance 1 / (4 (2 a + 1))
+    assert (share.mean().item(), share.var().item()) == (pytest.approx(0.5, abs=0.02), pytest.approx(0.1, abs=0.005))
+
+
+class Disturbance(TrainerCallback):
+    """Draws from torch's global generator, as dropout and evaluation may."""
+
+    def on_step_begin(self, *args, **kwargs):
+        torch.rand(1)
+
+
+@every_method
+def test_what_is_drawn_depends_on_the_seeds_alone(method, tmp_path):
+    plain, disturbed = make(tmp_path / "a", method), make(tmp_path / "b", method, callbacks=[Disturbance()])
+    plain.train(), disturbed.train()
+    assert tiny.largest_difference(tiny.weights(plain), tiny.weights(disturbed)) == 0
+
+
+def test_every_batch_has_draws_of_its_own(tmp_path):
+    """Those of other processes are other batches: equal shares there would tie them together."""
+    trainer, drawn = make(tmp_path, "mixmatch"), []
+    for batch in trainer.get_train_dataloader():
+        trainer.compute_loss(trainer.model.train(), batch)
+        drawn.append(trainer.batch_generator.random())
+    seeds = [batch["seeds"].tolist() for batch in trainer.get_train_dataloader()]
+    assert len(set(drawn)) == len(drawn) == 2 and len({seed for of_batch in seeds for seed in of_batch}) == 16
 
 
 def test_the_default_ramp_by_hand(tmp_path, monkeypatch):
@@ -313,6 +346,31 @@ def test_resume_is_exact(method, stop, tmp_path):
     again.train(resume_from_checkpoint=str(tmp_path / "a" / f"checkpoint-{stop}"))
     assert tiny.losses(again) == tiny.losses(whole) and len(tiny.losses(whole)) == 7
     assert tiny.largest_difference(tiny.weights(whole), tiny.weights(again)) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"per_device_train_batch_size": 4}, "{'labeled_per_step': 4}"),
+        ({"gradient_accumulation_steps": 2}, "{'labeled_per_step': 16}"),
+        ({"mu": 3}, "{'mu': 3}"),
+        ({"unlabeled_dataset": tiny.images((6, 5, 6, 5)).remove_columns("label")}, "{'unlabeled': 22}"),
+        ({"seed": 7}, "{'seed': 7}"),
+    ],
+    ids=lambda changed: next(iter(changed)) if isinstance(changed, dict) else "",
+)
+def test_a_resumed_run_keeps_what_its_steps_draw(changed, found, tmp_path):
+    make(tmp_path, save_strategy="steps", save_steps=3).train()
+    with pytest.raises(ValueError, match=f"this run has {found}: a resumed run must keep them, or its steps would dr"):
+        make(tmp_path, **changed).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_the_same_steps_by_other_means_are_resumed(tmp_path):
+    whole = make(tmp_path, save_strategy="steps", save_steps=3)
+    whole.train()
+    again = make(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert tiny.largest_difference(tiny.weights(whole), tiny.weights(again)) < 1e-5
 
 
 def test_best_checkpoint_is_what_was_evaluated_and_loads_without_this_package(tmp_path):

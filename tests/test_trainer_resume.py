@@ -181,6 +181,7 @@ def test_the_best_model_is_really_loaded(kind, tmp_path):
         {"objective": "mean_recall"},
         {"constraints": {"coverage": 0.9}},
         {"beta_min": 0.5},
+        {"pair_sampling": "uniform"},
         {"freeze_backbone": False},
     ],
     ids=lambda changed: next(iter(changed)),

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from datasets import Dataset, Features, Image
 
 from selmix_hf.parameter_average import ParameterAverage
-from selmix_hf.pseudo_labels import choose
+from selmix_hf.pseudo_labels import Unlabelled, choose
 from selmix_hf.sampling import PairSampler
 
 COUNTS = (12, 9, 11, 8)
@@ -327,6 +328,7 @@ def test_a_teacher_stays_as_it_is(tmp_path):
     [
         ({"unlabeled_dataset": None}, "'unlabeled': 40"),
         ({"unlabeled_dataset": tiny.images(COUNTS[:1]).remove_columns("label")}, "'unlabeled': 40"),
+        ({"unlabeled_dataset": unlabeled().shuffle(seed=1)}, "'unlabeled_rows': '[0-9a-f]{16}'}, this run has"),
         ({"ema_decay": 0.5}, "'ema_decay': 0.999"),
         ({"teacher": lambda **inputs: None}, "'teacher': False"),
     ],
@@ -336,6 +338,28 @@ def test_a_resumed_run_keeps_its_unlabelled_data(changes, told, tmp_path):
     trainer(tmp_path, **options).train()
     with pytest.raises(ValueError, match=f"was made with {{.*{told}"):
         trainer(tmp_path, **options, **changes).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_the_digest_of_a_set_is_that_of_its_rows(tmp_path):
+    """Not of its labels, of a transform, of where it lies or of the session."""
+
+    def digest(dataset):
+        return Unlabelled(dataset, ["own"]).digest
+
+    own = unlabeled()
+    assert digest(own) == digest(unlabeled([3] * 40)) == digest(own.add_column("own", [1] * 40))
+    assert digest(own.with_transform(lambda rows: rows)) == digest(own)
+    own.to_parquet(tmp_path / "own.parquet")
+    assert digest(Dataset.from_parquet(str(tmp_path / "own.parquet"), cache_dir=str(tmp_path))) == digest(own)
+    assert digest(own.shuffle(seed=1)) != digest(own) != digest(tiny.images((12, 9, 11, 8), seed=6))
+    assert digest([own[0], own[1]]) is None
+    files = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        own[0]["image"].save(tmp_path / folder / "image.png")
+        rows = {"image": [str(tmp_path / folder / "image.png")]}
+        files.append(digest(Dataset.from_dict(rows, features=Features({"image": Image()}))))
+    assert files[0] == files[1]
 
 
 def test_the_average_of_small_steps_in_bfloat16():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
+
+from selmix_hf.checkpoint import require_same
 
 FILE_NAME = "weight_average.safetensors"
 
@@ -74,23 +78,28 @@ class WeightAverage(TrainerCallback):
         model.load_state_dict(self._known())
         self.values = None
 
-    def save(self, folder: str | os.PathLike, model: nn.Module) -> None:
-        """Write average and weights into a checkpoint."""
+    def save(self, folder: str | os.PathLike, model: nn.Module, geometry: Mapping[str, Any]) -> None:
+        """Write average and weights into a checkpoint, and what a resumed run must keep."""
         both = {"average": self._known(), "weights": model.state_dict()}
         tensors = {f"{kind}.{name}": value for kind, part in both.items() for name, value in part.items()}
-        save_file({name: value.detach().cpu().clone() for name, value in tensors.items()}, Path(folder) / FILE_NAME)
+        tensors = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+        save_file(tensors, Path(folder) / FILE_NAME, {"geometry": json.dumps(geometry)})
 
-    def load(self, folder: str | os.PathLike, model: nn.Module) -> None:
+    def load(self, folder: str | os.PathLike, model: nn.Module, geometry: Mapping[str, Any]) -> None:
         """Read them back, each into its place.
 
         Raises:
             FileNotFoundError: the checkpoint is of another trainer.
+            ValueError: its run had another geometry.
         """
         if not (path := Path(folder) / FILE_NAME).is_file():
             raise FileNotFoundError(
                 f"{folder} has no {FILE_NAME}, so another trainer wrote it: resume from a checkpoint of this one, or "
                 "start anew from its weights by loading the model from it."
             )
+        with safe_open(path, "pt") as opened:
+            before = json.loads((opened.metadata() or {}).get("geometry", "{}"))
+        require_same(folder, before, geometry, "its steps would draw other images")
         tensors = load_file(path)
         parts: dict[str, dict[str, Tensor]] = {"average": {}, "weights": {}}
         for name, value in tensors.items():

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -49,6 +50,10 @@ class SemiSupervisedTrainer(Stage1Trainer):
             `augment.ShiftAndFlip` before `processing_class`.
         kwargs: as for `Stage1Trainer`, but no data_collator, mixup_alpha, train_transform, sampling or sample_weights.
 
+    Attributes:
+        batch_generator: of what `losses` draws, anew for each batch from the seeds of its labelled samples: it depends
+            neither on what else was drawn nor on where a run was resumed, and processes draw apart.
+
     Raises:
         ValueError: options out of range, no unlabelled images, or views of different shapes.
         TypeError: an unlabelled set without random access.
@@ -56,6 +61,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
 
     model: PreTrainedModel
     train_dataset: Any
+    batch_generator: np.random.Generator
 
     def __init__(
         self,
@@ -161,14 +167,15 @@ class SemiSupervisedTrainer(Stage1Trainer):
     # --- Trainer's hooks -----------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        geometry = self._geometry()
+        step = geometry["labeled_per_step"]
         sampler = DrawSampler(
-            len(self.train_dataset),
-            len(self.unlabeled_dataset),
+            geometry["labeled"],
+            geometry["unlabeled"],
             self.mu,
-            num_draws=math.ceil(len(self.train_dataset) / step) * step,
+            num_draws=math.ceil(geometry["labeled"] / step) * step,
             get_epoch=lambda: int(self.state.epoch or 0),
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            seed=geometry["seed"],
         )
         return self._get_dataloader(
             DrawDataset(self.train_dataset, self.unlabeled_dataset),
@@ -182,6 +189,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
         if not model.training:
             return super().compute_loss(model, inputs, *args, **kwargs)
         pixels, labels = inputs["pixel_values"], inputs["labels"]
+        self.batch_generator = np.random.default_rng(inputs["seeds"].tolist())
         views = pixels[:, 1:].unflatten(1, (-1, self.mu)).transpose(0, 1).flatten(1, 2)
         labelled, unlabelled = self.losses(model, pixels[:, 0], labels, views)
         self.note(labeled_loss=labelled, unlabeled_loss=unlabelled)
@@ -211,15 +219,25 @@ class SemiSupervisedTrainer(Stage1Trainer):
         if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
             folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             os.makedirs(folder, exist_ok=True)
-            self.average.save(folder, self.model)
+            self.average.save(folder, self.model, self._geometry())
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.average.load(resume_from_checkpoint, self.model)
+        self.average.load(resume_from_checkpoint, self.model, self._geometry())
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         self.average.settle(self.model)  # before Trainer's part, which may load the best checkpoint
         return super()._finalize_training(*args, **kwargs)
+
+    def _geometry(self) -> dict[str, int]:
+        """What fixes which images a step draws."""
+        return {
+            "labeled_per_step": self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            "mu": self.mu,
+            "labeled": len(self.train_dataset),
+            "unlabeled": len(self.unlabeled_dataset),
+            "seed": self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        }
 
 
 def _image_column(unlabeled_dataset: Any) -> Column:

@@ -106,7 +106,8 @@ def _samples(dataset: Any, drawn: Sequence[tuple[int, int]]) -> list[SeededExamp
 
 
 class ViewCollator:
-    """Make a batch of B draws: "pixel_values", B x (1 + V mu) x C x H x W, and "labels", B.
+    """Make a batch of B draws: "pixel_values", B x (1 + V mu) x C x H x W, "labels", B, and "seeds", B: those of the
+    labelled samples, which fix what else is drawn for the batch.
 
     Of the second dimension, place 0 is the labelled image, then come the first views of the mu unlabelled ones, then
     the second views.
@@ -136,4 +137,4 @@ class ViewCollator:
                 f"the views of a batch go through the model together and must have one shape C x H x W, found "
                 f"{', '.join(str(list(shape)) for shape in sorted(shapes))}: give transforms that end in one size."
             )
-        return {"pixel_values": torch.cat(parts, 1), "labels": batch["labels"]}
+        return {"pixel_values": torch.cat(parts, 1), "labels": batch["labels"], "seeds": torch.tensor(own_seeds)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,6 +43,12 @@ def mixup(values: Tensor, share: Tensor, order: Tensor) -> Tensor:
     return share * values + (1 - share) * values[order]
 
 
+def draw_mixing(num_rows: int, alpha: float, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A share from Beta(alpha, alpha) and a partner for each of R rows, each shape R; partners are a permutation."""
+    share_R, order_R = generator.beta(alpha, alpha, num_rows), generator.permutation(num_rows)
+    return torch.from_numpy(share_R).float(), torch.from_numpy(order_R)
+
+
 def brier_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Mean over samples and classes of (target - softmax(logits))^2, both R x K: equation 4."""
     return F.mse_loss(logits.float().softmax(-1), target)
@@ -50,9 +57,9 @@ def brier_loss(logits: Tensor, target: Tensor) -> Tensor:
 class MixMatchTrainer(SemiSupervisedTrainer):
     """CE(mixed labelled) + unlabeled_weight * t * `brier_loss`(mixed unlabelled), t = step / rampup_steps up to 1.
 
-    A share is drawn for every row, from torch's global CPU generator, which Trainer restores on resume. Guessed labels
-    come from the current weights in training mode, on the plain logits: the balanced predictor under a logit-adjusted
-    loss. That pass leaves no trace in batch-norm's running statistics.
+    Every row has a share of its own, and the rows of a process's batch are mixed with each other; both are drawn from
+    the seeds of that batch. Guessed labels come from the current weights in training mode, on the plain logits: the
+    balanced predictor under a logit-adjusted loss. That pass leaves no trace in batch-norm's running statistics.
 
     Args:
         loss: "logit_adjusted", "balanced_softmax", "cross_entropy", or a `LogitAdjustedLoss`: mixed labels have no
@@ -79,7 +86,7 @@ class MixMatchTrainer(SemiSupervisedTrainer):
         for name, value in (("temperature", temperature), ("mixup_alpha", mixup_alpha)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, found {value}: the paper's 0.5 and 0.75 are the defaults.")
-        self.temperature, self.shares = temperature, torch.distributions.Beta(mixup_alpha, mixup_alpha)
+        self.temperature, self.alpha = temperature, mixup_alpha
         super().__init__(*args, mu=mu, unlabeled_weight=unlabeled_weight, rampup_steps=rampup_steps, **kwargs)
         if not isinstance(self.loss, LogitAdjustedLoss):
             raise ValueError(
@@ -91,8 +98,9 @@ class MixMatchTrainer(SemiSupervisedTrainer):
         unlabelled = views.flatten(0, 1)
         guess_UK = guess_labels(self.logits_aside(unlabelled).unflatten(0, views.shape[:2]), self.temperature)
         target_RK = torch.cat([F.one_hot(labels, guess_UK.shape[1]), guess_UK.repeat(len(views), 1)])
-        share_R = self.shares.sample((len(target_RK),)).to(labels.device)
-        order_R = torch.randperm(len(target_RK)).to(labels.device)
+        share_R, order_R = (
+            part.to(labels.device) for part in draw_mixing(len(target_RK), self.alpha, self.batch_generator)
+        )
         target_RK = mixup(target_RK, share_R, order_R)
         logits_RK = self.logits(model, mixup(torch.cat([labelled, unlabelled]), share_R, order_R)).float()
         adjusted_BK = cast(LogitAdjustedLoss, self.loss).adjusted(logits_RK[: len(labels)], labels)
