@@ -24,6 +24,7 @@ from benchmarks import (
     frozen,
     gain,
     gain_fidelity,
+    gpu,
     health,
     mixing,
     network,
@@ -40,6 +41,7 @@ from selmix_hf.comparison import INTERVAL, KEY_METRICS, interval_cell, markdown_
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
 from selmix_hf.record_card import released_run, render_record
+from selmix_hf.same_start_report import front_lines, plot_front, summary_table
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
@@ -51,6 +53,7 @@ DOCS = (
     "health",
     "method",
     "performance",
+    "results",
     "semi_supervised",
     "validation_size",
 )
@@ -141,6 +144,21 @@ def analyses() -> dict[str, Any]:
     return {path.stem.removeprefix("analysis_"): read(path) for path in paths}
 
 
+def comparisons() -> dict[str, Any]:
+    """Records of recipes/compare.py by the name of their start, such as "r100_la"."""
+    paths = sorted(RECORDED.glob("compare_*.json"))
+    return {path.stem.removeprefix("compare_"): read(path) for path in paths}
+
+
+def save_fronts() -> None:
+    """The pictures that docs/results.md shows."""
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for start, record in comparisons().items():
+        file = IMAGES / f"compare_{start}.png"
+        if f"({IMAGES.name}/{file.name})" in page:
+            plot_front(record, f"{record['dataset']}, test images").savefig(file, dpi=110)
+
+
 def temperature_table() -> str:
     """ "auto" beside the best fixed s, from every start."""
     swept = {START_TITLES[name]: one["studies"] for name, one in analyses().items() if name in START_TITLES}
@@ -157,6 +175,10 @@ def tables() -> dict[str, Callable[[], str]]:
         for start, record in analyses().items()
         for name, study in record["studies"].items()
     }
+    of_comparisons = {
+        f"compare_{start}": (lambda record=record: short(f"{summary_table(record)}\n\n{front_lines(record)}"))
+        for start, record in comparisons().items()
+    }
     return {
         "cifar10_lt": cifar10_lt_table,
         "digits": digits_table,
@@ -167,6 +189,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "gain_fidelity": lambda: short(gain_fidelity.table(read(RECORDED / "gain_fidelity.json"))),
         "health": lambda: short(health.table(read(RECORDED / "health.json"))),
         "pairs": lambda: pairs.table(read(RECORDED / "pairs.json")["rows"]),
+        "gpu": lambda: gpu.table(read(RECORDED / "gpu.json")),
         "frozen": lambda: frozen.table(read(RECORDED / "frozen.json")),
         "network": lambda: network.table(read(RECORDED / "network.json")),
         "mixing": lambda: short(mixing.table(read(RECORDED / "mixing.json"))),
@@ -189,6 +212,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "temperature": lambda: short(temperature_table()),
         **of_defaults,
         **of_analyses,
+        **of_comparisons,
     }
 
 
@@ -252,6 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if f"({IMAGES.name}/{file})" not in page:  # not shown
                     (IMAGES / file).unlink()
         gain_fidelity.save_plots(read(RECORDED / "gain_fidelity.json"))
+        save_fronts()
     texts = regenerate()
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if check:

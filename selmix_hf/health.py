@@ -170,13 +170,32 @@ def _smallest_slack(constraint: Constraint, confusion: Tensor) -> Tensor:
     return constraint.slack(confusion).min()
 
 
-def require_finite(value: Tensor, what: str, step: int) -> None:
+class FiniteCheck:
+    """Whether all of a tensor is finite, to be asked later: on a GPU only what came before it is waited for, not what
+    was queued since."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._finite = torch.isfinite(value).all()
+        self._known: torch.cuda.Event | None = None
+        if self._finite.is_cuda:
+            on_cpu = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self._finite = on_cpu.copy_(self._finite, non_blocking=True)
+            self._known = torch.cuda.Event()
+            self._known.record()
+
+    def __bool__(self) -> bool:
+        if self._known is not None:
+            self._known.synchronize()
+        return bool(self._finite)
+
+
+def require_finite(value: Tensor | FiniteCheck, what: str, step: int) -> None:
     """Stop the run where a loss or a gain is not finite.
 
     Raises:
         FloatingPointError: naming what, the step and the way out.
     """
-    if not bool(torch.isfinite(value).all()):
+    if not bool(value if isinstance(value, FiniteCheck) else FiniteCheck(value)):
         raise FloatingPointError(
             f"the {what} is not finite at step {step}; stopped before the update, earlier checkpoints are intact. "
             f"{_WAY_OUT}"

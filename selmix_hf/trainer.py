@@ -29,7 +29,14 @@ from selmix_hf.features import FEATURES, head_alone
 from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.gain_set import refit_head, with_gain_set
 from selmix_hf.heads import freeze_batch_norm, logits_of, parameter_groups
-from selmix_hf.health import HealthWatch, require_finite, require_finite_weights, say_if_never_feasible, staleness
+from selmix_hf.health import (
+    FiniteCheck,
+    HealthWatch,
+    require_finite,
+    require_finite_weights,
+    say_if_never_feasible,
+    staleness,
+)
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
 from selmix_hf.labels import checked_labels
 from selmix_hf.lora import base_of, find_trained_head
@@ -189,6 +196,7 @@ class SelMixTrainer(DrawingTrainer):
         self.gain_counts: Tensor | None = None
         self._stored_features, self._statistics_at, self._train_features = {}, {}, None
         self.health = HealthWatch(self.objective, logger.warning)
+        self._finite_loss = FiniteCheck(torch.zeros(()))
         self.add_callback(RefreshCallback(self))
 
     # --- a period: statistics, gains, P --------------------------------------------------------------------------
@@ -275,6 +283,12 @@ class SelMixTrainer(DrawingTrainer):
             finally:
                 self._stored_features, self._statistics_at, self._train_features = {}, {}, None
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As Trainer's; stops where the loss was not finite, before the update, when backward is queued already."""
+        loss = super().training_step(*args, **kwargs)
+        require_finite(self._finite_loss, "loss", self.state.global_step)
+        return loss
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -299,7 +313,7 @@ class SelMixTrainer(DrawingTrainer):
         else:
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
         if training:
-            require_finite(loss.detach(), "loss", self.state.global_step)
+            self._finite_loss = FiniteCheck(loss.detach())
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

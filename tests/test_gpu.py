@@ -67,3 +67,17 @@ def test_the_head_refits_on_the_gpu(tmp_path):
     trainer = tiny.trainer(tmp_path, tiny.model("resnet"), gain_set_use="train", freeze_backbone=True, **ON_GPU)
     trainer.train()
     assert trainer.head.weight.is_cuda and bool(trainer.head.weight.isfinite().all())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(tmp_path):
+    trainer = tiny.trainer(tmp_path, tiny.model("resnet"), **ON_GPU, **tiny.BARE)
+    seen = []
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        seen.append(trainer.head.weight.clone())
+        return outputs["logits"].sum() * (float("nan") if len(seen) == 3 else 1.0)
+
+    trainer.compute_loss_func = loss
+    with pytest.raises(FloatingPointError, match="the loss is not finite at step 2"):
+        trainer.train()
+    assert torch.equal(trainer.head.weight, seen[2])
