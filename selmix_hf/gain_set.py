@@ -1,13 +1,15 @@
 """What else the gain set may do beside steering: refit the head, and train.
 
 A balanced validation set often has more images of the rare classes than the training set. Numbers on a set that trains
-are optimistic: what counts then is a test set.
+are optimistic: what counts then is a test set. Shape suffixes: N samples, D features, K classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast
 from datasets import Dataset, concatenate_datasets
@@ -18,6 +20,7 @@ from selmix_hf.collator import SelMixCollator
 from selmix_hf.losses import LogitAdjustedLoss
 from selmix_hf.sampling import isolated_random_state
 
+Make = Callable[[Dataset, Dataset, int], Any]
 _STEPS, _BATCH, _STEP_SIZE = 2000, 128, 0.5  # the last over the mean squared norm of the features
 
 
@@ -32,13 +35,13 @@ def with_gain_set(train_dataset: Any, gain_dataset: Any) -> Dataset:
         if not isinstance(dataset, Dataset) or dataset.format["type"] == "custom":
             found = "one with a transform of its own" if isinstance(dataset, Dataset) else type(dataset).__name__
             raise TypeError(
-                f"gain_set_use='train' joins datasets.Dataset without transforms, found {found} as {name}: join the "
-                "sets yourself, give the joined one as train_dataset, and set gain_set_use='refit'."
+                f"sets that train together are joined, which needs datasets.Dataset without transforms; found {found} "
+                f"as {name}. Give image columns as they are, and transforms to SelMixTrainer(train_transform=...)."
             )
     if train_dataset.features != gain_dataset.features:
         raise ValueError(
-            f"gain_set_use='train' needs the same columns in both sets, found {train_dataset.features} in "
-            f"train_dataset and {gain_dataset.features} in gain_dataset: use cast or select_columns."
+            f"sets that train together need the same columns, found {train_dataset.features} in train_dataset and "
+            f"{gain_dataset.features} in gain_dataset: use cast or select_columns."
         )
     return concatenate_datasets([train_dataset, gain_dataset])
 
@@ -72,3 +75,58 @@ def _training_features(trainer: Any) -> Tensor:
         return stored.views[0].float()
     collator = SelMixCollator(trainer.data_collator.eval_collator)
     return trainer._pass().features(trainer.train_dataset, collator)
+
+
+def cross_fit(make_trainer: Make, train_dataset: Dataset, gain_dataset: Dataset, label_column: str = "label") -> Any:
+    """Every gain image both trains and steers, but never in the same run.
+
+    The gain set is cut into two halves of each class. Two heads are trained from the same start, each on the training
+    set and one half, steered by the other half; their mean is the result. What steers is thus never what was trained
+    on, and all images train.
+
+    Args:
+        make_trainer: called with training set, gain set and 0 or 1; makes a `SelMixTrainer` with a frozen backbone,
+            the same model and options in both calls but an output_dir of its own.
+        train_dataset, gain_dataset: with the same columns.
+        label_column: of the classes.
+
+    Returns:
+        the first trainer, whose model has the mean of the heads; both are trained.
+
+    Raises:
+        TypeError, ValueError: sets that cannot be joined, a class with one gain image, a backbone that trains.
+    """
+    halves = halves_of(np.asarray(gain_dataset.with_format("numpy")[label_column][:]))
+    images = [gain_dataset.select(rows_N) for rows_N in halves]
+    made: list[Any] = []
+    for i in (0, 1):
+        made.append(make_trainer(with_gain_set(train_dataset, images[i]), images[1 - i], i))
+        if not made[-1].args.freeze_backbone:
+            raise ValueError("cross_fit averages heads, which needs one backbone: set freeze_backbone=True.")
+        made[-1].train()
+    average_heads(made)
+    return made[0]
+
+
+def halves_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of two halves of each class, in the order of the rows.
+
+    Raises:
+        ValueError: a class with one sample.
+    """
+    order_N = np.argsort(labels, kind="stable")
+    sizes_K = np.bincount(labels)
+    if bool((sizes_K == 1).any()):
+        raise ValueError(
+            f"two halves of each class need two gain images a class; class {int(np.argmax(sizes_K == 1))} has one."
+        )
+    rank_N = np.arange(len(labels)) - np.repeat(np.cumsum(sizes_K) - sizes_K, sizes_K)  # within its class
+    return np.sort(order_N[rank_N % 2 == 0]), np.sort(order_N[rank_N % 2 == 1])
+
+
+def average_heads(trainers: Sequence[Any]) -> None:
+    """Give the first trainer's model the mean of the heads: logits are then the mean of their logits."""
+    heads = [trainer.head for trainer in trainers]
+    biases = [head.bias for head in heads if head.bias is not None]
+    weight = torch.stack([head.weight for head in heads]).mean(0)
+    heads[0].assign(weight, torch.stack(biases).mean(0) if biases else None)

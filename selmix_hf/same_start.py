@@ -21,6 +21,7 @@ from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss
 from selmix_hf.callbacks import CostSensitiveCallback
 from selmix_hf.comparison import paired_bootstrap
 from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_names
+from selmix_hf.gain_set import average_heads, halves_of
 from selmix_hf.metrics import classification_metrics
 from selmix_hf.objectives import MinimumMetric, Objective
 from selmix_hf.rivals import RIVALS, Rival, Setting, Start
@@ -100,8 +101,9 @@ class OnFeatures:
 class ByTrainer:
     """A method that `SelMixTrainer` runs, on stored features or with all weights, as the run's settings say.
 
-    A setting holds options of SelMixConfig; a factor of the run's own learning rates ("scale"); and "bias_share", the
-    share of a class bias, tuned on the validation images after training, that is added.
+    A setting holds options of SelMixConfig; a factor of the run's own learning rates ("scale"); "cross", two runs of
+    half the length as `gain_set.cross_fit` has them; and "bias_share", the share that is added of a class bias, tuned
+    on the validation images after training ("cross": by the head that was not trained on them).
     """
 
     tried: Callable[[Objective], Sequence[Setting]]
@@ -115,30 +117,44 @@ class ByTrainer:
         return self.tried(objective)
 
     def fit(self, bench: Workbench, objective: str, setting: Setting, seed: int, steering_N: np.ndarray) -> Predictor:
-        options, own = {**self.options, **setting, "objective": objective, "seed": seed}, {}
+        options = {**self.options, **setting, "objective": objective, "seed": seed}
         scale, share = options.pop("scale", 1.0), options.pop("bias_share", 0.0)
         for name in ("learning_rate", "backbone_learning_rate"):
             options[name] = scale * getattr(bench.config, name)
+        train_N, parts = bench.rows["train"], [(np.empty(0, np.int64), steering_N)]
+        if options.pop("cross", False):
+            first_N, second_N = (steering_N[rows_N] for rows_N in halves_of(bench.labels_N[steering_N]))
+            parts = [(first_N, second_N), (second_N, first_N)]
+            options["max_steps"] = max(1, bench.config.max_steps // 2)
+        own: dict[str, Any] = {}
         if self.cost_sensitive:
             counts_K = bench.data.train_counts.tolist()
             loss = CostSensitiveLoss(bench.objective(objective), counts_K, options.pop("rate", 1.0))
             own = {"compute_loss_func": loss, "callbacks": [CostSensitiveCallback(loss)]}
-        trainer = bench.trainer(bench.configured(**options), bench.rows["train"], steering_N, **own)
-        trainer.train()
+        trainers, scores, labels = [], [], []
+        for more_N, held_N in parts:
+            trainers.append(bench.trainer(bench.configured(**options), np.append(train_N, more_N), held_N, **own))
+            trainers[-1].train()
+            if share:
+                scores.append(bench.logits(trainers[-1], held_N))
+                labels.append(torch.as_tensor(bench.labels_N[held_N]))
+        average_heads(trainers)
         bias_K = torch.zeros(bench.num_classes)
         if share:
-            labels_N = torch.as_tensor(bench.labels_N[steering_N])
-            bias_K = share * tune_class_bias(bench.logits(trainer, steering_N), labels_N, bench.objective(objective))
-        return lambda rows_N: (bench.logits(trainer, rows_N) + bias_K).argmax(1)
+            bias_K = share * tune_class_bias(torch.cat(scores), torch.cat(labels), bench.objective(objective))
+        return lambda rows_N: (bench.logits(trainers[0], rows_N) + bias_K).argmax(1)
 
 
-def _selmix_settings(objective: Objective) -> Sequence[Setting]:
-    """The defaults; validation images that refit the head or train; and two more, by the kind of objective."""
-    some: list[Setting] = [{}, {"gain_set_use": "refit"}]
+def _selmix_settings(objective: Objective, freeze_backbone: bool) -> Sequence[Setting]:
+    """The defaults, and uses of the validation images beside steering, by the kind of objective."""
+    refit: Setting = {"gain_set_use": "refit"}
+    train: Setting = {"gain_set_use": "train"}
+    cross: Setting = {"cross": True}
     if isinstance(objective.metric, MinimumMetric):
-        more = [{"bias_share": 0.3}, {"bias_share": 1.0}, {"scale": 0.3}]
-        return [*some, *({"gain_set_use": "refit", **own} for own in more)]
-    return [*some, *({"gain_set_use": "train", **own} for own in ({}, {"scale": 0.3}, {"target_share": 0.5}))]
+        tried = [{}, refit, cross, {**cross, "bias_share": 0.3}, {**refit, "bias_share": 1.0}]
+    else:
+        tried = [{}, refit, train, cross, {**train, "scale": 0.3}]
+    return [setting for setting in tried if freeze_backbone or "cross" not in setting]
 
 
 def _mixup_settings(objective: Objective) -> Sequence[Setting]:
@@ -162,7 +178,7 @@ def contenders(freeze_backbone: bool) -> dict[str, Contender]:
         del known["cost-sensitive head"]
         known["cost-sensitive"] = ByTrainer(_cost_settings, {"sampling": "natural"}, cost_sensitive=True)
     known["uniform mixup"] = ByTrainer(_mixup_settings, {"pair_sampling": "uniform"}, False, False)
-    known[SELMIX] = ByTrainer(_selmix_settings)
+    known[SELMIX] = ByTrainer(lambda objective: _selmix_settings(objective, freeze_backbone))
     return known
 
 

@@ -43,6 +43,8 @@ def _setting(setting: Mapping[str, Any]) -> str:
     words |= {"share": "share", "bias_share": "class bias ×", "gain_set_use": "gain set:"}
     return ", ".join(
         f"{words.get(name, name)} {value if isinstance(value, str) else format(value, 'g')}"
+        if value is not True
+        else f"{name}-fitted"
         for name, value in setting.items()
     )
 

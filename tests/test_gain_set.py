@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from selmix_hf import SelMixConfig
 from selmix_hf.baselines.head import retrain_head
-from selmix_hf.gain_set import with_gain_set
+from selmix_hf.gain_set import cross_fit, halves_of, with_gain_set
 from selmix_hf.heads import find_head
 from selmix_hf.losses import LogitAdjustedLoss
 
@@ -105,11 +105,11 @@ def test_resume_does_not_refit_again(tmp_path):
 
 def test_what_cannot_be_joined_gets_a_sentence(tmp_path):
     train, gain = tiny.images(), tiny.images(tiny.GAIN_COUNTS, seed=1)
-    with pytest.raises(TypeError, match="found list as gain_dataset: join the sets yourself"):
+    with pytest.raises(TypeError, match="found list as gain_dataset. Give image columns as they are"):
         with_gain_set(train, list(gain))
     with pytest.raises(TypeError, match="found one with a transform of its own as train_dataset"):
         with_gain_set(train.with_transform(lambda rows: rows), gain)
-    with pytest.raises(ValueError, match="needs the same columns in both sets"):
+    with pytest.raises(ValueError, match="sets that train together need the same columns"):
         with_gain_set(train, gain.add_column("more", range(len(gain))))
     with pytest.raises(ValueError, match="gain_set_use must be one of steer, refit, train, found 'both'"):
         SelMixConfig(str(tmp_path), gain_set_use="both", use_cpu=True)
@@ -119,3 +119,42 @@ def test_it_says_that_numbers_are_optimistic(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         tiny.trainer(tmp_path, gain_set_use="refit", **tiny.BARE)
     assert "numbers on gain_dataset are optimistic" in caplog.text
+
+
+def test_halves_have_half_of_each_class():
+    labels = np.array([2, 0, 0, 2, 1, 1, 0, 2, 2])
+    first, second = halves_of(labels)
+    assert sorted([*first, *second]) == list(range(9))
+    for rows, sizes in ((first, [2, 1, 2]), (second, [1, 1, 2])):
+        assert np.bincount(labels[rows]).tolist() == sizes
+    with pytest.raises(ValueError, match="two halves of each class need two gain images a class; class 1 has one"):
+        halves_of(np.array([0, 0, 1]))
+
+
+def test_cross_fitted_heads_steer_by_what_they_were_not_trained_on(tmp_path):
+    start, seen = tiny.model("resnet"), []
+
+    def make(train, gain, half):
+        options = {"train_dataset": train, "gain_dataset": gain, "freeze_backbone": True, **tiny.BARE}
+        seen.append((tiny.trainer(tmp_path / str(half), copy.deepcopy(start), **options), train, gain))
+        return seen[-1][0]
+
+    train, gain = tiny.images(), tiny.images((4, 6, 8, 4), seed=1)
+    keyed = gain.add_column("row", range(len(gain)))
+    result = cross_fit(make, train.add_column("row", [-1] * len(train)), keyed)
+    (first, *sets), (second, *others) = seen
+    assert result is first
+    trained, steering = ({row for row in part["row"] if row >= 0} for part in sets)
+    assert not trained & steering and len(trained) == len(steering) == 11
+    assert [{row for row in part["row"] if row >= 0} for part in others] == [steering, trained]
+    apart = tiny.trainer(tmp_path / "a", copy.deepcopy(start), train_dataset=sets[0], gain_dataset=sets[1],
+                         freeze_backbone=True, **tiny.BARE)  # fmt: skip
+    apart.train()
+    torch.testing.assert_close(first.head.weight, (apart.head.weight + second.head.weight) / 2)
+    torch.testing.assert_close(first.head.bias, (apart.head.bias + second.head.bias) / 2)
+
+
+def test_cross_fitting_is_for_heads(tmp_path):
+    with pytest.raises(ValueError, match="set freeze_backbone=True"):
+        cross_fit(lambda train, gain, half: tiny.trainer(tmp_path, train_dataset=train, gain_dataset=gain),
+                  tiny.images(), tiny.images(tiny.GAIN_COUNTS, seed=1))  # fmt: skip
