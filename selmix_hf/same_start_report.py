@@ -157,21 +157,23 @@ def summary_table(record: Mapping[str, Any]) -> str:
     """A row a method: for each objective its value with the 95% interval of a recall, mean recall beside it, and
     SelMix minus the method with its paired bootstrap interval."""
     objectives = record["objectives"]
-    header, rows = ["method"], {name: [name] for name in next(iter(objectives.values()))}
+    names = dict.fromkeys(name for methods in objectives.values() for name in methods)
+    header, rows = ["method"], {name: [name] for name in names if name != _OURS}
+    rows[_OURS] = [_OURS]
     for objective, methods in objectives.items():
         beside = objective != "mean_recall"
         header += [title_of(objective), *["its mean recall"] * beside, "SelMix − it"]
-        for name, result in methods.items():
-            runs = result["runs"]
-            interval = interval_cell(runs, objective)
-            value = mean_and_sd([report[objective] for report in runs]) + (f" ({interval})" if interval else "")
-            own = [mean_and_sd([report["mean_recall"] for report in runs])] * beside
-            rows[name] += [
-                value,
-                *own,
-                "{} ({})".format(*change) if (change := _difference(result, objective))[0] else "",
-            ]
+        for name, row in rows.items():
+            row += _summary(methods[name], objective, beside) if name in methods else [""] * (2 + beside)
     return markdown_table(header, [*rows.values()])
+
+
+def _summary(result: Mapping[str, Any], objective: str, with_mean: bool) -> list[str]:
+    runs = result["runs"]
+    interval, (change, of_change) = interval_cell(runs, objective), _difference(result, objective)
+    value = mean_and_sd([report[objective] for report in runs]) + (f" ({interval})" if interval else "")
+    beside = [mean_and_sd([report["mean_recall"] for report in runs])] if with_mean else []
+    return [value, *beside, f"{change} ({of_change})" if change else ""]
 
 
 def write_report(record: Mapping[str, Any], folder: Path) -> str:
