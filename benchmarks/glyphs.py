@@ -2,10 +2,11 @@
 
     python -m benchmarks.glyphs glyphs      # glyphs/train.parquet, glyphs/test.parquet
 
-Classes are the first 150 letters and digits of the Latin, Greek and Cyrillic alphabets that all twelve DejaVu fonts
-(sans, serif and mono; upright, slanted, bold) have and that do not look like one before them (Latin A is Greek Alpha).
-An image, 32 x 32 grey pixels, is one of them in a font, at a size, an angle, a slant and a place of its own, dark on
-light or light on dark, blurred and noisy. 140 training images a class, 40 test images; every draw has a seed.
+Classes are the first 150 letters and digits of the Latin, Greek and Cyrillic alphabets that do not look like one
+before them (Latin A is Greek Alpha), in the twelve DejaVu fonts (sans, serif and mono; upright, slanted, bold), which
+have them all. An image of 32 x 32 pixels without colours is one of them in a font, at a size, an angle, a slant and a
+place of its own, dark on light or light on dark, blurred and noisy. 140 training images a class, 40 test images; every
+draw has a seed.
 glyphs/untrained is a ResNet of 0.4 million random weights to begin with.
 """
 
@@ -26,7 +27,7 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperFo
 
 SIDE, DRAWN = 32, 96  # pixels of an image, and of the canvas that it is made from
 BLOCKS = ((0x21, 0x7F), (0x391, 0x3CA), (0x410, 0x450), (0x402, 0x410), (0x450, 0x460), (0xC0, 0x180))
-LOOKS_LIKE = 0.12  # mean absolute difference of two pictures, of 1
+LOOKS_LIKE = 0.12  # difference of two pictures over the ink in both
 
 
 def fonts() -> list[ImageFont.FreeTypeFont]:

@@ -48,7 +48,7 @@ def of_gain(num_classes: int, num_features: int, repeats: int) -> Seconds:
 
 def of_features(repeats: int) -> Seconds:
     options = SimpleNamespace(steps=2000, refreshes=40, batch=64, features=1280, classes=10)
-    train, gain = frozen.Rows(12_000, 1280, 10, 0), frozen.Rows(5_000, 1280, 10, 1)
+    train, gain = frozen.drawn_set(12_000, 1280, 10, 0), frozen.drawn_set(5_000, 1280, 10, 1)
     seconds: Seconds = [[], []]
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(repeats):

@@ -33,8 +33,9 @@ def joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One record of all objectives; commands one after the other."""
     whole = {**records[0], "objectives": {}}
     for record in records:
-        if record["split_digest"] != whole["split_digest"] or record["base_model"] != whole["base_model"]:
-            raise SystemExit("these comparisons have other starts or splits: they cannot be one.")
+        for name in ("split_digest", "base_model", "seeds", "hardware", "num_test", "versions"):
+            if record[name] != whole[name]:
+                raise SystemExit(f"these comparisons cannot be one: {name} is {whole[name]} and {record[name]}.")
         whole["objectives"] |= record["objectives"]
     whole["command"] = "; ".join(dict.fromkeys(record["command"] for record in records))
     whole["seconds"] = sum(record["seconds"] for record in records)

@@ -29,7 +29,6 @@ MEASURED = ("psi", "mean_recall", "min_recall", "h_mean", "smallest_coverage")
 IMBALANCES = (10, 50, 100, 200, 500)
 MILDEST = IMBALANCES[0]
 _HISTORY = ("steps", "psi")
-_ROW = "selmix_row"  # column: number of the image in `Laboratory.images`
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,12 @@ class CostSensitiveCallback(TrainerCallback):
     def __init__(self, loss: CostSensitiveLoss) -> None:
         self.loss = loss
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step > 0:
+            raise ValueError(
+                "a CostSensitiveLoss does not resume: its multipliers are in no checkpoint. Train from the start."
+            )
+
     def on_refresh(self, trainer: Any) -> None:
         """Called by `SelMixTrainer` when it has looked at the gain set."""
         self.loss.update(trainer.gain_counts)

@@ -38,10 +38,12 @@ def with_gain_set(train_dataset: Any, gain_dataset: Any) -> Dataset:
                 f"sets that train together are joined, which needs datasets.Dataset without transforms; found {found} "
                 f"as {name}. Give image columns as they are, and transforms to SelMixTrainer(train_transform=...)."
             )
-    if train_dataset.features != gain_dataset.features:
+    kinds = train_dataset.features, gain_dataset.features
+    if kinds[0] != kinds[1]:
+        names = [name for name in {**kinds[0], **kinds[1]} if kinds[0].get(name) != kinds[1].get(name)]
         raise ValueError(
-            f"sets that train together need the same columns, found {train_dataset.features} in train_dataset and "
-            f"{gain_dataset.features} in gain_dataset: use cast or select_columns."
+            f"sets that train together need the same columns; train_dataset and gain_dataset differ in "
+            f"{', '.join(names)}: use cast or select_columns."
         )
     return concatenate_datasets([train_dataset, gain_dataset])
 
@@ -64,7 +66,13 @@ def refit_head(trainer: Any) -> None:
     bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias.float().cpu()
     rate = _STEP_SIZE / float(features_ND.square().sum(1).mean())
     loss = LogitAdjustedLoss(torch.bincount(labels_N, minlength=len(weight)).clamp(min=1))
-    options = {"steps": _STEPS, "batch_size": _BATCH, "learning_rate": rate, "seed": trainer._seed()}
+    options: dict[str, Any] = {
+        "fit_bias": head.bias is not None,
+        "steps": _STEPS,
+        "batch_size": _BATCH,
+        "learning_rate": rate,
+        "seed": trainer._seed(),
+    }
     fitted = retrain_head(features_ND, labels_N, len(weight), loss, start=(weight, bias), **options)
     head.assign(*(broadcast(tensor.to(trainer.args.device)) for tensor in fitted))
 

@@ -7,6 +7,7 @@ samples, K classes.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss
 from selmix_hf.callbacks import CostSensitiveCallback
 from selmix_hf.comparison import paired_bootstrap
+from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_names
 from selmix_hf.gain_set import average_heads, halves_of
 from selmix_hf.metrics import classification_metrics
@@ -30,6 +32,11 @@ from selmix_hf.workbench import Workbench
 
 SELMIX = "SelMix"
 NUM_SETTINGS = 5
+_OF_PAIRS = {
+    field.name: field.default
+    for field in dataclasses.fields(SelMixConfig)
+    if field.name in ("pair_sampling", "inverse_temperature", "target_share", "beta_min", "mixing", "reuse_samples")
+}
 Predictor = Callable[[np.ndarray], Tensor]  # rows of images -> their classes
 
 
@@ -117,7 +124,7 @@ class ByTrainer:
         return self.tried(objective)
 
     def fit(self, bench: Workbench, objective: str, setting: Setting, seed: int, steering_N: np.ndarray) -> Predictor:
-        options = {**self.options, **setting, "objective": objective, "seed": seed}
+        options = {"gain_set_use": "steer", **self.options, **setting, "objective": objective, "seed": seed}
         scale, share = options.pop("scale", 1.0), options.pop("bias_share", 0.0)
         for name in ("learning_rate", "backbone_learning_rate"):
             options[name] = scale * getattr(bench.config, name)
@@ -127,7 +134,8 @@ class ByTrainer:
             parts = [(first_N, second_N), (second_N, first_N)]
             options["max_steps"] = max(1, bench.config.max_steps // 2)
         own: dict[str, Any] = {}
-        if self.cost_sensitive:
+        if self.cost_sensitive:  # single samples: twice as many as pairs
+            options |= {**_OF_PAIRS, "per_device_train_batch_size": 2 * bench.config.per_device_train_batch_size}
             counts_K = bench.data.train_counts.tolist()
             loss = CostSensitiveLoss(bench.objective(objective), counts_K, options.pop("rate", 1.0))
             own = {"compute_loss_func": loss, "callbacks": [CostSensitiveCallback(loss)]}
@@ -177,7 +185,9 @@ def contenders(freeze_backbone: bool) -> dict[str, Contender]:
     if not freeze_backbone:
         del known["cost-sensitive head"]
         known["cost-sensitive"] = ByTrainer(_cost_settings, {"sampling": "natural"}, cost_sensitive=True)
-    known["uniform mixup"] = ByTrainer(_mixup_settings, {"pair_sampling": "uniform"}, False, False)
+    known["uniform mixup"] = ByTrainer(
+        _mixup_settings, {"pair_sampling": "uniform"}, reads_objective=False, reads_validation=False
+    )
     known[SELMIX] = ByTrainer(lambda objective: _selmix_settings(objective, freeze_backbone))
     return known
 

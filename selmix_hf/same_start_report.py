@@ -28,7 +28,7 @@ _MARKERS = "os^Dv<>p"
 
 def title_of(objective: str) -> str:
     """For a person."""
-    return _TITLES.get(objective, objective.replace("_", " "))
+    return {**_TITLES, "psi": "objective"}.get(objective, objective.replace("_", " "))
 
 
 def worst_metric(record: Mapping[str, Any]) -> str:
@@ -52,19 +52,21 @@ def _setting(setting: Mapping[str, Any]) -> str:
 def table(record: Mapping[str, Any]) -> str:
     """A block of rows an objective: every method with the setting that was chosen for it, on the test images.
 
-    The last column but two is SelMix minus the method in the objective, with its paired bootstrap interval.
+    "SelMix − it" is SelMix minus the method in the objective, with its paired bootstrap interval.
     """
     worst = worst_metric(record)
-    shown = ("mean_recall", worst, "h_mean", "smallest_coverage")
+    shown = ["mean_recall", worst, "h_mean", "smallest_coverage"]
+    if not {*record["objectives"]} <= {*shown}:
+        shown.insert(0, "psi")  # what is optimised has no column of its own
     header = ["for", "method", "setting", *(title_of(name) for name in shown)]
     place = 1 + header.index(title_of(worst))
     header.insert(place, INTERVAL)
-    header += ["SelMix − it", INTERVAL, "s", "GiB"]
+    header += ["SelMix − it", f"its {INTERVAL}", "s", "GiB"]
     rows = []
     for objective, methods in record["objectives"].items():
         for name, result in methods.items():
             runs = result["runs"]
-            row = [title_of(objective), name, _setting(result["setting"])]
+            row = [title_of(objective), name, _setting(result["setting"]) or "defaults"]
             row += [mean_and_sd([report[metric] for report in runs]) for metric in shown]
             row.insert(place, interval_cell(runs, worst))
             row += _difference(result, objective)
@@ -109,13 +111,14 @@ def front_lines(record: Mapping[str, Any]) -> str:
     lines = []
     for objective in record["objectives"]:
         own = points[objective, _OURS]
-        better = {
-            f"{name} for {title_of(aim)}": point
-            for (aim, name), point in rivals.items()
-            if point[0] >= own[0] and point[1] >= own[1]
-        }
-        who = ", ".join(f"{name} ({mean:.3f}, {worst:.3f})" for name, (mean, worst) in better.items())
-        verdict = f"dominated by {who}" if better else "no rival has more of both"
+        better = {key: point for key, point in rivals.items() if "own" in dominated({key: point, "own": own})}
+        verdict = "no rival has more of one without less of the other"
+        if better:
+            (aim, name), (mean, worst) = max(better.items(), key=lambda item: item[1][1])
+            verdict = (
+                f"{len(better)} of {len(rivals)} rival points have, such as {name} for {title_of(aim)} "
+                f"({mean:.3f}, {worst:.3f})"
+            )
         lines.append(f"- SelMix for {title_of(objective)}: mean {own[0]:.3f}, worst {own[1]:.3f}; {verdict}.")
     return "\n".join(lines)
 
@@ -134,7 +137,7 @@ def plot_front(record: Mapping[str, Any], title: str) -> Figure:
     axes.step(*zip(*front, strict=True), where="pre", color="#9aa5b1", lw=1.2, ls="--", zorder=1, label="front")
     for i, name in enumerate(methods):
         ours = name == _OURS
-        colour = "#1f6fb2" if ours else colormaps["tab20"]((2 * i + (i >= 10)) % 20)
+        colour = "#1f6fb2" if ours else "#333333" if i == 0 else colormaps["tab20"]((2 * i + (i >= 10)) % 20)
         for objective, marker in zip(objectives, _MARKERS, strict=False):
             x, y = points[objective, name]
             axes.scatter(
@@ -187,10 +190,11 @@ def write_report(record: Mapping[str, Any], folder: Path) -> str:
         f"{record['hardware']}, {record['seconds']:.0f} s in all, {record['feature_seconds']:.0f} s of them for the "
         f"features. On {record['num_test']:,} test images; mean ± standard deviation over seeds {seeds}. Settings "
         "were chosen on validation images that the method was not fitted on. The first interval is that of the worst "
-        "class's recall over the choice of test images, the second that of the difference (paired bootstrap). Seconds "
-        "and memory are those of one fit, without the features.",
+        "recall over the choice of test images, over seeds from the lowest end to the highest; the second that of the "
+        "difference (paired bootstrap). Seconds are those of one fit, without the features; GiB is what the process "
+        "grew by meanwhile.",
         table(record),
         front_lines(record),
-        "![Mean against worst-class recall](front.png)",
+        "![Mean against worst recall](front.png)",
     ]
     return "\n\n".join(parts) + "\n"

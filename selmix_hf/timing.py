@@ -80,29 +80,38 @@ def peak_memory_gb() -> float | None:
 
 
 class PeakMemory:
-    """A context: `gb` is the most memory that this process held inside, in GiB, by kind; "process" where the system
-    tells (Linux), "gpu" where one is used."""
+    """A context: `gb` is by how much the memory of this process grew at most inside, in GiB, by kind: "process" where
+    the system tells (Linux), "gpu" where one is used. What `peak_memory_gb` says afterwards counts from here."""
 
     gb: dict[str, float]
 
     def __enter__(self) -> PeakMemory:
+        self._gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
         try:
             Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten: proc(5)
         except OSError:
             pass
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        self._held = _process_gb("VmRSS")
+        if self._gpu:
             torch.cuda.reset_peak_memory_stats()
+            self._held_gpu = torch.cuda.memory_allocated() / 2**30
         return self
 
     def __exit__(self, *error: object) -> None:
         self.gb = {}
-        try:
-            status = Path("/proc/self/status").read_text()
-            self.gb["process"] = int(status.partition("VmHWM:")[2].split()[0]) / 2**20
-        except (OSError, IndexError):
-            pass
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            self.gb["gpu"] = torch.cuda.max_memory_allocated() / 2**30
+        peak = _process_gb("VmHWM")
+        if peak is not None and self._held is not None:
+            self.gb["process"] = max(0.0, peak - self._held)
+        if self._gpu:
+            self.gb["gpu"] = torch.cuda.max_memory_allocated() / 2**30 - self._held_gpu
+
+
+def _process_gb(name: str) -> float | None:
+    """A line of /proc/self/status, in GiB; None where there is none."""
+    try:
+        return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) / 2**20
+    except (OSError, IndexError):
+        return None
 
 
 def timing_line(report: dict[str, Any]) -> str:

@@ -127,9 +127,10 @@ class SelMixTrainer(DrawingTrainer):
         checks.check_model_and_args(model, args, processing_class)
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
         if args.gain_set_use != "steer":
-            logger.warning(
+            logger.warning_once(
                 "gain_dataset trains too: numbers on gain_dataset are optimistic, report those of a test set."
             )
+        num_own = len(train_dataset)
         if args.gain_set_use == "train":
             train_dataset = with_gain_set(train_dataset, gain_dataset)
         checks.check_unlabeled(unlabeled_dataset, teacher, unlabeled_labels, args)
@@ -185,7 +186,8 @@ class SelMixTrainer(DrawingTrainer):
         )
         drawn = self.sampling, self._train_labels, self.head.num_classes, sample_weights
         self.sample_weights = None if self.sampling is None else sampling_weights(*drawn)
-        self.train_counts = np.bincount(self._train_labels, minlength=self.head.num_classes)
+        self._drawn_counts = np.bincount(self._train_labels, minlength=self.head.num_classes)
+        self.train_counts = np.bincount(self._train_labels[:num_own], minlength=self.head.num_classes)
         self.objective = args.make_objective(objective, self.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
         measured = None if compute_metrics else lambda: self._metrics(torch.eye(self.head.num_classes).long())
@@ -196,7 +198,7 @@ class SelMixTrainer(DrawingTrainer):
         self.gain_counts: Tensor | None = None
         self._stored_features, self._statistics_at, self._train_features = {}, {}, None
         self.health = HealthWatch(self.objective, logger.warning)
-        self._finite_loss = FiniteCheck(torch.zeros(()))
+        self._finite_loss, self._resumed = FiniteCheck(torch.zeros(())), False
         self.add_callback(RefreshCallback(self))
 
     # --- a period: statistics, gains, P --------------------------------------------------------------------------
@@ -207,7 +209,7 @@ class SelMixTrainer(DrawingTrainer):
         if self.state.global_step > 0:
             return
         self.pair_state = PairState(geometry=self._geometry())  # train() may have been called before
-        if self.args.gain_set_use != "steer":
+        if self.args.gain_set_use != "steer" and not self._resumed:  # checkpoint-0 has the refitted head
             refit_head(self)
         self._start_average()
         if self.args.load_best_model_at_end and self.args.eval_strategy != "no":
@@ -253,8 +255,8 @@ class SelMixTrainer(DrawingTrainer):
             self.args.pair_sampling,
             self.args.temperature,
             self.args.target_share or default_target_share(self.objective, self.head.num_classes),
-            torch.as_tensor(self.train_counts > 0),
-            torch.as_tensor((self.train_counts if second_K is None else second_K) > 0),
+            torch.as_tensor(self._drawn_counts > 0),
+            torch.as_tensor((self._drawn_counts if second_K is None else second_K) > 0),
         )
         probability = broadcast(distribution.probability.contiguous()).cpu()
         self.gain = gain.cpu()
@@ -263,7 +265,7 @@ class SelMixTrainer(DrawingTrainer):
 
         report = refresh_report(self.objective, counts, self.class_names, multipliers, gain, distribution, gradient)
         repeat = largest_repeat(
-            probability, self.train_counts, self._draws_a_step() * self.args.refresh_steps, second_K
+            probability, self._drawn_counts, self._draws_a_step() * self.args.refresh_steps, second_K
         )
         self.log({**report, **stale, "largest_repeat": repeat})
         reach = self.args.learning_rate * max(self.state.max_steps, SelMixConfig.max_steps)  # a trial run is short
@@ -357,6 +359,7 @@ class SelMixTrainer(DrawingTrainer):
         return os.path.join(self._get_output_dir(None), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        self._resumed = checkpoint is not None
         if checkpoint is not None:  # every resume comes by here
             self.pair_state = load_pair_state(checkpoint, self._geometry())
             self._start_average()

@@ -73,6 +73,8 @@ class Workbench:
         checkpoint: str,
         parts: tuple[str, ...] = ("train", "validation"),
     ) -> None:
+        if config.feature_views > 1:
+            raise ValueError("feature_views must stay 1 here: features are those of the images as they are.")
         self.arguments, self.config, self.data = arguments, config, data
         self._model, self._processor = load_start(arguments, data, checkpoint)
         used = {name: data.splits[name] for name in parts if name in data.splits}

@@ -3,11 +3,13 @@
 import itertools
 
 import pytest
+import tiny
 import torch
 
-from selmix_hf.baselines.class_bias import logit_adjustment, tune_class_bias
+from selmix_hf.baselines.class_bias import _Search, logit_adjustment, tune_class_bias
 from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss, cost_sensitive_head
 from selmix_hf.baselines.head import class_balanced_weight, learn_weight_scale, retrain_head, tau_normalized
+from selmix_hf.callbacks import CostSensitiveCallback
 from selmix_hf.confusion import confusion_counts
 from selmix_hf.losses import LogitAdjustedLoss
 from selmix_hf.objectives import get_objective
@@ -229,3 +231,42 @@ def test_a_cost_sensitive_head_lifts_the_worst_class():
     assert worst[0] < 0.3 and worst[1] > 0.5
     with pytest.raises(ValueError, match="one positive number a class"):
         CostSensitiveLoss(get_objective("min_recall"), [3, 0])
+
+
+@pytest.mark.parametrize("objective", ["min_recall", "h_mean"])
+@pytest.mark.parametrize("size", [21, 64, 127])
+def test_a_bias_scores_what_the_search_saw(objective, size):
+    """As many candidates as samples, so that thresholds could lie on them; never below the start."""
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.arange(size) % 3
+        logits = torch.eye(3)[labels] + torch.randn(size, 3, generator=generator)
+        search = _Search(logits.double(), labels, get_objective(objective))
+        search.climb()
+        search.coordinates(20, size)
+        bias = tune_class_bias(logits, labels, get_objective(objective), num_candidates=size)
+        assert score(logits + bias, labels, objective) == search.best[0] >= score(logits, labels, objective)
+
+
+def test_many_classes_climb_alone():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(30).repeat_interleave(20)
+    logits = 2 * torch.eye(30)[labels] + torch.randn(600, 30, generator=generator) + torch.linspace(3, 0, 30)
+    objective = get_objective("mean_recall")
+    bias = tune_class_bias(logits, labels, objective)
+    assert torch.equal(bias, tune_class_bias(logits, labels, objective, num_passes=0))
+    assert score(logits + bias, labels, "mean_recall") > score(logits, labels, "mean_recall") + 0.1
+
+
+def test_a_cost_sensitive_run_does_not_resume(tmp_path):
+    def make(**options):
+        loss = CostSensitiveLoss(get_objective("min_recall"), tiny.TRAIN_COUNTS)
+        callbacks = [CostSensitiveCallback(loss)]
+        given = {"sampling": "natural", "compute_loss_func": loss, "callbacks": callbacks, **tiny.BARE}
+        return loss, tiny.trainer(tmp_path, **given | {"save_strategy": "epoch"})
+
+    loss, trainer = make()
+    trainer.train()
+    assert not torch.equal(loss.multipliers["min_recall"], torch.full((4,), 0.25).double())  # it looked
+    with pytest.raises(ValueError, match="does not resume: its multipliers are in no checkpoint"):
+        make()[1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))

@@ -10,9 +10,11 @@ from PIL import Image as PILImage
 
 from benchmarks.miniature_imagenet import write_checkpoint, write_images
 from recipes import compare
+from selmix_hf.baselines import head
 from selmix_hf.rivals import RIVALS
-from selmix_hf.same_start import SELMIX, ByTrainer
+from selmix_hf.same_start import SELMIX, ByTrainer, OnFeatures, SameStart
 from selmix_hf.same_start_report import dominated, front_lines, plot_front, table
+from selmix_hf.workbench import Workbench
 
 NAMES = ["a", "b", "c"]
 
@@ -60,22 +62,70 @@ def test_every_method_from_a_frozen_backbone(folder, tmp_path, capsys):
         )
         change, low, high = methods["the start"]["selmix_minus"][objective]
         assert change == pytest.approx(own - start, abs=1e-6) and low <= change <= high
-    # what does not read the objective is the same head under the same setting
-    first, second = record["objectives"].values()
-    if first["cRT"]["setting"] == second["cRT"]["setting"]:
-        assert first["cRT"]["runs"][0]["mean_recall"] == second["cRT"]["runs"][0]["mean_recall"]
     report = (tmp_path / "compare.md").read_text()
     assert table(record) in report and (tmp_path / "front.png").stat().st_size > 5000
-    assert record["objectives"]["min_recall"]["the start"]["peak_memory_gb"]["process"] > 0.1
+    assert record["objectives"]["min_recall"][SELMIX]["peak_memory_gb"]["process"] >= 0
     said = capsys.readouterr().out
     assert "For min_recall:\n  the start: " in said and "Table, numbers and picture are in" in said
 
 
-def test_whole_network_methods_train_all_weights(folder, tmp_path):
-    more = ["--objectives", "h_mean", "--methods", "cost-sensitive", "the start", "--num_settings", "1"]
-    methods = run(folder, tmp_path, *more)["objectives"]["h_mean"]
-    assert list(methods) == ["the start", "cost-sensitive", SELMIX]
+def test_whole_network_methods_train_all_weights_on_as_many_images(folder, tmp_path, monkeypatch):
+    seen = {}
+    made = Workbench.trainer
+
+    def trainer(self, config, *rows, **own):
+        run = made(self, config, *rows, **own)
+        images, forward = [], run.model.forward
+        run.model.forward = lambda **inputs: images.append(len(inputs["pixel_values"])) or forward(**inputs)
+        step = run.training_step
+
+        def counted(*given):
+            images.clear()
+            loss = step(*given)
+            seen.setdefault(config.sampling or config.pair_sampling, []).append(sum(images))
+            return loss
+
+        run.training_step = counted
+        start = {name: weight.clone() for name, weight in run.model.named_parameters()}
+        train = run.train
+
+        def trained(*given):
+            train(*given)
+            moved = [name for name, weight in run.model.named_parameters() if not torch.equal(start[name], weight)]
+            assert {name.startswith(tuple(run.head.names)) for name in moved} == {True, False}
+
+        run.train = trained
+        return run
+
+    monkeypatch.setattr(Workbench, "trainer", trainer)
+    more = ["--objectives", "h_mean", "--methods", "cost-sensitive", "uniform mixup", "--num_settings", "1"]
+    methods = run(folder, tmp_path, *more, "--beta_min", "0.5")["objectives"]["h_mean"]
+    assert list(methods) == ["cost-sensitive", "uniform mixup", SELMIX]
     assert methods[SELMIX]["setting"] == {} and methods[SELMIX]["tried"] == []
+    assert seen == {"natural": [8] * 4, "uniform": [8] * 4, "selmix": [8] * 4}
+
+
+def test_rivals_have_the_budget_and_the_other_half(folder, tmp_path, monkeypatch):
+    """Images of a head's training, and the validation images that the search fits on and measures."""
+    budgets, fitted, measured = [], [], []
+    descend, fit, counts = head._descend, OnFeatures.fit, SameStart._counts
+    monkeypatch.setattr(
+        head,
+        "_descend",
+        lambda *given, **own: budgets.append((own["steps"], own["batch_size"])) or descend(*given, **own),
+    )
+    monkeypatch.setattr(OnFeatures, "fit", lambda *given: fitted.append(set(given[-1].tolist())) or fit(*given))
+    monkeypatch.setattr(
+        SameStart,
+        "_counts",
+        lambda self, rows_N, predicted: measured.append(set(rows_N.tolist())) or counts(self, rows_N, predicted),
+    )
+    monkeypatch.setattr(ByTrainer, "fit", lambda *given: lambda rows_N: torch.zeros(len(rows_N), dtype=torch.long))
+    rivals = ["class bias", "cost-sensitive head", "cRT"]
+    run(folder, tmp_path, "--freeze_backbone", "true", "--objectives", "min_recall", "h_mean", "--methods", *rivals)
+    assert set(budgets) == {(4, 8)}
+    searches = [(a, b) for a, b in zip(fitted, measured, strict=False) if len(a) == 30][:10]
+    assert len(searches) == 10 and all(len(b) == 30 and not a & b for a, b in searches)
 
 
 def test_the_search_measures_where_it_did_not_fit(folder, tmp_path, monkeypatch):
@@ -107,6 +157,9 @@ def test_the_search_measures_where_it_did_not_fit(folder, tmp_path, monkeypatch)
         (["--folds", "3"], "folds 1 or 2, found 5 and 3"),
         (["--model_name_or_path", "nowhere"], "no image classifier .* could be loaded from 'nowhere'"),
         (["--validation_per_class", "0"], "there is no validation set"),
+        (["--validation_per_class", "3"], "found a class with 3: set validation_per_class to 4 at least"),
+        (["--sampling", "natural"], "sampling has no meaning in a comparison"),
+        (["--push_to_hub", "true"], "push_to_hub has no meaning in a comparison"),
     ],
 )
 def test_what_is_wrong_gets_a_sentence(folder, tmp_path, options, message):
@@ -135,10 +188,13 @@ def test_a_point_is_dominated_by_one_that_is_nowhere_below_it():
 def test_the_report_says_who_wins():
     ahead = made_up(rival=(0.8, 0.5), SelMix=(0.75, 0.6))
     assert front_lines(ahead) == (
-        "- SelMix for worst-class recall: mean 0.750, worst 0.600; no rival has more of both."
+        "- SelMix for worst-class recall: mean 0.750, worst 0.600; no rival has more of one without less of the other."
     )
     behind = made_up(rival=(0.8, 0.65), SelMix=(0.75, 0.6))
-    assert front_lines(behind).endswith("dominated by rival for worst-class recall (0.800, 0.650).")
+    assert front_lines(behind).endswith(
+        "1 of 1 rival points have, such as rival for worst-class recall (0.800, 0.650)."
+    )
+    assert "no rival" in front_lines(made_up(rival=(0.75, 0.6), SelMix=(0.75, 0.6)))  # a tie
     assert "+0.010 | -0.020 to +0.030" in table(behind)
     axes = plot_front(behind, "title").axes[0]
     assert axes.get_xlabel() == "mean recall" and axes.get_ylabel() == "worst-class recall"

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from transformers import TrainerCallback
+from transformers.utils.logging import get_logger
 
 from selmix_hf import SelMixConfig
 from selmix_hf.baselines.head import retrain_head
@@ -75,7 +76,7 @@ def test_what_is_refitted_is_the_start_of_the_run(tmp_path):
 def test_pairs_come_from_both_sets(tmp_path):
     trainer = tiny.trainer(tmp_path, gain_set_use="train", freeze_backbone=True, **tiny.BARE)
     assert len(trainer.train_dataset) == sum(tiny.TRAIN_COUNTS) + sum(tiny.GAIN_COUNTS)
-    assert trainer.train_counts.tolist() == [39, 23, 15, 13]
+    assert trainer.train_counts.tolist() == [30, 15, 8, 4]  # which head, tail and reports go by
     drawn = set()
     take = trainer._store_features
 
@@ -90,14 +91,16 @@ def test_pairs_come_from_both_sets(tmp_path):
     assert drawn & set(range(sum(tiny.TRAIN_COUNTS))) and max(drawn) >= sum(tiny.TRAIN_COUNTS)
 
 
-def test_resume_does_not_refit_again(tmp_path):
-    options = {"gain_set_use": "train", "freeze_backbone": True, "save_strategy": "epoch", "eval_strategy": "no"}
-    options |= {"load_best_model_at_end": False, "save_total_limit": 5}
+@pytest.mark.parametrize("use", ["refit", "train"])
+def test_resume_does_not_refit_again(tmp_path, use):
+    options = {"gain_set_use": use, "freeze_backbone": True, "save_strategy": "epoch", "save_total_limit": 5}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "max_steps": 8}
     whole = tiny.trainer(tmp_path / "whole", tiny.model("resnet"), **options)
     whole.train()
-    again = tiny.trainer(tmp_path / "whole", tiny.model("resnet"), **options)
-    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
-    assert tiny.largest_difference(tiny.weights(whole), tiny.weights(again)) == 0
+    for step in (0, 4):  # the start of the run is saved after the refit
+        again = tiny.trainer(tmp_path / "whole", tiny.model("resnet"), **options)
+        again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert tiny.largest_difference(tiny.weights(whole), tiny.weights(again)) == 0
     other = tiny.trainer(tmp_path / "whole", tiny.model("resnet"), **options | {"gain_set_use": "steer"})
     with pytest.raises(ValueError, match="gain_set_use"):
         other.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
@@ -116,6 +119,7 @@ def test_what_cannot_be_joined_gets_a_sentence(tmp_path):
 
 
 def test_it_says_that_numbers_are_optimistic(tmp_path, caplog):
+    get_logger("selmix_hf").warning_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         tiny.trainer(tmp_path, gain_set_use="refit", **tiny.BARE)
     assert "numbers on gain_dataset are optimistic" in caplog.text
@@ -158,3 +162,16 @@ def test_cross_fitting_is_for_heads(tmp_path):
     with pytest.raises(ValueError, match="set freeze_backbone=True"):
         cross_fit(lambda train, gain, half: tiny.trainer(tmp_path, train_dataset=train, gain_dataset=gain),
                   tiny.images(), tiny.images(tiny.GAIN_COUNTS, seed=1))  # fmt: skip
+
+
+def test_a_head_without_a_bias_is_refitted_without_one(tmp_path):
+    model = tiny.model("resnet")
+    model.classifier[1] = torch.nn.Linear(16, 4, bias=False)
+    trainer = tiny.trainer(tmp_path, model, freeze_backbone=True, **tiny.BARE)
+    features, labels = trainer._eval_features(trainer.train_dataset), torch.as_tensor(trainer._train_labels)
+    start = trainer.head.weight, torch.zeros(4)
+    weight, bias = retrain_head(features, labels, 4, start=start, fit_bias=False, steps=20)
+    assert bias.tolist() == [0] * 4 and not torch.equal(weight, start[0])
+    trainer.args.gain_set_use = "refit"
+    trainer.train()
+    assert trainer.head.bias is None

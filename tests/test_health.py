@@ -11,7 +11,15 @@ import torch
 from benchmarks import regenerate
 from selmix_hf import get_objective, health
 from selmix_hf.confusion import confusion_matrix
-from selmix_hf.health import HealthWatch, mean_kept_gain, recall_error, staleness, swing
+from selmix_hf.health import (
+    FiniteCheck,
+    HealthWatch,
+    mean_kept_gain,
+    recall_error,
+    require_finite,
+    staleness,
+    swing,
+)
 from selmix_hf.metrics import standard_error
 from selmix_hf.objectives import coverages, h_mean, mean_recall
 
@@ -243,3 +251,13 @@ def test_spoilt_runs_were_warned_of(group, objectives, kinds):
     rows = [row for row in recorded() if row["group"] == group]
     warned = [row for row in rows if all(kinds & set(result["warnings"]) for result in row["results"])]
     assert len(warned) == objectives
+
+
+def test_a_check_can_be_asked_later():
+    value = torch.ones(3)
+    check = FiniteCheck(value)
+    value[0] = float("nan")
+    assert check and not FiniteCheck(value)
+    require_finite(check, "loss", 1)
+    with pytest.raises(FloatingPointError, match="the loss is not finite at step 2"):
+        require_finite(FiniteCheck(value), "loss", 2)

@@ -14,7 +14,7 @@ from torch import Tensor
 from selmix_hf.confusion import confusion_counts, require_all_classes, resolve_class_prior
 from selmix_hf.objectives import Objective
 
-_MEAN_RECALL_SHARE = 1e-3  # so that of two equal scores the higher mean recall wins
+_FEW_CLASSES = 20  # beyond, moving single coordinates would take minutes
 _TEMPERATURES, _STEPS, _RATE = (1.0, 0.3, 0.1), 100, 0.1  # of the ascent on a soft confusion matrix
 _PENALTY = 10.0  # of a violated constraint, relative units
 
@@ -39,22 +39,24 @@ def logit_adjustment(class_counts: Sequence[int] | Tensor, tau: float = 1.0) -> 
 
 
 def tune_class_bias(
-    logits: Tensor, labels: Tensor, objective: Objective, num_passes: int = 20, num_candidates: int = 64
+    logits: Tensor, labels: Tensor, objective: Objective, num_passes: int | None = None, num_candidates: int = 64
 ) -> Tensor:
     """The bias (K) whose predictions argmax(logits + bias) score best: the plug-in rule of an objective.
 
     First by gradient: softmax((logits + bias) / T) makes a soft confusion matrix, on which the objective climbs for
-    falling T, and the best bias by the exact score on the way is kept. Then by coordinates: one class's bias at a time
-    moves to the best of `num_candidates` values, quantiles of those at which single samples change to or from that
-    class, until a whole pass changes nothing. The result never scores below the logits as they are. It is optimistic
-    on the samples it was chosen on. After Narasimhan et al. 2015, "Consistent multiclass algorithms for complex
-    performance measures" (plug-in classifiers), with thresholds alone.
+    falling T, and the best bias by the exact score on the way is kept; of equal scores the higher mean recall counts.
+    Then by coordinates: one class's bias at a time moves to the best of `num_candidates` values, each in the middle
+    between two at which single samples change to or from that class, until a whole pass changes nothing. The result
+    never scores below the logits as they are. It is optimistic on the samples it was chosen on. After Narasimhan et
+    al. 2015, "Consistent multiclass algorithms for complex performance measures" (plug-in classifiers), with
+    thresholds alone.
 
     Args:
         logits: N x K.
         labels: true classes, N; every class must be there.
         objective: scored by `Objective.score`, so that feasible biases come first.
-        num_passes: over all classes at most; 0 leaves the second part out, whose time grows with N K num_candidates.
+        num_passes: over all classes at most; 0 leaves the second part out, whose time grows with N K num_candidates;
+            default 20 for up to 20 classes and 0 for more.
         num_candidates: for each class and pass.
 
     Raises:
@@ -65,9 +67,13 @@ def tune_class_bias(
     num_classes = logits.shape[1]
     require_all_classes(torch.bincount(labels, minlength=num_classes))
     search = _Search(logits.detach().double(), labels, objective)
+    start = search.best
     search.climb()
-    search.coordinates(num_passes, num_candidates)
-    return (search.bias_K - search.bias_K.mean()).to(logits.dtype)
+    passes = 20 * (num_classes <= _FEW_CLASSES) if num_passes is None else num_passes
+    search.coordinates(passes, num_candidates)
+    bias_K = (search.bias_K - search.bias_K.mean()).to(logits.dtype)
+    # rounding may take a sample over a threshold again
+    return bias_K if search.score((logits + bias_K).argmax(1)) >= start else torch.zeros_like(bias_K)
 
 
 class _Search:
@@ -79,10 +85,10 @@ class _Search:
         self.bias_K = logits_NK.new_zeros(self.num_classes)
         self.best = self.score(logits_NK.argmax(1))
 
-    def score(self, predicted_N: Tensor) -> float:
+    def score(self, predicted_N: Tensor) -> tuple[float, float]:
         counts_KK = confusion_counts(self.labels_N, predicted_N, self.num_classes)
         recall_K = counts_KK.diagonal() / counts_KK.sum(1)
-        return self.objective.score(counts_KK) + _MEAN_RECALL_SHARE * float(recall_K.mean())
+        return self.objective.score(counts_KK), float(recall_K.mean())
 
     def climb(self) -> None:
         sizes_K = torch.bincount(self.labels_N, minlength=self.num_classes)
@@ -104,7 +110,6 @@ class _Search:
                 optimizer.step()
 
     def coordinates(self, num_passes: int, num_candidates: int) -> None:
-        quantiles_C = torch.linspace(0, 1, num_candidates, dtype=torch.float64, device=self.bias_K.device)
         for _ in range(num_passes):
             before = self.best
             for k in range(self.num_classes):
@@ -112,9 +117,18 @@ class _Search:
                 others_NK[:, k] = -torch.inf
                 top_N, rival_N = others_NK.max(1)
                 needed_N = top_N - self.logits_NK[:, k]  # the sample is taken for k where the bias is above this
-                for value in torch.quantile(needed_N, quantiles_C):
-                    predicted_N = torch.where(needed_N < value, k, rival_N)
-                    if (candidate := self.score(predicted_N)) > self.best:
+                for value in _between(needed_N, num_candidates):
+                    candidate = self.score(torch.where(needed_N < value, k, rival_N))
+                    if candidate > self.best:
                         self.best, self.bias_K[k] = candidate, value
             if self.best <= before:
                 break
+
+
+def _between(values_N: Tensor, number: int) -> Tensor:
+    """Up to so many numbers that each lie in the middle between two neighbouring values, or beyond all of them."""
+    sorted_U = values_N.unique()
+    ends = sorted_U[:1] - 1, sorted_U[-1:] + 1
+    middles = torch.cat([ends[0], (sorted_U[1:] + sorted_U[:-1]) / 2, ends[1]])
+    chosen = torch.linspace(0, len(middles) - 1, min(number, len(middles)), dtype=torch.float64)
+    return middles[chosen.round().long()]

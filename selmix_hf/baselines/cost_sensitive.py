@@ -32,7 +32,7 @@ class CostSensitiveLoss(nn.Module):
 
     Args:
         objective: its metric and constraints give the gains; the multipliers of a minimum follow exponentiated
-            gradient, log lambda <- log lambda - rate r, as in the paper, those of constraints their own update.
+            gradient, log lambda <- log lambda - rate r, those of constraints their own update.
         class_counts: training samples of each class, K.
         rate: of the exponentiated gradient.
 

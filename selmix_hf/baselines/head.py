@@ -25,12 +25,13 @@ def retrain_head(
     *,
     start: Head | None = None,
     sample_weight: Tensor | None = None,
+    fit_bias: bool = True,
     before_step: Callable[[int, Tensor, Tensor], None] | None = None,
     **options: Any,
 ) -> Head:
     """Train weight and bias by SGD with a cosine to 0.
 
-    With `sample_weight` 1 / class size, from zeros, this is cRT, classifier re-training (section 4.1).
+    With `sample_weight` 1 / class size, from zeros, this is cRT, classifier re-training.
 
     Args:
         features: N x D.
@@ -39,6 +40,7 @@ def retrain_head(
         loss: of logits (B x K) and labels (B); such as `losses.LogitAdjustedLoss`.
         start: weight (K x D) and bias (K) to begin from; default zeros.
         sample_weight: chance of each sample to be drawn, N, not normalised; default uniform.
+        fit_bias: whether the bias is trained too; else it stays.
         before_step: called with the number of the step, the weight and the bias.
         options: steps=2000, batch_size=128, learning_rate=0.1, momentum=0.9, weight_decay=5e-4, seed=0 (of the draws).
 
@@ -54,7 +56,7 @@ def retrain_head(
             before_step(number, weight.detach(), bias.detach())
         return loss(features[rows_B] @ weight.T + bias, labels[rows_B])
 
-    _descend([weight, bias], step, _shares(labels, sample_weight), **options)
+    _descend([weight, bias] if fit_bias else [weight], step, _shares(labels, sample_weight), **options)
     return weight.detach(), bias.detach()
 
 
@@ -67,7 +69,7 @@ def learn_weight_scale(
     sample_weight: Tensor | None = None,
     **options: Any,
 ) -> Head:
-    """LWS, learnable weight scaling (section 4.3): weight and bias of class k times a learnt f_k, and nothing else.
+    """LWS, learnable weight scaling (equation 4): weight and bias of class k times a learnt f_k, and nothing else.
 
     The bias is scaled with its row, as the weight of a feature that is always 1.
 
@@ -94,7 +96,7 @@ def learn_weight_scale(
 
 
 def tau_normalized(weight: Tensor, tau: float = 1.0) -> Tensor:
-    """Rows of the head scaled to w_k / ||w_k||^tau (section 4.2); the paper leaves the bias out.
+    """Rows of the head scaled to w_k / ||w_k||^tau (equation 3); the paper leaves the bias out.
 
     Args:
         weight: K x D.
