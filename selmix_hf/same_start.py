@@ -159,10 +159,12 @@ def _selmix_settings(objective: Objective, freeze_backbone: bool) -> Sequence[Se
     train: Setting = {"gain_set_use": "train"}
     cross: Setting = {"cross": True}
     if isinstance(objective.metric, MinimumMetric):
-        tried = [{}, refit, cross, {**cross, "bias_share": 0.3}, {**refit, "bias_share": 1.0}]
+        tried = [{}, refit, cross, {**cross, "bias_share": 0.3}, {**cross, "bias_share": 1.0}]
     else:
         tried = [{}, refit, train, cross, {**train, "scale": 0.3}]
-    return [setting for setting in tried if freeze_backbone or "cross" not in setting]
+    return [
+        setting for setting in tried if freeze_backbone or "cross" not in setting
+    ]  # heads are averaged, not networks
 
 
 def _mixup_settings(objective: Objective) -> Sequence[Setting]:
