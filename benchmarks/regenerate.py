@@ -150,6 +150,32 @@ def comparisons() -> dict[str, Any]:
     return {path.stem.removeprefix("compare_"): read(path) for path in paths}
 
 
+def all_weights_table() -> str:
+    """Comparisons in which all weights were trained: a row for each start and method."""
+    header, rows = ["start", "method"], []
+    for objective in ("mean_recall", "min_recall"):
+        header += [f"{KEY_METRICS[objective]}, for it", "SelMix − it"]
+    for start, record in comparisons().items():
+        if not start.endswith("_network"):
+            continue
+        loss = {"la": "logit-adjusted", "plain": "plain"}[start.split("_")[1]]
+        of_mean, of_worst = (record["objectives"][objective] for objective in ("mean_recall", "min_recall"))
+        for method in of_mean:
+            row = [f"ρ = {start.split('_')[0][1:]}, {loss}", method]
+            for objective, results in (("mean_recall", of_mean), ("min_recall", of_worst)):
+                row += _value_and_difference(results.get(method), objective)
+            rows.append(row)
+    return markdown_table(header, rows)
+
+
+def _value_and_difference(result: dict[str, Any] | None, objective: str) -> list[str]:
+    if result is None:
+        return ["", ""]
+    change = (result["selmix_minus"] or {}).get(objective)
+    difference = "" if change is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*change)
+    return [mean_and_sd([report[objective] for report in result["runs"]]), difference]
+
+
 def save_fronts() -> None:
     """The pictures that docs/results.md shows."""
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -178,6 +204,7 @@ def tables() -> dict[str, Callable[[], str]]:
     of_comparisons = {
         f"compare_{start}": (lambda record=record: short(f"{summary_table(record)}\n\n{front_lines(record)}"))
         for start, record in comparisons().items()
+        if not start.endswith("_network")
     }
     return {
         "cifar10_lt": cifar10_lt_table,
@@ -209,6 +236,7 @@ def tables() -> dict[str, Callable[[], str]]:
         "optimism": lambda: short(validation_size.optimism_table(validation_size.recorded_runs())),
         "startup": lambda: startup.table(read(RECORDED / "startup.json")),
         "worst_class": lambda: short(worst_class.table(read(RECORDED / "worst_class.json"))),
+        "compare_all_weights": lambda: short(all_weights_table()),
         "temperature": lambda: short(temperature_table()),
         **of_defaults,
         **of_analyses,

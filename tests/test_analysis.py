@@ -5,43 +5,24 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image
-from PIL import Image as PILImage
+from miniature import options_for, write_dataset_and_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
-from benchmarks.miniature_imagenet import write_checkpoint, write_images
 from recipes import analysis
 from selmix_hf import LongTailedSplit
 from selmix_hf.analysis import long_tailed_profile
 from selmix_hf.analysis_report import auto_against_fixed, convergence_table, plot_study, study_table
 from selmix_hf.labels import set_class_names
 
-NAMES = ["a", "b", "c"]
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """train.parquet with 60 images a class and a checkpoint of a tiny network."""
-    folder, random = tmp_path_factory.mktemp("analysis"), np.random.default_rng(0)
-    write_images(folder / "images", 3, max_per_class=12, held_out_per_class=3, side=32)
-    write_checkpoint(folder / "checkpoint", folder / "images", side=32)
-    config = json.loads((folder / "checkpoint" / "config.json").read_text())
-    assert config["num_classes"] == 3
-    labels = np.repeat(np.arange(3), 60)
-    pixels = random.integers(0, 120, (180, 32, 32, 3)) + labels[:, None, None, None] * 30
-    rows = {"img": [PILImage.fromarray(p.astype(np.uint8)) for p in pixels], "label": labels}
-    features = Features({"img": Image(), "label": ClassLabel(names=NAMES)})
-    Dataset.from_dict(rows, features=features).to_parquet(folder / "train.parquet")
-    return folder
+    return write_dataset_and_checkpoint(tmp_path_factory.mktemp("analysis"))
 
 
 def run(folder, out, *more):
-    options = ["--model_name_or_path", str(folder / "checkpoint"), "--dataset", str(folder), "--use_cpu"]
-    options += ["--imbalance_factor", "10", "--max_per_class", "30", "--validation_per_class", "20"]
-    options += ["--per_device_train_batch_size", "8", "--max_steps", "4", "--refresh_steps", "2"]
-    options += ["--learning_rate", "0.01", "--output_dir", str(out)]
-    return analysis.main([*options, *map(str, more)])
+    return analysis.main([*options_for(folder, out, pairs=8), *map(str, more)])
 
 
 def test_every_study_of_a_frozen_backbone(folder, tmp_path, capsys):

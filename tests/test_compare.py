@@ -5,10 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image
-from PIL import Image as PILImage
+from miniature import options_for, write_dataset_and_checkpoint
 
-from benchmarks.miniature_imagenet import write_checkpoint, write_images
 from recipes import compare
 from selmix_hf.baselines import head
 from selmix_hf.rivals import RIVALS
@@ -16,30 +14,14 @@ from selmix_hf.same_start import SELMIX, ByTrainer, OnFeatures, SameStart
 from selmix_hf.same_start_report import dominated, front_lines, plot_front, table
 from selmix_hf.workbench import Workbench
 
-NAMES = ["a", "b", "c"]
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """train.parquet with 60 and test.parquet with 20 images a class, and a checkpoint of a tiny network."""
-    folder, random = tmp_path_factory.mktemp("compare"), np.random.default_rng(0)
-    write_images(folder / "images", 3, max_per_class=12, held_out_per_class=3, side=32)
-    write_checkpoint(folder / "checkpoint", folder / "images", side=32)
-    features = Features({"img": Image(), "label": ClassLabel(names=NAMES)})
-    for part, size in (("train", 60), ("test", 20)):
-        labels = np.repeat(np.arange(3), size)
-        pixels = random.integers(0, 120, (3 * size, 32, 32, 3)) + labels[:, None, None, None] * 30
-        rows = {"img": [PILImage.fromarray(p.astype(np.uint8)) for p in pixels], "label": labels}
-        Dataset.from_dict(rows, features=features).to_parquet(folder / f"{part}.parquet")
-    return folder
+    return write_dataset_and_checkpoint(tmp_path_factory.mktemp("compare"))
 
 
 def run(folder, out, *more):
-    options = ["--model_name_or_path", str(folder / "checkpoint"), "--dataset", str(folder), "--use_cpu"]
-    options += ["--imbalance_factor", "10", "--max_per_class", "30", "--validation_per_class", "20"]
-    options += ["--per_device_train_batch_size", "4", "--max_steps", "4", "--refresh_steps", "2"]
-    options += ["--learning_rate", "0.01", "--output_dir", str(out)]
-    return compare.main([*options, *map(str, more)])
+    return compare.main([*options_for(folder, out, pairs=4), *map(str, more)])
 
 
 def test_every_method_from_a_frozen_backbone(folder, tmp_path, capsys):
