@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import threading
 import time
 
 import huggingface_hub
@@ -196,12 +197,13 @@ def test_ctrl_c_during_a_push(hub, trained, warnings):
 
 def test_ctrl_c_while_a_finished_run_waits_for_its_last_push(hub, tmp_path, warnings):
     trainer = pushing(tmp_path / "out", save_steps=4)
+    waiting, finish = threading.Event(), trainer._finish_current_push
+    trainer._finish_current_push = lambda: (waiting.set(), finish())
 
     def interrupt_the_wait():
-        while trainer.is_in_train:
-            time.sleep(0.01)
+        waiting.wait(60)
         time.sleep(0.3)
-        interrupt()
+        return interrupt()
 
     hub.failures.append(interrupt_the_wait)
     with pytest.raises(KeyboardInterrupt):
