@@ -33,10 +33,9 @@ from selmix_hf.analysis_report import TITLES, write_report
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.benchmark import leaving_with_a_sentence, naming_a_broken_image, run_stage1
 from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, drawn_data
-from selmix_hf.benchmark_results import command_of, settings_of, versions, without_folders
+from selmix_hf.benchmark_results import provenance
 from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
-from selmix_hf.hardware import hardware
 from selmix_hf.labels import class_labels, first_of_each
 from selmix_hf.loading import load_images
 from selmix_hf.long_tail import LongTailedSplit
@@ -105,22 +104,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         laboratory = Laboratory(arguments, config, data, checkpoint)
     is_main = config.process_index == 0
     say = partial(print, flush=True) if is_main else lambda *_: None
-    asked, seeds = studies(arguments.whole_network), arguments.seeds or [config.seed]
-    record: dict[str, Any] = {
-        "dataset": data.name,
-        "base_model": without_folders(arguments.model_name_or_path),
-        "command": command_of(SCRIPT, sys.argv[1:] if argv is None else argv),
-        "hardware": hardware(config.world_size, config.device.type == "cpu"),
-        "versions": versions(),
-        "settings": settings_of(config, arguments),
-        "seeds": seeds,
-        "studies": {},
-    }
+    asked = studies(arguments.whole_network)
+    options = sys.argv[1:] if argv is None else argv
+    record: dict[str, Any] = {**provenance(SCRIPT, options, arguments, config, data.name), "studies": {}}
     for name in arguments.studies or asked:
         say(f"{TITLES[name]}:")
         with naming_a_broken_image(SCRIPT, data):
             record["studies"][name] = run_study(
-                laboratory, asked[name], arguments.objectives, seeds, say, with_history=name == "inverse_temperature"
+                laboratory,
+                asked[name],
+                arguments.objectives,
+                record["seeds"],
+                say,
+                with_history=name == "inverse_temperature",
             )
         record["seconds"] = round(time.perf_counter() - began, 1)
         if is_main:  # after every study: none is lost

@@ -36,13 +36,13 @@ import transformers
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.benchmark import leaving_with_a_sentence, naming_a_broken_image, run_stage1
 from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, drawn_data
-from selmix_hf.benchmark_results import command_of, rounded, settings_of, versions, without_folders
+from selmix_hf.benchmark_results import provenance, rounded
 from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
-from selmix_hf.hardware import hardware
 from selmix_hf.labels import class_labels
 from selmix_hf.loading import load_images
-from selmix_hf.same_start import NUM_SETTINGS, SELMIX, OnFeatures, SameStart, contenders
+from selmix_hf.rivals import SELMIX
+from selmix_hf.same_start import NUM_SETTINGS, OnFeatures, SameStart, contenders
 from selmix_hf.same_start_report import write_report
 from selmix_hf.workbench import Workbench
 
@@ -103,27 +103,20 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         bench = Workbench(arguments, config, data, checkpoint, ("train", "validation", "test"))
     is_main = config.process_index == 0
     say = partial(print, flush=True) if is_main else lambda *_: None
-    seeds = arguments.seeds or [config.seed]
     with naming_a_broken_image(SCRIPT, data):
         since = time.perf_counter()
         if config.freeze_backbone or any(isinstance(method, OnFeatures) for method in methods.values()):
             say(f"Features of {len(bench.images):,} images ...")
             bench.head_and_features()
         record: dict[str, Any] = {
-            "dataset": data.name,
-            "base_model": without_folders(arguments.model_name_or_path),
+            **provenance(SCRIPT, sys.argv[1:] if argv is None else argv, arguments, config, data.name),
             "split_digest": data.digest,
             "train_counts": data.train_counts.tolist(),
             "num_test": len(bench.rows["test"]),
-            "command": command_of(SCRIPT, sys.argv[1:] if argv is None else argv),
-            "hardware": hardware(config.world_size, config.device.type == "cpu"),
-            "versions": versions(),
-            "settings": settings_of(config, arguments),
-            "seeds": seeds,
             "feature_seconds": time.perf_counter() - since,
             "objectives": {},
         }
-        comparison = SameStart(bench, seeds, arguments.num_settings, arguments.folds)
+        comparison = SameStart(bench, record["seeds"], arguments.num_settings, arguments.folds)
         for objective in arguments.objectives:
             say(f"For {objective}:")
             results: dict[str, Any] = {}

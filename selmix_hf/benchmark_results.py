@@ -17,6 +17,7 @@ from torch import Tensor
 
 from selmix_hf import __version__
 from selmix_hf.config import SelMixConfig
+from selmix_hf.hardware import hardware
 from selmix_hf.model_card import own_command
 
 MATRIX_CLASSES = 40  # beyond, matrices would make the file large
@@ -53,6 +54,27 @@ def command_of(script: str, options: Sequence[str]) -> str:
         name, equals, value = word.partition("=")
         words.append(f"{name}={without_folders(value)}" if equals and name[:2] == "--" else str(without_folders(word)))
     return str(own_command([script, *words]))
+
+
+def provenance(script: str, options: Sequence[str], recipe: Any, config: SelMixConfig, dataset: str) -> dict[str, Any]:
+    """Where the numbers of a study come from: data, base model, command, machine, versions, settings, seeds.
+
+    Args:
+        script: its file name.
+        options: of the command line.
+        recipe: the recipe's own options, with model_name_or_path and seeds.
+        config: of the runs.
+        dataset: its name.
+    """
+    return {
+        "dataset": dataset,
+        "base_model": without_folders(recipe.model_name_or_path),
+        "command": command_of(script, options),
+        "hardware": hardware(config.world_size, config.device.type == "cpu"),
+        "versions": versions(),
+        "settings": settings_of(config, recipe),
+        "seeds": recipe.seeds or [config.seed],
+    }
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _positive_counts(class_counts: Sequence[int] | Tensor) -> Tensor:
+def positive_counts(class_counts: Sequence[int] | Tensor) -> Tensor:
+    """The counts, float64, K; ValueError where one is not positive."""
     counts_K = torch.as_tensor(class_counts, dtype=torch.float64)
     if counts_K.ndim != 1 or not bool((counts_K > 0).all()):
         raise ValueError(f"class_counts must hold one positive number a class, found {counts_K.tolist()}.")
@@ -57,7 +58,7 @@ class LogitAdjustedLoss(LongTailLoss):
 
     def __init__(self, class_counts: Sequence[int] | Tensor, tau: float = 1.0) -> None:
         super().__init__()
-        counts_K = _positive_counts(class_counts)
+        counts_K = positive_counts(class_counts)
         self.shift_K: Tensor
         self.register_buffer("shift_K", (tau * (counts_K / counts_K.sum()).log()).float(), persistent=False)
 
@@ -94,7 +95,7 @@ class LDAMLoss(LongTailLoss):
 
     def __init__(self, class_counts: Sequence[int] | Tensor, max_margin: float = 0.5, scale: float = 1.0) -> None:
         super().__init__()
-        rarity_K = _positive_counts(class_counts) ** -0.25
+        rarity_K = positive_counts(class_counts) ** -0.25
         self.margin_K: Tensor
         self.register_buffer("margin_K", (max_margin * rarity_K / rarity_K.max()).float(), persistent=False)
         self.scale = scale
@@ -110,5 +111,5 @@ def effective_number_weights(class_counts: Sequence[int] | Tensor, beta: float =
     Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples" (arXiv 1901.05555), equation 3; used by
     the deferred re-weighting of Cao et al. 2019 with the same beta.
     """
-    weight_K = 1 / -torch.expm1(_positive_counts(class_counts) * math.log(beta))
+    weight_K = 1 / -torch.expm1(positive_counts(class_counts) * math.log(beta))
     return (weight_K / weight_K.mean()).float()

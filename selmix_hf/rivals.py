@@ -25,6 +25,7 @@ from selmix_hf.baselines.head import (
 from selmix_hf.losses import LogitAdjustedLoss
 from selmix_hf.objectives import Objective
 
+SELMIX = "SelMix"  # the method that they are rivals of
 Setting = Mapping[str, Any]
 Samples = tuple[Tensor, Tensor]  # features N x D, labels N
 

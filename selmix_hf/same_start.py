@@ -26,16 +26,15 @@ from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_nam
 from selmix_hf.gain_set import average_heads, halves_of
 from selmix_hf.metrics import classification_metrics
 from selmix_hf.objectives import MinimumMetric, Objective
-from selmix_hf.rivals import RIVALS, Rival, Setting, Start
+from selmix_hf.rivals import RIVALS, SELMIX, Rival, Setting, Start
 from selmix_hf.timing import PeakMemory
 from selmix_hf.workbench import Workbench
 
-SELMIX = "SelMix"
 NUM_SETTINGS = 5
 _OF_PAIRS = {
-    field.name: field.default
-    for field in dataclasses.fields(SelMixConfig)
-    if field.name in ("pair_sampling", "inverse_temperature", "target_share", "beta_min", "mixing", "reuse_samples")
+    option.name: option.default
+    for option in dataclasses.fields(SelMixConfig)
+    if option.name in ("pair_sampling", "inverse_temperature", "target_share", "beta_min", "mixing", "reuse_samples")
 }
 Predictor = Callable[[np.ndarray], Tensor]  # rows of images -> their classes
 
@@ -162,9 +161,8 @@ def _selmix_settings(objective: Objective, freeze_backbone: bool) -> Sequence[Se
         tried = [{}, refit, cross, {**cross, "bias_share": 0.3}, {**cross, "bias_share": 1.0}]
     else:
         tried = [{}, refit, train, cross, {**train, "scale": 0.3}]
-    return [
-        setting for setting in tried if freeze_backbone or "cross" not in setting
-    ]  # heads are averaged, not networks
+    # "cross" averages heads, not networks
+    return [setting for setting in tried if freeze_backbone or "cross" not in setting]
 
 
 def _mixup_settings(objective: Objective) -> Sequence[Setting]:

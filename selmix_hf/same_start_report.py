@@ -17,12 +17,12 @@ from selmix_hf.comparison import (
     mean_and_sd,
 )
 from selmix_hf.plots import make_figure
+from selmix_hf.rivals import SELMIX
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TITLES = KEY_METRICS | GROUP_METRICS
-_OURS = "SelMix"
 _MARKERS = "os^Dv<>p"
 
 
@@ -40,7 +40,7 @@ def worst_metric(record: Mapping[str, Any]) -> str:
 
 def _setting(setting: Mapping[str, Any]) -> str:
     words = {"scale": "learning rate ×", "learning_rate": "learning rate", "rate": "multiplier rate"}
-    words |= {"share": "share", "bias_share": "class bias ×", "gain_set_use": "gain set:"}
+    words |= {"bias_share": "class bias ×", "gain_set_use": "gain set:"}
     return ", ".join(
         f"{words.get(name, name)} {value if isinstance(value, str) else format(value, 'g')}"
         if value is not True
@@ -107,10 +107,10 @@ def points_of(record: Mapping[str, Any]) -> dict[tuple[str, str], tuple[float, f
 def front_lines(record: Mapping[str, Any]) -> str:
     """In words: for each objective, whether a rival has both more mean recall and more worst-class recall."""
     points = points_of(record)
-    rivals = {key: point for key, point in points.items() if key[1] != _OURS}
+    rivals = {key: point for key, point in points.items() if key[1] != SELMIX}
     lines = []
     for objective in record["objectives"]:
-        own = points[objective, _OURS]
+        own = points[objective, SELMIX]
         better = {key: point for key, point in rivals.items() if "own" in dominated({key: point, "own": own})}
         verdict = "no rival has more of one without less of the other"
         if better:
@@ -136,7 +136,7 @@ def plot_front(record: Mapping[str, Any], title: str) -> Figure:
     front = sorted({point for key, point in points.items() if key not in best})
     axes.step(*zip(*front, strict=True), where="pre", color="#9aa5b1", lw=1.2, ls="--", zorder=1, label="front")
     for i, name in enumerate(methods):
-        ours = name == _OURS
+        ours = name == SELMIX
         colour = "#1f6fb2" if ours else "#333333" if i == 0 else colormaps["tab20"]((2 * i + (i >= 10)) % 20)
         for objective, marker in zip(objectives, _MARKERS, strict=False):
             x, y = points[objective, name]
@@ -161,8 +161,8 @@ def summary_table(record: Mapping[str, Any]) -> str:
     SelMix minus the method with its paired bootstrap interval."""
     objectives = record["objectives"]
     names = dict.fromkeys(name for methods in objectives.values() for name in methods)
-    header, rows = ["method"], {name: [name] for name in names if name != _OURS}
-    rows[_OURS] = [_OURS]
+    header, rows = ["method"], {name: [name] for name in names if name != SELMIX}
+    rows[SELMIX] = [SELMIX]
     for objective, methods in objectives.items():
         beside = objective != "mean_recall"
         header += [title_of(objective), *["its mean recall"] * beside, "SelMix − it"]

@@ -9,8 +9,8 @@ from miniature import options_for, write_dataset_and_checkpoint
 
 from recipes import compare
 from selmix_hf.baselines import head
-from selmix_hf.rivals import RIVALS
-from selmix_hf.same_start import SELMIX, ByTrainer, OnFeatures, SameStart
+from selmix_hf.rivals import RIVALS, SELMIX
+from selmix_hf.same_start import ByTrainer, OnFeatures, SameStart
 from selmix_hf.same_start_report import dominated, front_lines, plot_front, table
 from selmix_hf.workbench import Workbench
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selmix_hf.confusion import confusion_counts, require_all_classes, resolve_class_prior
+from selmix_hf.losses import positive_counts
 from selmix_hf.objectives import Objective
 
 _FEW_CLASSES = 20  # beyond, moving single coordinates would take minutes
@@ -32,9 +33,7 @@ def logit_adjustment(class_counts: Sequence[int] | Tensor, tau: float = 1.0) -> 
     Raises:
         ValueError: counts that are not positive.
     """
-    counts_K = torch.as_tensor(class_counts, dtype=torch.float64)
-    if counts_K.ndim != 1 or not bool((counts_K > 0).all()):
-        raise ValueError(f"class_counts must hold one positive number a class, found {counts_K.tolist()}.")
+    counts_K = positive_counts(class_counts)
     return (-tau * (counts_K / counts_K.sum()).log()).float()
 
 

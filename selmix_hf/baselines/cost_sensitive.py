@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from selmix_hf.baselines.head import Head, retrain_head
 from selmix_hf.confusion import confusion_counts, resolve_class_prior, smooth_confusion
 from selmix_hf.gain import metric_gradient
+from selmix_hf.losses import positive_counts
 from selmix_hf.objectives import MinimumMetric, Multipliers, Objective
 
 _SMALLEST_WEIGHT = 1e-3  # of the largest: a class of weight 0 would have no bound on its logit
@@ -42,9 +43,7 @@ class CostSensitiveLoss(nn.Module):
 
     def __init__(self, objective: Objective, class_counts: Sequence[int] | Tensor, rate: float = 1.0) -> None:
         super().__init__()
-        counts_K = torch.as_tensor(class_counts, dtype=torch.float64)
-        if counts_K.ndim != 1 or not bool((counts_K > 0).all()):
-            raise ValueError(f"class_counts must hold one positive number a class, found {counts_K.tolist()}.")
+        counts_K = positive_counts(class_counts)
         self.objective, self.rate = objective, rate
         self.train_prior_K = counts_K / counts_K.sum()
         self.multipliers: Multipliers = objective.initial_multipliers(len(counts_K))
