@@ -66,7 +66,7 @@ def table(record: Mapping[str, Any]) -> str:
     for objective, methods in record["objectives"].items():
         for name, result in methods.items():
             runs = result["runs"]
-            row = [title_of(objective), name, _setting(result["setting"]) or "defaults"]
+            row = [title_of(objective), name, _setting(result["setting"]) or "defaults" * (name == SELMIX)]
             row += [mean_and_sd([report[metric] for report in runs]) for metric in shown]
             row.insert(place, interval_cell(runs, worst))
             row += _difference(result, objective)
