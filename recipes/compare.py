@@ -12,9 +12,11 @@ of that come on top. Each is tried with `--num_settings` settings (default five)
 fitted on: what is fitted on validation images is fitted on either half and measured on the other. The best by the
 objective is fitted once more, with all validation images, for every seed, and looked at on the test images. Learning
 rates of retrained heads suit features whose mean squared norm is in the hundreds, as behind most pretrained networks.
-With `--freeze_backbone false` SelMix, uniform mixup and the cost-sensitive reduction train all weights.
+With `--freeze_backbone false` SelMix, uniform mixup and the cost-sensitive reduction train all weights, and give those
+that scored best on the validation images at one of the looks.
 
-Into output_dir go compare.md (the table), compare.json, front.png (mean against worst-class recall) and split.json.
+Into output_dir go compare.md (the table), compare.json, front.png (mean against worst-class recall), split.json, and
+what was fitted (fits): the same command goes on where it was interrupted, also with more objectives or settings.
 
 Measured: docs/results.md, with the commands and how long they took.
 """
@@ -116,7 +118,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "feature_seconds": time.perf_counter() - since,
             "objectives": {},
         }
-        comparison = SameStart(bench, record["seeds"], arguments.num_settings, arguments.folds)
+        comparison = SameStart(bench, folder / "fits", record["seeds"], arguments.num_settings, arguments.folds)
         for objective in arguments.objectives:
             say(f"For {objective}:")
             results: dict[str, Any] = {}
@@ -130,6 +132,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                 name: {key: value for key, value in result.items() if key != "predicted"}
                 for name, result in results.items()
             }
+            machines = [
+                m for methods in record["objectives"].values() for r in methods.values() for m in r["hardware"]
+            ]
+            record["hardware"] = ", ".join(dict.fromkeys(machines))
             record["seconds"] = time.perf_counter() - began
             record = dict(rounded(record))
             if is_main:  # after every objective: none is lost

@@ -1,16 +1,20 @@
 """SelMix beside its rivals: from one checkpoint, on one split, each with the best of a few settings.
 
 Settings are chosen on validation images that the method was not fitted on; then the method is fitted with all of them,
-once a seed, and looked at on the test images. Weights at the end of a run count, for every method. Shape suffixes: N
-samples, K classes.
+once a seed, and looked at on the test images. Of a frozen backbone the weights at the end of a run count, for every
+method; with all weights in training those that scored best on the validation images at one of the looks, the start
+among them. Shape suffixes: N samples, K classes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +27,9 @@ from selmix_hf.callbacks import CostSensitiveCallback
 from selmix_hf.comparison import paired_bootstrap
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_names
+from selmix_hf.fits import Fit, Fits
 from selmix_hf.gain_set import average_heads, halves_of
+from selmix_hf.hardware import hardware
 from selmix_hf.metrics import classification_metrics
 from selmix_hf.objectives import MinimumMetric, Objective
 from selmix_hf.rivals import RIVALS, SELMIX, Rival, Setting, Start
@@ -35,6 +41,14 @@ _OF_PAIRS = {
     option.name: option.default
     for option in dataclasses.fields(SelMixConfig)
     if option.name in ("pair_sampling", "inverse_temperature", "target_share", "beta_min", "mixing", "reuse_samples")
+}
+_RUN = "run"  # folder in output_dir, while a run of all weights is under way
+_BEST_KEPT = {
+    "eval_strategy": "epoch",
+    "save_strategy": "best",
+    "load_best_model_at_end": True,
+    "save_total_limit": 1,
+    "save_only_model": True,
 }
 Predictor = Callable[[np.ndarray], Tensor]  # rows of images -> their classes
 
@@ -105,7 +119,8 @@ class OnFeatures:
 
 @dataclass(frozen=True)
 class ByTrainer:
-    """A method that `SelMixTrainer` runs, on stored features or with all weights, as the run's settings say.
+    """A method that `SelMixTrainer` runs, on stored features or with all weights, as the run's settings say; the best
+    weights of the latter are kept.
 
     A setting holds options of SelMixConfig; a factor of the run's own learning rates ("scale"); "cross", two runs of
     half the length as `gain_set.cross_fit` has them; and "bias_share", the share that is added of a class bias, tuned
@@ -124,6 +139,8 @@ class ByTrainer:
 
     def fit(self, bench: Workbench, objective: str, setting: Setting, seed: int, steering_N: np.ndarray) -> Predictor:
         options = {"gain_set_use": "steer", **self.options, **setting, "objective": objective, "seed": seed}
+        if not bench.config.freeze_backbone:
+            options |= {**_BEST_KEPT, "output_dir": f"{bench.config.output_dir}/{_RUN}"}
         scale, share = options.pop("scale", 1.0), options.pop("bias_share", 0.0)
         for name in ("learning_rate", "backbone_learning_rate"):
             options[name] = scale * getattr(bench.config, name)
@@ -146,6 +163,9 @@ class ByTrainer:
                 scores.append(bench.logits(trainers[-1], held_N))
                 labels.append(torch.as_tensor(bench.labels_N[held_N]))
         average_heads(trainers)
+        trainers[0].accelerator.wait_for_everyone()  # each has read its best weights
+        if trainers[0].is_world_process_zero():
+            shutil.rmtree(Path(str(bench.config.output_dir)) / _RUN, ignore_errors=True)
         bias_K = torch.zeros(bench.num_classes)
         if share:
             bias_K = share * tune_class_bias(torch.cat(scores), torch.cat(labels), bench.objective(objective))
@@ -186,7 +206,10 @@ def contenders(freeze_backbone: bool) -> dict[str, Contender]:
         del known["cost-sensitive head"]
         known["cost-sensitive"] = ByTrainer(_cost_settings, {"sampling": "natural"}, cost_sensitive=True)
     known["uniform mixup"] = ByTrainer(
-        _mixup_settings, {"pair_sampling": "uniform"}, reads_objective=False, reads_validation=False
+        _mixup_settings,
+        {"pair_sampling": "uniform"},
+        reads_objective=not freeze_backbone,  # to choose the weights
+        reads_validation=not freeze_backbone,
     )
     known[SELMIX] = ByTrainer(lambda objective: _selmix_settings(objective, freeze_backbone))
     return known
@@ -197,6 +220,7 @@ class SameStart:
 
     Args:
         bench: with the splits "train", "validation" and "test".
+        folder: every fit is kept there, so that an interrupted comparison goes on where it stopped.
         seeds: of the final runs.
         num_settings: of each method, at most; 1: the most usual one, nothing is searched.
         folds: 2: a method that is fitted on validation images is fitted on either half, and measured on the other;
@@ -207,6 +231,7 @@ class SameStart:
     def __init__(
         self,
         bench: Workbench,
+        folder: Path,
         seeds: Sequence[int],
         num_settings: int = NUM_SETTINGS,
         folds: int = 2,
@@ -215,8 +240,7 @@ class SameStart:
         self.bench, self.seeds, self.num_settings, self.folds = bench, seeds, num_settings, folds
         self.num_resamples = num_resamples
         self.names = distinct_names(bench.data.class_names)
-        self._searched: dict[tuple, Tensor] = {}
-        self._final: dict[tuple, tuple[np.ndarray, float, dict[str, float]]] = {}
+        self._fits = Fits(folder, bench.identity())
 
     def run(self, name: str, contender: Contender, objective: str) -> dict[str, Any]:
         """Search, then the final runs: setting, what was tried, reports of the test images, seconds, memory."""
@@ -232,10 +256,11 @@ class SameStart:
         return {
             "setting": chosen,
             "tried": tried,
-            "runs": [self._report(aim, predicted_N) for predicted_N, _, _ in finals],
-            "seconds": float(np.mean([seconds for _, seconds, _ in finals])),
-            "peak_memory_gb": {kind: max(memory[kind] for _, _, memory in finals) for kind in finals[0][2]},
-            "predicted": [predicted_N for predicted_N, _, _ in finals],
+            "runs": [self._report(aim, fit.predicted_N) for fit in finals],
+            "seconds": float(np.mean([fit.seconds for fit in finals])),
+            "peak_memory_gb": {kind: max(fit.memory_gb[kind] for fit in finals) for kind in finals[0].memory_gb},
+            "hardware": sorted({fit.hardware for fit in finals}),
+            "predicted": [fit.predicted_N for fit in finals],
         }
 
     def differences(self, result: dict[str, Any], selmix: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
@@ -255,46 +280,55 @@ class SameStart:
             tail_share=self.bench.config.tail_share,
         )
 
-    def _key(self, name: str, contender: Contender, objective: str, setting: Setting) -> tuple:
-        return name, objective if contender.reads_objective else "", *sorted(setting.items())
-
     def _held_out_counts(self, name: str, contender: Contender, objective: str, setting: Setting) -> Tensor:
         """Of validation images that the method was not fitted on, all folds together; K x K."""
-        key = self._key(name, contender, objective, setting)
-        if key not in self._searched:
-            first_N, second_N = self.bench.halves(self.seeds[0])
-            parts = [(first_N, second_N), (second_N, first_N)][: self.folds]
-            if not contender.reads_validation:
-                everything_N = np.concatenate([first_N, second_N])
-                parts = [(everything_N, everything_N)]
-            counts_KK = torch.zeros(self.bench.num_classes, self.bench.num_classes, dtype=torch.long)
-            for fitted_N, measured_N in parts:
-                predictor = contender.fit(self.bench, objective, setting, self.seeds[0], fitted_N)
-                counts_KK += self._counts(measured_N, predictor(measured_N))
-            self._searched[key] = counts_KK
-        return self._searched[key]
+        first_N, second_N = self.bench.halves(self.seeds[0])
+        parts = [(first_N, second_N), (second_N, first_N)][: self.folds]
+        if not contender.reads_validation:
+            everything_N = np.concatenate([first_N, second_N])
+            parts = [(everything_N, everything_N)]
+        counts_KK = torch.zeros(self.bench.num_classes, self.bench.num_classes, dtype=torch.long)
+        for fitted_N, measured_N in parts:
+            fit = self._fit(name, contender, objective, setting, self.seeds[0], fitted_N, measured_N)
+            counts_KK += self._counts(measured_N, fit.predicted_N)
+        return counts_KK
 
-    def _finally(
-        self, name: str, contender: Contender, objective: str, setting: Setting, seed: int
-    ) -> tuple[np.ndarray, float, dict[str, float]]:
-        """Predicted classes of the test images, seconds of the fit, and the most memory meanwhile, in GiB."""
-        key = (*self._key(name, contender, objective, setting), seed)
-        if key not in self._final:
+    def _finally(self, name: str, contender: Contender, objective: str, setting: Setting, seed: int) -> Fit:
+        """Fitted with all validation images, measured on the test images."""
+        steering_N = np.concatenate(self.bench.halves(seed))
+        return self._fit(name, contender, objective, setting, seed, steering_N, self.bench.rows["test"])
+
+    def _fit(
+        self,
+        name: str,
+        contender: Contender,
+        objective: str,
+        setting: Setting,
+        seed: int,
+        steering_N: np.ndarray,
+        measured_N: np.ndarray,
+    ) -> Fit:
+        def make() -> Fit:
             if isinstance(contender, OnFeatures):
                 self.bench.head_and_features()  # made once, for all
-            steering_N = np.concatenate(self.bench.halves(seed))
             with PeakMemory() as memory:
                 began = time.perf_counter()
                 predictor = contender.fit(self.bench, objective, setting, seed, steering_N)
                 seconds = time.perf_counter() - began
-            self._final[key] = predictor(self.bench.rows["test"]).numpy(), seconds, memory.gb
-        return self._final[key]
+            config = self.bench.config
+            machine = hardware(config.world_size, config.device.type == "cpu")
+            return Fit(predictor(measured_N).numpy(), seconds, memory.gb, machine)
 
-    def _counts(self, rows_N: np.ndarray, predicted_N: Tensor) -> Tensor:
-        return confusion_counts(torch.as_tensor(self.bench.labels_N[rows_N]), predicted_N, self.bench.num_classes)
+        rows = hashlib.sha256(steering_N.tobytes() + measured_N.tobytes()).hexdigest()
+        aim = objective if contender.reads_objective else ""
+        return self._fits({"method": name, "objective": aim, "setting": setting, "seed": seed, "rows": rows}, make)
+
+    def _counts(self, rows_N: np.ndarray, predicted_N: np.ndarray) -> Tensor:
+        labels_N = torch.as_tensor(self.bench.labels_N[rows_N])
+        return confusion_counts(labels_N, torch.as_tensor(predicted_N), self.bench.num_classes)
 
     def _report(self, aim: Objective, predicted_N: np.ndarray) -> dict[str, Any]:
-        counts = self._counts(self.bench.rows["test"], torch.as_tensor(predicted_N))
+        counts = self._counts(self.bench.rows["test"], predicted_N)
         report = classification_metrics(
             counts,
             train_counts=self.bench.data.train_counts,

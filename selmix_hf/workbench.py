@@ -15,15 +15,19 @@ from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 
 from selmix_hf.benchmark_data import BenchmarkData
+from selmix_hf.benchmark_results import settings_of, versions
 from selmix_hf.benchmark_start import BenchmarkArguments, augmentation, load_start
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.config import SelMixConfig
+from selmix_hf.fingerprint import backbone_fingerprint
 from selmix_hf.labels import class_labels
 from selmix_hf.objectives import Objective
 from selmix_hf.trainer import SelMixTrainer
 
 ROW = "selmix_row"  # column: number of the image in `Workbench.images`
 NOTHING_KEPT = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+_NOT_OF_A_RUN = {"objectives", "methods", "num_settings", "folds", "seeds", "objective", "seed"}
+_NOT_OF_A_RUN |= {"model_name_or_path", "dataset", "split", "feature_cache_dir", "dataloader_num_workers"}
 _ON_FEATURES = {"freeze_backbone": True, "mixing": "feature", "reuse_samples": False}
 
 
@@ -91,6 +95,19 @@ class Workbench:
     def num_classes(self) -> int:
         return len(self.data.class_names)
 
+    def identity(self) -> dict[str, Any]:
+        """What every run here depends on, fit for JSON: weights of the start, images, number of processes, versions,
+        options; not what sets runs apart."""
+        settings = settings_of(self.config, self.arguments)
+        return {
+            "start": backbone_fingerprint(self._model, ()),
+            "split": self.data.digest,
+            "images": self.images._fingerprint,  # of the files: their paths, sizes and times
+            "processes": self.config.world_size,
+            "versions": versions(),
+            "settings": {name: value for name, value in settings.items() if name not in _NOT_OF_A_RUN},
+        }
+
     def halves(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the validation images in two parts, half of each class."""
         rows_N = np.random.default_rng(seed).permutation(self.rows["validation"])
@@ -102,7 +119,8 @@ class Workbench:
         return self.config.make_objective(name, self.data.train_counts)
 
     def configured(self, **options: Any) -> SelMixConfig:
-        """The run's settings with others in their place; nothing is evaluated or saved while it trains."""
+        """The run's settings with others in their place; without them nothing is evaluated or saved while it
+        trains."""
         kept: dict[str, Any] = {**NOTHING_KEPT, "pseudo_label_steps": 0}  # the last follows refresh_steps
         if not options.get("freeze_backbone", self.config.freeze_backbone):
             kept["feature_cache_dir"] = None

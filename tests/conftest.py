@@ -1,4 +1,4 @@
-"""The environment every test runs in: offline, two threads, no screen, and nothing of the user's caches touched.
+"""The environment every test runs in: offline, one thread a process, no screen, nothing of the user's caches touched.
 
 The variables are set here, before any test module imports transformers or datasets, and processes that a test starts
 inherit them. A value that is set already stays: HF_HUB_OFFLINE=0 pytest -m hub runs the tests that need the Hub.
@@ -23,11 +23,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MPLBACKEND"] = "Agg"
-
-import torch  # noqa: E402
-
-if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_unconfigure() -> None:

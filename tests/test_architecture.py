@@ -82,6 +82,7 @@ FLOORS = {
     "gain_set": 6,
     "workbench": 12,
     "same_start": 13,
+    "fits": 1,
     "same_start_report": 6,
     "analysis": 13,
     "analysis_report": 6,

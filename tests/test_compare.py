@@ -24,7 +24,8 @@ def run(folder, out, *more):
     return compare.main([*options_for(folder, out, pairs=4), *map(str, more)])
 
 
-def test_every_method_from_a_frozen_backbone(folder, tmp_path, capsys):
+def test_every_method_from_a_frozen_backbone(folder, tmp_path, capsys, monkeypatch):
+    fit, fit_head = ByTrainer.fit, OnFeatures.fit
     more = ["--freeze_backbone", "true", "--objectives", "min_recall", "mean_recall", "--seeds", "0", "1"]
     record = run(folder, tmp_path, *more, "--num_settings", "2")
     assert json.loads((tmp_path / "compare.json").read_text()) == record
@@ -48,11 +49,20 @@ def test_every_method_from_a_frozen_backbone(folder, tmp_path, capsys):
     assert table(record) in report and (tmp_path / "front.png").stat().st_size > 5000
     assert record["objectives"]["min_recall"][SELMIX]["peak_memory_gb"]["process"] >= 0
     said = capsys.readouterr().out
+    # the same command again, with another objective: what was fitted is there
+    made = []
+    monkeypatch.setattr(ByTrainer, "fit", lambda *given: made.append(given[2]) or fit(*given))
+    monkeypatch.setattr(OnFeatures, "fit", lambda *given: made.append(given[2]) or fit_head(*given))
+    more[2:5] = ["--objectives", "min_recall", "h_mean"]
+    again = run(folder, tmp_path, *more, "--num_settings", "2")
+    assert set(made) == {"h_mean"}
+    assert again["objectives"]["min_recall"] == record["objectives"]["min_recall"]
     assert "For min_recall:\n  the start: " in said and "Table, numbers and picture are in" in said
 
 
 def test_whole_network_methods_train_all_weights_on_as_many_images(folder, tmp_path, monkeypatch):
-    seen = {}
+    seen: dict[str, list[int]] = {}
+    chosen: list[int] = []
     made = Workbench.trainer
 
     def trainer(self, config, *rows, **own):
@@ -69,22 +79,26 @@ def test_whole_network_methods_train_all_weights_on_as_many_images(folder, tmp_p
 
         run.training_step = counted
         start = {name: weight.clone() for name, weight in run.model.named_parameters()}
-        train = run.train
+        load = run._load_best_model
 
-        def trained(*given):
-            train(*given)
+        def best():
             moved = [name for name, weight in run.model.named_parameters() if not torch.equal(start[name], weight)]
             assert {name.startswith(tuple(run.head.names)) for name in moved} == {True, False}
+            load()
+            scores = [row["eval_selection_score"] for row in run.state.log_history if "eval_selection_score" in row]
+            assert len(scores) == 3 and run.state.best_metric == max(scores)  # the start, and two periods
+            chosen.append(run.state.best_global_step)
 
-        run.train = trained
+        run._load_best_model = best
         return run
 
     monkeypatch.setattr(Workbench, "trainer", trainer)
-    more = ["--objectives", "h_mean", "--methods", "cost-sensitive", "uniform mixup", "--num_settings", "1"]
-    methods = run(folder, tmp_path, *more, "--beta_min", "0.5")["objectives"]["h_mean"]
+    more = ["--objectives", "mean_recall", "--methods", "cost-sensitive", "uniform mixup", "--num_settings", "1"]
+    methods = run(folder, tmp_path, *more, "--beta_min", "0.5")["objectives"]["mean_recall"]
     assert list(methods) == ["cost-sensitive", "uniform mixup", SELMIX]
     assert methods[SELMIX]["setting"] == {} and methods[SELMIX]["tried"] == []
-    assert seen == {"natural": [8] * 4, "uniform": [8] * 4, "selmix": [8] * 4}
+    assert seen == {"natural": [8] * 4, "uniform": [8] * 4, "selmix": [8] * 4} and len(chosen) == 3
+    assert not (tmp_path / "run").exists()
 
 
 def test_rivals_have_the_budget_and_the_other_half(folder, tmp_path, monkeypatch):

@@ -1,0 +1,45 @@
+"""What a comparison has fitted is kept, whole, and only for what it was fitted to."""
+
+import numpy as np
+import pytest
+
+from selmix_hf.fits import Fit, Fits
+
+FIT = Fit(np.array([2, 0, 1]), 1.5, {"process": 0.25}, "1 process x a machine")
+
+
+def refused() -> Fit:
+    raise AssertionError("fitted again")
+
+
+def test_a_fit_is_made_once(tmp_path):
+    made = []
+    fits = Fits(tmp_path / "fits", {"start": "a"})
+    key = {"method": "SelMix", "setting": {"scale": 0.1}, "seed": 0}
+    for _ in range(2):
+        assert fits(key, lambda: made.append(1) or FIT) is FIT
+    assert made == [1]
+    again = Fits(tmp_path / "fits", {"start": "a"})(key, refused)  # another run of the command
+    assert again.predicted_N.tolist() == [2, 0, 1] and again.predicted_N.dtype == np.int64
+    assert (again.seconds, again.memory_gb, again.hardware) == (FIT.seconds, FIT.memory_gb, FIT.hardware)
+
+
+@pytest.mark.parametrize(
+    "identity, key", [({"start": "b"}, {"seed": 0}), ({"start": "a", "split": "s"}, {"seed": 0}), ({"start": "a"}, {})]
+)
+def test_what_depends_on_something_else_is_fitted(identity, key, tmp_path):
+    Fits(tmp_path, {"start": "a"})({"seed": 0}, lambda: FIT)
+    with pytest.raises(AssertionError, match="fitted again"):
+        Fits(tmp_path, identity)(key, refused)
+
+
+def test_an_interrupted_fit_leaves_nothing(tmp_path, monkeypatch):
+    fits = Fits(tmp_path, {})
+    with pytest.raises(KeyboardInterrupt):
+        fits({}, lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(np, "savez_compressed", lambda file, **arrays: file.write(b"half") and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fits({}, lambda: FIT)  # written in part
+    monkeypatch.undo()
+    made = []
+    assert Fits(tmp_path, {})({}, lambda: made.append(1) or FIT) is FIT and made == [1]
