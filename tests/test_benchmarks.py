@@ -310,7 +310,12 @@ def test_stl10_needs_its_unlabelled_file(cifar100, checkpoint, tmp_path):
         stl10_ssl.main(options(checkpoint, tmp_path / "out", "--dataset", cifar100, *FEW))
 
 
-@pytest.mark.parametrize("recipe", RUNS)
+ALIKE = ("cifar100_lt", "places_lt", "imagenet100_lt_ssl")  # to imagenet1k_lt, inaturalist2018, cifar10_lt_ssl
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in RUNS]
+)
 def test_two_processes_give_the_results_of_one(recipe, images, cifar100, stl10, checkpoint, tmp_path):
     """Started by torchrun, at the same pairs a step. CPU processes may abort at exit: the files count."""
     more = [{"CIFAR": cifar100, "LISTS": images, "STL": stl10}.get(word, word) for word in RUNS[recipe]]
