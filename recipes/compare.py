@@ -162,7 +162,7 @@ def _chosen(names: list[str], freeze_backbone: bool) -> dict[str, Any]:
     known = contenders(freeze_backbone)
     unknown = sorted(set(names) - set(known))
     if unknown:
-        raise ValueError(f"--methods: unknown {', '.join(unknown)}; expected some of {', '.join(known)}.")
+        raise ValueError(f"--methods: unknown {', '.join(unknown)}; expected some of {', '.join(map(repr, known))}.")
     return {name: known[name] for name in known if not names or name in (*names, SELMIX)}
 
 

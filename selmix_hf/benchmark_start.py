@@ -18,6 +18,7 @@ from selmix_hf.semi_supervised.fixmatch import FixMatchTrainer
 from selmix_hf.semi_supervised.mean_teacher import MeanTeacherTrainer
 from selmix_hf.semi_supervised.mixmatch import MixMatchTrainer
 from selmix_hf.stage1 import Stage1Trainer
+from selmix_hf.weighted_sampling import checked_sampling
 
 _OF_METHOD = ("mu", "unlabeled_weight", "rampup_steps", "threshold", "ema_decay")
 _DONE = "stage1.json"  # written last: the folder is complete
@@ -45,6 +46,7 @@ class BenchmarkArguments:
     stage1_weight_decay: float = field(default=0.0, metadata={"help": "Of stage 1."})
     stage1_batch_size: int = field(default=64, metadata={"help": "Images a step and device."})
     stage1_mixup_alpha: float = field(default=0.0, metadata={"help": "Of mixup in stage 1; 0: none."})
+    stage1_sampling: str = field(default="natural", metadata={"help": "As SelMixConfig's sampling, for stage 1."})
 
     def __post_init__(self) -> None:
         self._check()
@@ -55,6 +57,7 @@ class BenchmarkArguments:
                 raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}.")
         if not self.stage1_learning_rate > 0:
             raise ValueError(f"stage1_learning_rate must be positive, found {self.stage1_learning_rate}.")
+        checked_sampling(self.stage1_sampling)
         if len(set(self.seeds)) < len(self.seeds) or not all(0 <= seed < 2**32 for seed in self.seeds):
             raise ValueError(f"seeds must differ and lie between 0 and 2**32 - 1, found {self.seeds}.")
 
@@ -85,6 +88,10 @@ class SemiSupervisedStart(BenchmarkArguments):
         if self.stage1_method != "supervised" and self.stage1_mixup_alpha:
             raise ValueError(
                 f"stage1_mixup_alpha is for stage1_method=supervised: {self.stage1_method} has its views."
+            )
+        if self.stage1_method != "supervised" and self.stage1_sampling != "natural":
+            raise ValueError(
+                f"stage1_sampling is for stage1_method=supervised: {self.stage1_method} draws as its paper does."
             )
         if self.stage1_threshold is not None and self.stage1_method != "fixmatch":
             raise ValueError(f"stage1_threshold is FixMatch's: {self.stage1_method} has none, leave it out.")
@@ -128,6 +135,7 @@ class Stage1:
         self.settings |= {"seed": config.seed, "split_digest": data.digest}
         if (self.folder / _DONE).is_file():
             found = json.loads((self.folder / _DONE).read_text(encoding="utf-8"))
+            found = {"stage1_sampling": "natural"} | found  # of models from before it was an option
             others = [name for name in self.settings if found.get(name) != self.settings[name]]
             if others:
                 raise ValueError(
@@ -166,8 +174,14 @@ class Stage1:
         view = augmentation(arguments, data, processor)
         method = getattr(arguments, "stage1_method", "supervised")
         if method == "supervised":
-            mixup_alpha = arguments.stage1_mixup_alpha
-            self.trainer = Stage1Trainer(model, options, **shared, mixup_alpha=mixup_alpha, train_transform=view)
+            self.trainer = Stage1Trainer(
+                model,
+                options,
+                **shared,
+                mixup_alpha=arguments.stage1_mixup_alpha,
+                sampling=checked_sampling(arguments.stage1_sampling),
+                train_transform=view,
+            )
             return
         own = {name: getattr(arguments, f"stage1_{name}") for name in _OF_METHOD}
         own = {name: value for name, value in own.items() if value is not None}

@@ -291,6 +291,8 @@ def test_semi_supervised_from_stage_1_to_selmix(method, cifar100, checkpoint, tm
             ["--stage1_mixup_alpha", "0.2"],
             "stage1_mixup_alpha is for stage1_method=supervised: fixmatch has its views",
         ),
+        (["--stage1_sampling", "square_root"], "stage1_sampling is for stage1_method=supervised: fixmatch draws"),
+        (["--stage1_sampling", "2"], "sampling must be one of .*square_root.*, found '2'"),
         (["--split", "LABELLED"], "there are no unlabelled images: set unlabeled_max_per_class, or give a split"),
         (["--unlabeled_max_per_class", "9"], "lower max_per_class, unlabeled_max_per_class"),
     ],
@@ -386,6 +388,23 @@ def test_cifar100_runs_stage_1_once_and_keeps_a_run_that_cannot_be_pushed(
     assert again["runs"][0]["test_before"] == saved["runs"][0]["test_before"]
     with pytest.raises(SystemExit, match="holds a model of other settings .stage1_steps: 3 there, 4 here"):
         cifar100_lt.main([*command, "--stage1_steps", "4"])
+    with pytest.raises(SystemExit, match="stage1_sampling: 'natural' there, 'class_balanced' here"):
+        cifar100_lt.main([*command, "--stage1_sampling", "class_balanced"])
+
+
+@pytest.mark.parametrize(("sampling", "power"), [("natural", None), ("class_balanced", 0), ("0.5", 0.5)])
+def test_stage_1_draws_as_its_option_says(sampling, power, cifar100, checkpoint, tmp_path):
+    more = ["--dataset", cifar100, "--imbalance_factor", "4", "--validation_per_class", "2", "--stage1_steps", "2"]
+    more += ["--stage1_loss", "cross_entropy", "--stage1_sampling", sampling]
+    command = options(checkpoint, tmp_path, *more)
+    arguments, config = parse_arguments((cifar100_lt.Arguments, SelMixConfig), command)
+    data = cifar100_lt.load(arguments, tmp_path)
+    weights_N = Stage1(arguments, config, data).trainer.sample_weights
+    if power is None:
+        assert weights_N is None
+        return
+    drawn_K = np.bincount(data.splits["train"]["fine_label"], weights_N)
+    assert drawn_K / drawn_K.sum() == pytest.approx(data.train_counts**power / (data.train_counts**power).sum())
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_the_search_measures_where_it_did_not_fit(folder, tmp_path, monkeypatch)
     "options, message",
     [
         (["--objectives", "worst"], "unknown objective 'worst'"),
-        (["--methods", "crt"], "--methods: unknown crt; expected some of the start, .*cRT"),
+        (["--methods", "crt"], "--methods: unknown crt; expected some of 'the start', .*'cRT'"),
         (["--num_settings", "0"], "num_settings must be at least 1"),
         (["--folds", "3"], "folds 1 or 2, found 5 and 3"),
         (["--model_name_or_path", "nowhere"], "no image classifier .* could be loaded from 'nowhere'"),
