@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "feature_seconds": time.perf_counter() - since,
             "objectives": {},
         }
-        comparison = SameStart(bench, folder / "fits", record["seeds"], arguments.num_settings, arguments.folds)
+        comparison = SameStart(bench, record["seeds"], arguments.num_settings, arguments.folds)
         for objective in arguments.objectives:
             say(f"For {objective}:")
             results: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +134,8 @@ class Stage1:
         self.settings |= {name: getattr(arguments, name) for name in ("model_name_or_path", "image_size", "augment")}
         self.settings |= {"seed": config.seed, "split_digest": data.digest}
         if (self.folder / _DONE).is_file():
-            found = json.loads((self.folder / _DONE).read_text(encoding="utf-8"))
-            found = {"stage1_sampling": "natural"} | found  # of models from before it was an option
+            found = {option.name: option.default for option in fields(arguments)}  # of one that came later
+            found |= json.loads((self.folder / _DONE).read_text(encoding="utf-8"))
             others = [name for name in self.settings if found.get(name) != self.settings[name]]
             if others:
                 raise ValueError(
@@ -179,7 +179,7 @@ class Stage1:
                 options,
                 **shared,
                 mixup_alpha=arguments.stage1_mixup_alpha,
-                sampling=checked_sampling(arguments.stage1_sampling),
+                sampling=arguments.stage1_sampling,
                 train_transform=view,
             )
             return

@@ -42,7 +42,8 @@ _OF_PAIRS = {
     for option in dataclasses.fields(SelMixConfig)
     if option.name in ("pair_sampling", "inverse_temperature", "target_share", "beta_min", "mixing", "reuse_samples")
 }
-_RUN = "run"  # folder in output_dir, while a run of all weights is under way
+_FITS = "fits"  # folder in output_dir
+_UNFINISHED = f"{_FITS}/unfinished"  # while a run of all weights is under way
 _BEST_KEPT = {
     "eval_strategy": "epoch",
     "save_strategy": "best",
@@ -140,7 +141,7 @@ class ByTrainer:
     def fit(self, bench: Workbench, objective: str, setting: Setting, seed: int, steering_N: np.ndarray) -> Predictor:
         options = {"gain_set_use": "steer", **self.options, **setting, "objective": objective, "seed": seed}
         if not bench.config.freeze_backbone:
-            options |= {**_BEST_KEPT, "output_dir": f"{bench.config.output_dir}/{_RUN}"}
+            options |= {**_BEST_KEPT, "output_dir": f"{bench.config.output_dir}/{_UNFINISHED}"}
         scale, share = options.pop("scale", 1.0), options.pop("bias_share", 0.0)
         for name in ("learning_rate", "backbone_learning_rate"):
             options[name] = scale * getattr(bench.config, name)
@@ -163,9 +164,10 @@ class ByTrainer:
                 scores.append(bench.logits(trainers[-1], held_N))
                 labels.append(torch.as_tensor(bench.labels_N[held_N]))
         average_heads(trainers)
-        trainers[0].accelerator.wait_for_everyone()  # each has read its best weights
-        if trainers[0].is_world_process_zero():
-            shutil.rmtree(Path(str(bench.config.output_dir)) / _RUN, ignore_errors=True)
+        if not bench.config.freeze_backbone:
+            trainers[0].accelerator.wait_for_everyone()  # each has read its best weights
+            if trainers[0].is_world_process_zero():
+                shutil.rmtree(str(options["output_dir"]), ignore_errors=True)
         bias_K = torch.zeros(bench.num_classes)
         if share:
             bias_K = share * tune_class_bias(torch.cat(scores), torch.cat(labels), bench.objective(objective))
@@ -219,8 +221,8 @@ class SameStart:
     """The comparison.
 
     Args:
-        bench: with the splits "train", "validation" and "test".
-        folder: every fit is kept there, so that an interrupted comparison goes on where it stopped.
+        bench: with the splits "train", "validation" and "test"; every fit is kept in its output_dir, in fits/, so that
+            an interrupted comparison goes on where it stopped.
         seeds: of the final runs.
         num_settings: of each method, at most; 1: the most usual one, nothing is searched.
         folds: 2: a method that is fitted on validation images is fitted on either half, and measured on the other;
@@ -231,7 +233,6 @@ class SameStart:
     def __init__(
         self,
         bench: Workbench,
-        folder: Path,
         seeds: Sequence[int],
         num_settings: int = NUM_SETTINGS,
         folds: int = 2,
@@ -240,7 +241,7 @@ class SameStart:
         self.bench, self.seeds, self.num_settings, self.folds = bench, seeds, num_settings, folds
         self.num_resamples = num_resamples
         self.names = distinct_names(bench.data.class_names)
-        self._fits = Fits(folder, bench.identity())
+        self._fits = Fits(Path(str(bench.config.output_dir)) / _FITS, bench.identity())
 
     def run(self, name: str, contender: Contender, objective: str) -> dict[str, Any]:
         """Search, then the final runs: setting, what was tried, reports of the test images, seconds, memory."""

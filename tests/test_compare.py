@@ -93,12 +93,15 @@ def test_whole_network_methods_train_all_weights_on_as_many_images(folder, tmp_p
         return run
 
     monkeypatch.setattr(Workbench, "trainer", trainer)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").touch()  # what lies in output_dir stays
     more = ["--objectives", "mean_recall", "--methods", "cost-sensitive", "uniform mixup", "--num_settings", "1"]
     methods = run(folder, tmp_path, *more, "--beta_min", "0.5")["objectives"]["mean_recall"]
     assert list(methods) == ["cost-sensitive", "uniform mixup", SELMIX]
     assert methods[SELMIX]["setting"] == {} and methods[SELMIX]["tried"] == []
     assert seen == {"natural": [8] * 4, "uniform": [8] * 4, "selmix": [8] * 4} and len(chosen) == 3
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "fits" / "unfinished").exists()
+    assert (tmp_path / "run" / "mine").is_file()
 
 
 def test_rivals_have_the_budget_and_the_other_half(folder, tmp_path, monkeypatch):
