@@ -41,7 +41,7 @@ from selmix_hf.comparison import INTERVAL, KEY_METRICS, interval_cell, markdown_
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.plots import save_record_plots
 from selmix_hf.record_card import released_run, render_record
-from selmix_hf.same_start_report import front_lines, plot_front, summary_table
+from selmix_hf.same_start_report import front_lines, plot_front, summary
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
@@ -152,28 +152,15 @@ def comparisons() -> dict[str, Any]:
 
 def all_weights_table() -> str:
     """Comparisons in which all weights were trained: a row for each start and method."""
-    header, rows = ["start", "method"], []
-    for objective in ("mean_recall", "min_recall"):
-        header += [f"{KEY_METRICS[objective]}, for it", "SelMix − it"]
+    header: list[str] = []
+    rows = []
     for start, record in comparisons().items():
-        if not start.endswith("_network"):
-            continue
-        loss = {"la": "logit-adjusted", "plain": "plain"}[start.split("_")[1]]
-        of_mean, of_worst = (record["objectives"][objective] for objective in ("mean_recall", "min_recall"))
-        for method in of_mean:
-            row = [f"ρ = {start.split('_')[0][1:]}, {loss}", method]
-            for objective, results in (("mean_recall", of_mean), ("min_recall", of_worst)):
-                row += _value_and_difference(results.get(method), objective)
-            rows.append(row)
-    return markdown_table(header, rows)
-
-
-def _value_and_difference(result: dict[str, Any] | None, objective: str) -> list[str]:
-    if result is None:
-        return ["", ""]
-    change = (result["selmix_minus"] or {}).get(objective)
-    difference = "" if change is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*change)
-    return [mean_and_sd([report[objective] for report in result["runs"]]), difference]
+        if start.endswith("_network"):
+            rho, loss, _ = start.split("_")
+            header, of_start = summary(record)
+            title = f"ρ = {rho[1:]}, {'plain' if loss == 'plain' else 'logit-adjusted'}"
+            rows += [[title, *row] for row in of_start]
+    return markdown_table(["start", *header], rows)
 
 
 def save_fronts() -> None:
@@ -202,7 +189,7 @@ def tables() -> dict[str, Callable[[], str]]:
         for name, study in record["studies"].items()
     }
     of_comparisons = {
-        f"compare_{start}": (lambda record=record: short(f"{summary_table(record)}\n\n{front_lines(record)}"))
+        f"compare_{start}": (lambda record=record: short(f"{markdown_table(*summary(record))}\n\n{front_lines(record)}"))
         for start, record in comparisons().items()
         if not start.endswith("_network")
     }

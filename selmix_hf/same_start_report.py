@@ -156,9 +156,9 @@ def plot_front(record: Mapping[str, Any], title: str) -> Figure:
     return figure
 
 
-def summary_table(record: Mapping[str, Any]) -> str:
-    """A row a method: for each objective its value with the 95% interval of a recall, mean recall beside it, and
-    SelMix minus the method with its paired bootstrap interval."""
+def summary(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and a row a method: for each objective its value with the 95% interval of a recall, mean recall beside it,
+    and SelMix minus the method with its paired bootstrap interval."""
     objectives = record["objectives"]
     names = dict.fromkeys(name for methods in objectives.values() for name in methods)
     header, rows = ["method"], {name: [name] for name in names if name != SELMIX}
@@ -168,7 +168,7 @@ def summary_table(record: Mapping[str, Any]) -> str:
         header += [title_of(objective), *["its mean recall"] * beside, "SelMix − it"]
         for name, row in rows.items():
             row += _summary(methods[name], objective, beside) if name in methods else [""] * (2 + beside)
-    return markdown_table(header, [*rows.values()])
+    return header, [*rows.values()]
 
 
 def _summary(result: Mapping[str, Any], objective: str, with_mean: bool) -> list[str]:
