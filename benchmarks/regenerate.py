@@ -189,7 +189,9 @@ def tables() -> dict[str, Callable[[], str]]:
         for name, study in record["studies"].items()
     }
     of_comparisons = {
-        f"compare_{start}": (lambda record=record: short(f"{markdown_table(*summary(record))}\n\n{front_lines(record)}"))
+        f"compare_{start}": (
+            lambda record=record: short(f"{markdown_table(*summary(record))}\n\n{front_lines(record)}")
+        )
         for start, record in comparisons().items()
         if not start.endswith("_network")
     }

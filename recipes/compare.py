@@ -13,7 +13,8 @@ fitted on: what is fitted on validation images is fitted on either half and meas
 objective is fitted once more, with all validation images, for every seed, and looked at on the test images. Learning
 rates of retrained heads suit features whose mean squared norm is in the hundreds, as behind most pretrained networks.
 With `--freeze_backbone false` SelMix, uniform mixup and the cost-sensitive reduction train all weights, and give those
-that scored best on the validation images at one of the looks.
+that scored best on the validation images at one of the looks. With `--gain_set_use refit` (or train) uniform mixup
+and, of all weights, the cost-sensitive reduction train on validation images too, as SelMix may anyway.
 
 Into output_dir go compare.md (the table), compare.json, front.png (mean against worst-class recall), split.json, and
 what was fitted (fits): the same command goes on where it was interrupted, also with more objectives or settings.
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         arguments, config = parse_arguments((Arguments, SelMixConfig), argv)
         for objective in arguments.objectives:
             config.make_objective(objective, class_counts=[1, 1])  # before anything else: is it known?
-        methods = _chosen(arguments.methods, config.freeze_backbone)
+        methods = _chosen(arguments.methods, config)
         _refuse_what_is_not_compared(config)
         folder = Path(str(config.output_dir))
         data = load(arguments, folder)
@@ -136,7 +137,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                 m for methods in record["objectives"].values() for r in methods.values() for m in r["hardware"]
             ]
             record["hardware"] = ", ".join(dict.fromkeys(machines))
-            record["seconds"] = time.perf_counter() - began
+            record["seconds"] = time.perf_counter() - began + comparison.fits.seconds_before
             record = dict(rounded(record))
             if is_main:  # after every objective: none is lost
                 (folder / "compare.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -152,14 +153,13 @@ def _refuse_what_is_not_compared(config: SelMixConfig) -> None:
         "push_to_hub": config.push_to_hub,
         "resume_from_checkpoint": config.resume_from_checkpoint,
         "sampling": config.sampling is not None,
-        "gain_set_use": config.gain_set_use != "steer",
     }
     for name in [name for name, given in wrong.items() if given]:
         raise ValueError(f"{name} has no meaning in a comparison of many runs, of which none is kept: leave it out.")
 
 
-def _chosen(names: list[str], freeze_backbone: bool) -> dict[str, Any]:
-    known = contenders(freeze_backbone)
+def _chosen(names: list[str], config: SelMixConfig) -> dict[str, Any]:
+    known = contenders(config.freeze_backbone, config.gain_set_use)
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(f"--methods: unknown {', '.join(unknown)}; expected some of {', '.join(map(repr, known))}.")

@@ -321,6 +321,11 @@ class SelMixConfig(TrainingArguments):
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
+        if self.dataloader_persistent_workers and not self.dataloader_num_workers:
+            raise ValueError(
+                "dataloader_persistent_workers keeps processes that load images, but dataloader_num_workers is 0: set "
+                "it to 1 or more, or leave dataloader_persistent_workers out."
+            )
         for name in ("seed", "data_seed"):
             if not 0 <= (getattr(self, name) or 0) < 2**32:
                 raise ValueError(f"{name} must lie between 0 and 2**32 - 1, found {getattr(self, name)}.")

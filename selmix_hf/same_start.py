@@ -123,9 +123,10 @@ class ByTrainer:
     """A method that `SelMixTrainer` runs, on stored features or with all weights, as the run's settings say; the best
     weights of the latter are kept.
 
-    A setting holds options of SelMixConfig; a factor of the run's own learning rates ("scale"); "cross", two runs of
-    half the length as `gain_set.cross_fit` has them; and "bias_share", the share that is added of a class bias, tuned
-    on the validation images after training ("cross": by the head that was not trained on them).
+    A setting holds options of SelMixConfig (where it names no `gain_set_use`, that of the run); a factor of the run's
+    own learning rates ("scale"); "cross", two runs of half the length as `gain_set.cross_fit` has them; and
+    "bias_share", the share that is added of a class bias, tuned on the validation images after training ("cross": by
+    the head that was not trained on them).
     """
 
     tried: Callable[[Objective], Sequence[Setting]]
@@ -139,7 +140,8 @@ class ByTrainer:
         return self.tried(objective)
 
     def fit(self, bench: Workbench, objective: str, setting: Setting, seed: int, steering_N: np.ndarray) -> Predictor:
-        options = {"gain_set_use": "steer", **self.options, **setting, "objective": objective, "seed": seed}
+        use = "steer" if setting.get("cross") else bench.config.gain_set_use
+        options = {"gain_set_use": use, **self.options, **setting, "objective": objective, "seed": seed}
         if not bench.config.freeze_backbone:
             options |= {**_BEST_KEPT, "output_dir": f"{bench.config.output_dir}/{_UNFINISHED}"}
         scale, share = options.pop("scale", 1.0), options.pop("bias_share", 0.0)
@@ -153,7 +155,8 @@ class ByTrainer:
         own: dict[str, Any] = {}
         if self.cost_sensitive:  # single samples: twice as many as pairs
             options |= {**_OF_PAIRS, "per_device_train_batch_size": 2 * bench.config.per_device_train_batch_size}
-            counts_K = bench.data.train_counts.tolist()
+            trained_N = np.append(train_N, steering_N) if options["gain_set_use"] == "train" else train_N
+            counts_K = np.bincount(bench.labels_N[trained_N], minlength=bench.num_classes).tolist()
             loss = CostSensitiveLoss(bench.objective(objective), counts_K, options.pop("rate", 1.0))
             own = {"compute_loss_func": loss, "callbacks": [CostSensitiveCallback(loss)]}
         trainers, scores, labels = [], [], []
@@ -174,8 +177,8 @@ class ByTrainer:
         return lambda rows_N: (bench.logits(trainers[0], rows_N) + bias_K).argmax(1)
 
 
-def _selmix_settings(objective: Objective, freeze_backbone: bool) -> Sequence[Setting]:
-    """The defaults, and uses of the validation images beside steering, by the kind of objective."""
+def _selmix_settings(objective: Objective, freeze_backbone: bool, gain_set_use: str) -> Sequence[Setting]:
+    """The defaults, and other uses of the validation images, by the kind of objective."""
     refit: Setting = {"gain_set_use": "refit"}
     train: Setting = {"gain_set_use": "train"}
     cross: Setting = {"cross": True}
@@ -184,7 +187,8 @@ def _selmix_settings(objective: Objective, freeze_backbone: bool) -> Sequence[Se
     else:
         tried = [{}, refit, train, cross, {**train, "scale": 0.3}]
     # "cross" averages heads, not networks
-    return [setting for setting in tried if freeze_backbone or "cross" not in setting]
+    tried = [setting for setting in tried if freeze_backbone or "cross" not in setting]
+    return [setting for setting in tried if setting.get("gain_set_use") != gain_set_use or len(setting) > 1]
 
 
 def _mixup_settings(objective: Objective) -> Sequence[Setting]:
@@ -196,12 +200,13 @@ def _cost_settings(objective: Objective) -> Sequence[Setting]:
     return [{"scale": scale, "rate": rate} for scale, rate in tried]
 
 
-def contenders(freeze_backbone: bool) -> dict[str, Contender]:
+def contenders(freeze_backbone: bool, gain_set_use: str = "steer") -> dict[str, Contender]:
     """All methods by name, SelMix last.
 
     Args:
         freeze_backbone: False: SelMix, uniform mixup and the cost-sensitive reduction train all weights; what is
             defined on the head alone stays what it is.
+        gain_set_use: of these three methods, in settings that name none; see `SelMixConfig`.
     """
     known: dict[str, Contender] = {name: OnFeatures(rival) for name, rival in RIVALS.items()}
     if not freeze_backbone:
@@ -211,9 +216,9 @@ def contenders(freeze_backbone: bool) -> dict[str, Contender]:
         _mixup_settings,
         {"pair_sampling": "uniform"},
         reads_objective=not freeze_backbone,  # to choose the weights
-        reads_validation=not freeze_backbone,
+        reads_validation=not freeze_backbone or gain_set_use != "steer",
     )
-    known[SELMIX] = ByTrainer(lambda objective: _selmix_settings(objective, freeze_backbone))
+    known[SELMIX] = ByTrainer(lambda objective: _selmix_settings(objective, freeze_backbone, gain_set_use))
     return known
 
 
@@ -241,7 +246,7 @@ class SameStart:
         self.bench, self.seeds, self.num_settings, self.folds = bench, seeds, num_settings, folds
         self.num_resamples = num_resamples
         self.names = distinct_names(bench.data.class_names)
-        self._fits = Fits(Path(str(bench.config.output_dir)) / _FITS, bench.identity())
+        self.fits = Fits(Path(str(bench.config.output_dir)) / _FITS, bench.identity())
 
     def run(self, name: str, contender: Contender, objective: str) -> dict[str, Any]:
         """Search, then the final runs: setting, what was tried, reports of the test images, seconds, memory."""
@@ -322,7 +327,7 @@ class SameStart:
 
         rows = hashlib.sha256(steering_N.tobytes() + measured_N.tobytes()).hexdigest()
         aim = objective if contender.reads_objective else ""
-        return self._fits({"method": name, "objective": aim, "setting": setting, "seed": seed, "rows": rows}, make)
+        return self.fits({"method": name, "objective": aim, "setting": setting, "seed": seed, "rows": rows}, make)
 
     def _counts(self, rows_N: np.ndarray, predicted_N: np.ndarray) -> Tensor:
         labels_N = torch.as_tensor(self.bench.labels_N[rows_N])

@@ -157,8 +157,8 @@ def plot_front(record: Mapping[str, Any], title: str) -> Figure:
 
 
 def summary(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and a row a method: for each objective its value with the 95% interval of a recall, mean recall beside it,
-    and SelMix minus the method with its paired bootstrap interval."""
+    """Header, and a row a method: for each objective its value with the 95% interval of a recall, mean recall beside
+    it, and SelMix minus the method with its paired bootstrap interval."""
     objectives = record["objectives"]
     names = dict.fromkeys(name for methods in objectives.values() for name in methods)
     header, rows = ["method"], {name: [name] for name in names if name != SELMIX}

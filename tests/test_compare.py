@@ -147,6 +147,50 @@ def test_the_search_measures_where_it_did_not_fit(folder, tmp_path, monkeypatch)
     assert not seen[-2] & seen[-1] and len(seen[-1]) == 60  # and the test images are looked at
 
 
+def test_rivals_train_on_validation_images_where_they_are_told_to(folder, tmp_path, monkeypatch):
+    made, runs = Workbench.trainer, []
+
+    def trainer(self, config, train_N, held_N, **own):
+        shares_K = own["compute_loss_func"].train_prior_K.tolist() if own else None
+        runs.append((config.sampling or config.pair_sampling, config.gain_set_use, shares_K))
+        return made(self, config, train_N, held_N, **own)
+
+    monkeypatch.setattr(Workbench, "trainer", trainer)
+    more = ["--objectives", "mean_recall", "--gain_set_use", "train", "--seeds", "0"]
+    run(folder, tmp_path / "all", *more, "--methods", "cost-sensitive", "uniform mixup", "--num_settings", "1")
+    train_K = np.array([30, 9, 3]) + 20  # training and validation images
+    assert [run[:2] for run in runs] == [(kind, "train") for kind in ("natural", "uniform", "selmix")]
+    assert runs[0][2] == pytest.approx(train_K / train_K.sum())
+    runs.clear()
+    more += ["--freeze_backbone", "true", "--methods", "uniform mixup"]
+    settings = run(folder, tmp_path / "head", *more)["objectives"]["mean_recall"][SELMIX]["tried"]
+    assert {run[:2] for run in runs} == {
+        ("uniform", "train"),
+        *(("selmix", use) for use in ("train", "refit", "steer")),
+    }
+    assert [row["setting"] for row in settings] == [
+        {},
+        {"gain_set_use": "refit"},
+        {"cross": True},  # what trains does not steer: each half steers
+        {"gain_set_use": "train", "scale": 0.3},
+    ]
+
+
+def test_mixup_that_trains_on_validation_images_is_measured_on_others(folder, tmp_path, monkeypatch):
+    seen = []
+
+    def fit(self, bench, objective, setting, seed, steering_N):
+        return lambda rows_N: seen.append((set(steering_N), set(rows_N))) or torch.zeros(len(rows_N), dtype=torch.long)
+
+    monkeypatch.setattr(ByTrainer, "fit", fit)
+    more = ["--freeze_backbone", "true", "--objectives", "mean_recall", "--methods", "uniform mixup"]
+    for use, alike in (("steer", True), ("refit", False)):
+        seen.clear()
+        run(folder, tmp_path / use, *more, "--gain_set_use", use)
+        fitted, measured = seen[0]  # uniform mixup's first setting
+        assert (fitted == measured) == alike and bool(fitted & measured) == alike
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

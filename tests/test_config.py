@@ -227,6 +227,7 @@ def test_options_of_pairs_are_refused_beside_single_samples(name):
         ({"remove_unused_columns": True}, "remove_unused_columns must stay False"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size would change the length of a period"),
         ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches would cut inputs and labels"),
+        ({"dataloader_persistent_workers": True}, "dataloader_num_workers is 0: set it to 1 or more"),
         ({"accelerator_config": {"split_batches": True}}, "split_batches would make a period too long"),
         ({"accelerator_config": '{"split_batches": true}'}, "split_batches would make a period too long"),
     ],

@@ -18,8 +18,10 @@ def test_a_fit_is_made_once(tmp_path):
     key = {"method": "SelMix", "setting": {"scale": 0.1}, "seed": 0}
     for _ in range(2):
         assert fits(key, lambda: made.append(1) or FIT) is FIT
-    assert made == [1]
-    again = Fits(tmp_path / "fits", {"start": "a"})(key, refused)  # another run of the command
+    assert made == [1] and fits.seconds_before == 0
+    later = Fits(tmp_path / "fits", {"start": "a"})  # another run of the command
+    again = later(key, refused)
+    assert later.seconds_before == FIT.seconds
     assert again.predicted_N.tolist() == [2, 0, 1] and again.predicted_N.dtype == np.int64
     assert (again.seconds, again.memory_gb, again.hardware) == (FIT.seconds, FIT.memory_gb, FIT.hardware)
 
