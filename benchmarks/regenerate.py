@@ -145,18 +145,19 @@ def analyses() -> dict[str, Any]:
 
 
 def comparisons() -> dict[str, Any]:
-    """Records of recipes/compare.py by the name of their start, such as "r100_la"."""
+    """Records of recipes/compare.py by the name of their start, such as "r100_la", and of what is special about them:
+    all weights ("r100_la_network"), uniform mixup from the refitted head too ("r100_la_refit"), both."""
     paths = sorted(RECORDED.glob("compare_*.json"))
     return {path.stem.removeprefix("compare_"): read(path) for path in paths}
 
 
-def all_weights_table() -> str:
-    """Comparisons in which all weights were trained: a row for each start and method."""
+def table_of_starts(kind: str) -> str:
+    """Comparisons of one kind, such as "network": a row for each start and method."""
     header: list[str] = []
     rows = []
-    for start, record in comparisons().items():
-        if start.endswith("_network"):
-            rho, loss, _ = start.split("_")
+    for start in ("r100_la", "r100_plain", "r10_la", "r10_plain", "r200_la", "r200_plain"):
+        if (record := comparisons().get(f"{start}_{kind}")) is not None:
+            rho, loss = start.split("_")
             header, of_start = summary(record)
             title = f"ρ = {rho[1:]}, {'plain' if loss == 'plain' else 'logit-adjusted'}"
             rows += [[title, *row] for row in of_start]
@@ -193,7 +194,7 @@ def tables() -> dict[str, Callable[[], str]]:
             lambda record=record: short(f"{markdown_table(*summary(record))}\n\n{front_lines(record)}")
         )
         for start, record in comparisons().items()
-        if not start.endswith("_network")
+        if not start.endswith(("_network", "_refit"))
     }
     return {
         "cifar10_lt": cifar10_lt_table,
@@ -225,7 +226,9 @@ def tables() -> dict[str, Callable[[], str]]:
         "optimism": lambda: short(validation_size.optimism_table(validation_size.recorded_runs())),
         "startup": lambda: startup.table(read(RECORDED / "startup.json")),
         "worst_class": lambda: short(worst_class.table(read(RECORDED / "worst_class.json"))),
-        "compare_all_weights": lambda: short(all_weights_table()),
+        "compare_all_weights": lambda: short(table_of_starts("network")),
+        "compare_refit": lambda: short(table_of_starts("refit")),
+        "compare_all_weights_refit": lambda: short(table_of_starts("network_refit")),
         "temperature": lambda: short(temperature_table()),
         **of_defaults,
         **of_analyses,
