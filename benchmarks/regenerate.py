@@ -154,9 +154,9 @@ def comparisons() -> dict[str, Any]:
 def table_of_starts(kind: str) -> str:
     """Comparisons of one kind, such as "network": a row for each start and method."""
     header: list[str] = []
-    rows = []
+    rows, known = [], comparisons()
     for start in ("r100_la", "r100_plain", "r10_la", "r10_plain", "r200_la", "r200_plain"):
-        if (record := comparisons().get(f"{start}_{kind}")) is not None:
+        if (record := known.get(f"{start}_{kind}")) is not None:
             rho, loss = start.split("_")
             header, of_start = summary(record)
             title = f"ρ = {rho[1:]}, {'plain' if loss == 'plain' else 'logit-adjusted'}"

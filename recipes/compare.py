@@ -13,8 +13,8 @@ fitted on: what is fitted on validation images is fitted on either half and meas
 objective is fitted once more, with all validation images, for every seed, and looked at on the test images. Learning
 rates of retrained heads suit features whose mean squared norm is in the hundreds, as behind most pretrained networks.
 With `--freeze_backbone false` SelMix, uniform mixup and the cost-sensitive reduction train all weights, and give those
-that scored best on the validation images at one of the looks. With `--gain_set_use refit` (or train) uniform mixup
-and, of all weights, the cost-sensitive reduction train on validation images too, as SelMix may anyway.
+that scored best on the validation images at one of the looks. With `--gain_set_use refit` (or train) these three, and
+of a frozen backbone SelMix and uniform mixup, train on validation images too in settings that do not say otherwise.
 
 Into output_dir go compare.md (the table), compare.json, front.png (mean against worst-class recall), split.json, and
 what was fitted (fits): the same command goes on where it was interrupted, also with more objectives or settings.

@@ -163,7 +163,7 @@ RIVALS: dict[str, Rival] = {
     ),
     "head on train + validation, class bias": Rival(
         _with_validation_and_bias,
-        [{"share": share, "learning_rate": 0.001} for share in (1, 0.2, 0.4, 0.6, 0.8)],
+        [{"share": share, "learning_rate": 0.003} for share in (1, 0.2, 0.4, 0.6, 0.8)],
         reads_objective=True,
         reads_validation=True,
     ),

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -123,10 +124,9 @@ class ByTrainer:
     """A method that `SelMixTrainer` runs, on stored features or with all weights, as the run's settings say; the best
     weights of the latter are kept.
 
-    A setting holds options of SelMixConfig (where it names no `gain_set_use`, that of the run); a factor of the run's
-    own learning rates ("scale"); "cross", two runs of half the length as `gain_set.cross_fit` has them; and
-    "bias_share", the share that is added of a class bias, tuned on the validation images after training ("cross": by
-    the head that was not trained on them).
+    A setting holds options of SelMixConfig; a factor of the run's own learning rates ("scale"); "cross", two runs of
+    half the length as `gain_set.cross_fit` has them; and "bias_share", the share that is added of a class bias, tuned
+    on the validation images after training ("cross": by the head that was not trained on them).
     """
 
     tried: Callable[[Objective], Sequence[Setting]]
@@ -135,13 +135,20 @@ class ByTrainer:
     reads_validation: bool = True
     cost_sensitive: bool = False
     draws: bool = True
+    gain_set_use: str = "steer"
 
     def settings(self, objective: Objective) -> Sequence[Setting]:
-        return self.tried(objective)
+        """Where the run's `gain_set_use` is not the default, the setting that has it already steers alone instead."""
+        tried, own = self.tried(objective), {"gain_set_use": self.gain_set_use}
+        if self.gain_set_use == "steer":
+            return tried
+        steers: Setting = {"gain_set_use": "steer"}
+        return [
+            steers if setting == own else setting if "cross" in setting else {**own, **setting} for setting in tried
+        ]
 
     def fit(self, bench: Workbench, objective: str, setting: Setting, seed: int, steering_N: np.ndarray) -> Predictor:
-        use = "steer" if setting.get("cross") else bench.config.gain_set_use
-        options = {"gain_set_use": use, **self.options, **setting, "objective": objective, "seed": seed}
+        options = {"gain_set_use": "steer", **self.options, **setting, "objective": objective, "seed": seed}
         if not bench.config.freeze_backbone:
             options |= {**_BEST_KEPT, "output_dir": f"{bench.config.output_dir}/{_UNFINISHED}"}
         scale, share = options.pop("scale", 1.0), options.pop("bias_share", 0.0)
@@ -177,8 +184,8 @@ class ByTrainer:
         return lambda rows_N: (bench.logits(trainers[0], rows_N) + bias_K).argmax(1)
 
 
-def _selmix_settings(objective: Objective, freeze_backbone: bool, gain_set_use: str) -> Sequence[Setting]:
-    """The defaults, and other uses of the validation images, by the kind of objective."""
+def _selmix_settings(objective: Objective, freeze_backbone: bool) -> Sequence[Setting]:
+    """The defaults, and uses of the validation images beside steering, by the kind of objective."""
     refit: Setting = {"gain_set_use": "refit"}
     train: Setting = {"gain_set_use": "train"}
     cross: Setting = {"cross": True}
@@ -187,8 +194,7 @@ def _selmix_settings(objective: Objective, freeze_backbone: bool, gain_set_use: 
     else:
         tried = [{}, refit, train, cross, {**train, "scale": 0.3}]
     # "cross" averages heads, not networks
-    tried = [setting for setting in tried if freeze_backbone or "cross" not in setting]
-    return [setting for setting in tried if setting.get("gain_set_use") != gain_set_use or len(setting) > 1]
+    return [setting for setting in tried if freeze_backbone or "cross" not in setting]
 
 
 def _mixup_settings(objective: Objective) -> Sequence[Setting]:
@@ -206,19 +212,20 @@ def contenders(freeze_backbone: bool, gain_set_use: str = "steer") -> dict[str, 
     Args:
         freeze_backbone: False: SelMix, uniform mixup and the cost-sensitive reduction train all weights; what is
             defined on the head alone stays what it is.
-        gain_set_use: of these three methods, in settings that name none; see `SelMixConfig`.
+        gain_set_use: of these three methods, in settings that say nothing about it; see `SelMixConfig`.
     """
     known: dict[str, Contender] = {name: OnFeatures(rival) for name, rival in RIVALS.items()}
+    by_trainer = partial(ByTrainer, gain_set_use=gain_set_use)
     if not freeze_backbone:
         del known["cost-sensitive head"]
-        known["cost-sensitive"] = ByTrainer(_cost_settings, {"sampling": "natural"}, cost_sensitive=True)
-    known["uniform mixup"] = ByTrainer(
+        known["cost-sensitive"] = by_trainer(_cost_settings, {"sampling": "natural"}, cost_sensitive=True)
+    known["uniform mixup"] = by_trainer(
         _mixup_settings,
         {"pair_sampling": "uniform"},
         reads_objective=not freeze_backbone,  # to choose the weights
         reads_validation=not freeze_backbone or gain_set_use != "steer",
     )
-    known[SELMIX] = ByTrainer(lambda objective: _selmix_settings(objective, freeze_backbone, gain_set_use))
+    known[SELMIX] = by_trainer(partial(_selmix_settings, freeze_backbone=freeze_backbone))
     return known
 
 

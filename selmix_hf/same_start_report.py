@@ -115,9 +115,10 @@ def front_lines(record: Mapping[str, Any]) -> str:
         verdict = "no rival has more of one without less of the other"
         if better:
             (aim, name), (mean, worst) = max(better.items(), key=lambda item: item[1][1])
+            have = "has" if len(better) == 1 else "have"
             verdict = (
-                f"{len(better)} of {len(rivals)} rival points have, such as {name} for {title_of(aim)} "
-                f"({mean:.3f}, {worst:.3f})"
+                f"{len(better)} of {len(rivals)} results of rivals {have} as much of both or more, such as {name} for "
+                f"{title_of(aim)} ({mean:.3f}, {worst:.3f})"
             )
         lines.append(f"- SelMix for {title_of(objective)}: mean {own[0]:.3f}, worst {own[1]:.3f}; {verdict}.")
     return "\n".join(lines)

@@ -27,7 +27,8 @@ from selmix_hf.trainer import SelMixTrainer
 ROW = "selmix_row"  # column: number of the image in `Workbench.images`
 NOTHING_KEPT = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 _NOT_OF_A_RUN = {"objectives", "methods", "num_settings", "folds", "seeds", "objective", "seed"}
-_NOT_OF_A_RUN |= {"model_name_or_path", "dataset", "split", "feature_cache_dir", "dataloader_num_workers"}
+_NOT_OF_A_RUN |= {"model_name_or_path", "dataset", "split", "feature_cache_dir", "gain_set_use"}
+_NOT_OF_A_RUN |= {"dataloader_num_workers", "dataloader_persistent_workers"}
 _ON_FEATURES = {"freeze_backbone": True, "mixing": "feature", "reuse_samples": False}
 
 

@@ -1,6 +1,7 @@
 """The comparison recipe on miniatures, its search and its report on hand-made records."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,9 +54,12 @@ def test_every_method_from_a_frozen_backbone(folder, tmp_path, capsys, monkeypat
     made = []
     monkeypatch.setattr(ByTrainer, "fit", lambda *given: made.append(given[2]) or fit(*given))
     monkeypatch.setattr(OnFeatures, "fit", lambda *given: made.append(given[2]) or fit_head(*given))
+    monkeypatch.setattr(compare, "time", SimpleNamespace(perf_counter=lambda: 0.0))  # what is left: of earlier fits
     more[2:5] = ["--objectives", "min_recall", "h_mean", "--methods", "cost-sensitive head"]
-    again = run(folder, tmp_path, *more, "--num_settings", "2")["objectives"]["min_recall"]
+    later = run(folder, tmp_path, *more, "--num_settings", "2")
     assert set(made) == {"h_mean"}
+    again = later["objectives"]["min_recall"]
+    assert later["seconds"] > sum(2 * result["seconds"] for result in again.values())  # two seeds, and the search
     assert again == {name: record["objectives"]["min_recall"][name] for name in ("cost-sensitive head", SELMIX)}
     assert "For min_recall:\n  the start: " in said and "Table, numbers and picture are in" in said
 
@@ -151,27 +155,34 @@ def test_rivals_train_on_validation_images_where_they_are_told_to(folder, tmp_pa
     made, runs = Workbench.trainer, []
 
     def trainer(self, config, train_N, held_N, **own):
+        trainer = made(self, config, train_N, held_N, **own)
         shares_K = own["compute_loss_func"].train_prior_K.tolist() if own else None
-        runs.append((config.sampling or config.pair_sampling, config.gain_set_use, shares_K))
-        return made(self, config, train_N, held_N, **own)
+        runs.append(
+            (config.sampling or config.pair_sampling, config.gain_set_use, len(trainer.train_dataset), shares_K)
+        )
+        return trainer
 
     monkeypatch.setattr(Workbench, "trainer", trainer)
-    more = ["--objectives", "mean_recall", "--gain_set_use", "train", "--seeds", "0"]
-    run(folder, tmp_path / "all", *more, "--methods", "cost-sensitive", "uniform mixup", "--num_settings", "1")
-    train_K = np.array([30, 9, 3]) + 20  # training and validation images
-    assert [run[:2] for run in runs] == [(kind, "train") for kind in ("natural", "uniform", "selmix")]
-    assert runs[0][2] == pytest.approx(train_K / train_K.sum())
+    more = ["--objectives", "mean_recall", "--seeds", "0"]
+    for use, size_K in (("train", np.array([30, 9, 3]) + 20), ("refit", np.array([30, 9, 3]))):
+        runs.clear()
+        whole = [*more, "--gain_set_use", use, "--methods", "cost-sensitive", "uniform mixup", "--num_settings", "1"]
+        record = run(folder, tmp_path / use, *whole)
+        assert [run[:3] for run in runs] == [(kind, use, size_K.sum()) for kind in ("natural", "uniform", "selmix")]
+        assert runs[0][3] == pytest.approx(size_K / size_K.sum())
+        assert table(record).count(f"gain set: {use}") == 3
     runs.clear()
-    more += ["--freeze_backbone", "true", "--methods", "uniform mixup"]
-    settings = run(folder, tmp_path / "head", *more)["objectives"]["mean_recall"][SELMIX]["tried"]
+    more += ["--gain_set_use", "train", "--freeze_backbone", "true", "--methods", "uniform mixup", "--folds", "1"]
+    tried = run(folder, tmp_path / "head", *more)["objectives"]["mean_recall"][SELMIX]["tried"]
     assert {run[:2] for run in runs} == {
         ("uniform", "train"),
         *(("selmix", use) for use in ("train", "refit", "steer")),
     }
-    assert [row["setting"] for row in settings] == [
-        {},
+    assert [row["setting"] for row in tried] == [
+        {"gain_set_use": "train"},
         {"gain_set_use": "refit"},
-        {"cross": True},  # what trains does not steer: each half steers
+        {"gain_set_use": "steer"},
+        {"cross": True},  # either half steers
         {"gain_set_use": "train", "scale": 0.3},
     ]
 
@@ -235,7 +246,7 @@ def test_the_report_says_who_wins():
     )
     behind = made_up(rival=(0.8, 0.65), SelMix=(0.75, 0.6))
     assert front_lines(behind).endswith(
-        "1 of 1 rival points have, such as rival for worst-class recall (0.800, 0.650)."
+        "1 of 1 results of rivals has as much of both or more, such as rival for worst-class recall (0.800, 0.650)."
     )
     assert "no rival" in front_lines(made_up(rival=(0.75, 0.6), SelMix=(0.75, 0.6)))  # a tie
     assert "+0.010 | -0.020 to +0.030" in table(behind)
