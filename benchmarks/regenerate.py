@@ -194,7 +194,7 @@ def tables() -> dict[str, Callable[[], str]]:
             lambda record=record: short(f"{markdown_table(*summary(record))}\n\n{front_lines(record)}")
         )
         for start, record in comparisons().items()
-        if not start.endswith(("_network", "_refit"))
+        if not start.endswith(("_network", "_refit", "_cpu"))
     }
     return {
         "cifar10_lt": cifar10_lt_table,

@@ -163,7 +163,10 @@ RIVALS: dict[str, Rival] = {
     ),
     "head on train + validation, class bias": Rival(
         _with_validation_and_bias,
-        [{"share": share, "learning_rate": 0.003} for share in (1, 0.2, 0.4, 0.6, 0.8)],
+        [
+            {"share": share, "learning_rate": rate}
+            for share, rate in ((1, 0.003), (1, 0.001), (0.4, 0.003), (0.2, 0.003), (1, 0.01))
+        ],
         reads_objective=True,
         reads_validation=True,
     ),
