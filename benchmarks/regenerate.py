@@ -146,7 +146,7 @@ def analyses() -> dict[str, Any]:
 
 def comparisons() -> dict[str, Any]:
     """Records of recipes/compare.py by the name of their start, such as "r100_la", and of what is special about them:
-    all weights ("r100_la_network"), uniform mixup from the refitted head too ("r100_la_refit"), both."""
+    all weights ("r100_la_network"; "_cpu": again, on a CPU), rivals from the refitted head too ("_refit"), both."""
     paths = sorted(RECORDED.glob("compare_*.json"))
     return {path.stem.removeprefix("compare_"): read(path) for path in paths}
 
