@@ -188,11 +188,11 @@ def _selmix_settings(objective: Objective, freeze_backbone: bool) -> Sequence[Se
     """The defaults, and uses of the validation images beside steering, by the kind of objective."""
     refit: Setting = {"gain_set_use": "refit"}
     train: Setting = {"gain_set_use": "train"}
-    cross: Setting = {"cross": True}
     if isinstance(objective.metric, MinimumMetric):
-        tried = [{}, refit, cross, {**cross, "bias_share": 0.3}, {**cross, "bias_share": 1.0}]
+        cross: Setting = {**refit, "cross": True}
+        tried = [{}, refit, {**cross, "bias_share": 0.5}, {**refit, "bias_share": 0.5}, cross]
     else:
-        tried = [{}, refit, train, cross, {**train, "scale": 0.3}]
+        tried = [{}, refit, train, {"cross": True}, {**train, "scale": 0.3}]
     # "cross" averages heads, not networks
     return [setting for setting in tried if freeze_backbone or "cross" not in setting]
 
