@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.gain import gain_matrix as gain_matrix
     from selmix_hf.gain import metric_gradient as metric_gradient
     from selmix_hf.gain_fidelity import GainFidelity as GainFidelity
+    from selmix_hf.gain_set import add_class_bias as add_class_bias
     from selmix_hf.gain_set import cross_fit as cross_fit
     from selmix_hf.heads import find_head as find_head
     from selmix_hf.held_out import hold_out as hold_out
@@ -85,6 +86,7 @@ _HOME = {
     "FixMatchTrainer": "semi_supervised.fixmatch",
     "MeanTeacherTrainer": "semi_supervised.mean_teacher",
     "MixMatchTrainer": "semi_supervised.mixmatch",
+    "add_class_bias": "gain_set",
     "cross_fit": "gain_set",
     "find_head": "heads",
     "SelMixHead": "saved_head",

@@ -1,4 +1,4 @@
-"""What else the gain set may do beside steering: refit the head, and train.
+"""What else the gain set may do beside steering: refit the head, train, and set a class bias.
 
 A balanced validation set often has more images of the rare classes than the training set. Numbers on a set that trains
 are optimistic: what counts then is a test set. Shape suffixes: N samples, D features, K classes.
@@ -15,6 +15,7 @@ from accelerate.utils import broadcast
 from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 
+from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.baselines.head import retrain_head
 from selmix_hf.collator import SelMixCollator
 from selmix_hf.losses import LogitAdjustedLoss
@@ -85,24 +86,33 @@ def _training_features(trainer: Any) -> Tensor:
     return trainer._pass().features(trainer.train_dataset, collator)
 
 
-def cross_fit(make_trainer: Make, train_dataset: Dataset, gain_dataset: Dataset, label_column: str = "label") -> Any:
+def cross_fit(
+    make_trainer: Make,
+    train_dataset: Dataset,
+    gain_dataset: Dataset,
+    label_column: str = "label",
+    bias_share: float = 0.0,
+) -> Any:
     """Every gain image both trains and steers, but never in the same run.
 
     The gain set is cut into two halves of each class. Two heads are trained from the same start, each on the training
-    set and one half, steered by the other half; their mean is the result. What steers is thus never what was trained
-    on, and all images train.
+    set and one half, steered by the other half; their mean is the result. What steers is thus never what pairs are
+    drawn from, and all images train. With `gain_set_use="refit"` both start from one head, refitted on all of them.
 
     Args:
         make_trainer: called with training set, gain set and 0 or 1; makes a `SelMixTrainer` with a frozen backbone,
             the same model and options in both calls but an output_dir of its own.
         train_dataset, gain_dataset: with the same columns.
         label_column: of the classes.
+        bias_share: of a class bias that is added to the mean, see `add_class_bias`; tuned on the scores of either half
+            by the head that it steered.
 
     Returns:
-        the first trainer, whose model has the mean of the heads; both are trained.
+        the first trainer, whose model has the mean of the heads; both are trained. `save_model` saves it.
 
     Raises:
-        TypeError, ValueError: sets that cannot be joined, a class with one gain image, a backbone that trains.
+        TypeError, ValueError: sets that cannot be joined, a class with one gain image, a backbone that trains, a bias
+            for a head that has none.
     """
     halves = halves_of(np.asarray(gain_dataset.with_format("numpy")[label_column][:]))
     images = [gain_dataset.select(rows_N) for rows_N in halves]
@@ -111,9 +121,49 @@ def cross_fit(make_trainer: Make, train_dataset: Dataset, gain_dataset: Dataset,
         made.append(make_trainer(with_gain_set(train_dataset, images[i]), images[1 - i], i))
         if not made[-1].args.freeze_backbone:
             raise ValueError("cross_fit averages heads, which needs one backbone: set freeze_backbone=True.")
+        if bias_share:
+            _require_bias(made[-1].head)
         made[-1].train()
+    bias_K = bias_share * class_bias_of(made) if bias_share else None
     average_heads(made)
+    if bias_K is not None:
+        _add(made[0].head, bias_K)
     return made[0]
+
+
+def add_class_bias(trainer: Any, share: float = 1.0) -> None:
+    """Add to the head of a trained `SelMixTrainer` a share of the class bias that is best for the objective on its
+    gain set (`baselines.class_bias.tune_class_bias`).
+
+    The whole bias has the most of the objective there; half of it most of that, for less of what the objective does
+    not count. `trainer.save_model` saves the result.
+
+    Raises:
+        ValueError: the head has no bias.
+    """
+    _require_bias(trainer.head)
+    _add(trainer.head, share * class_bias_of([trainer]))
+
+
+def class_bias_of(trainers: Sequence[Any]) -> Tensor:
+    """The class bias, K, that is best for the objective on the gain sets of the trainers together, each scored by its
+    own head."""
+    scores, labels = [], []
+    for trainer in trainers:
+        gain = trainer.gain_set_features()
+        with torch.no_grad():
+            scores.append(trainer.head.logits(gain.take(slice(None)).to(trainer.args.device)).float().cpu())
+        labels.append(gain.labels)
+    return tune_class_bias(torch.cat(scores), torch.cat(labels), trainers[0].objective)
+
+
+def _require_bias(head: Any) -> None:
+    if head.bias is None:
+        raise ValueError("a class bias is added to the head's own, and this head has none: leave it out.")
+
+
+def _add(head: Any, bias_K: Tensor) -> None:
+    head.assign(head.weight, head.bias + bias_K.to(head.bias))
 
 
 def halves_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

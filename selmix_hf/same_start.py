@@ -22,14 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss
 from selmix_hf.callbacks import CostSensitiveCallback
 from selmix_hf.comparison import paired_bootstrap
 from selmix_hf.config import SelMixConfig
 from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_names
 from selmix_hf.fits import Fit, Fits
-from selmix_hf.gain_set import average_heads, halves_of
+from selmix_hf.gain_set import average_heads, class_bias_of, halves_of
 from selmix_hf.hardware import hardware
 from selmix_hf.metrics import classification_metrics
 from selmix_hf.objectives import MinimumMetric, Objective
@@ -166,21 +165,16 @@ class ByTrainer:
             counts_K = np.bincount(bench.labels_N[trained_N], minlength=bench.num_classes).tolist()
             loss = CostSensitiveLoss(bench.objective(objective), counts_K, options.pop("rate", 1.0))
             own = {"compute_loss_func": loss, "callbacks": [CostSensitiveCallback(loss)]}
-        trainers, scores, labels = [], [], []
+        trainers = []
         for more_N, held_N in parts:
             trainers.append(bench.trainer(bench.configured(**options), np.append(train_N, more_N), held_N, **own))
             trainers[-1].train()
-            if share:
-                scores.append(bench.logits(trainers[-1], held_N))
-                labels.append(torch.as_tensor(bench.labels_N[held_N]))
+        bias_K = share * class_bias_of(trainers) if share else torch.zeros(bench.num_classes)
         average_heads(trainers)
         if not bench.config.freeze_backbone:
             trainers[0].accelerator.wait_for_everyone()  # each has read its best weights
             if trainers[0].is_world_process_zero():
                 shutil.rmtree(str(options["output_dir"]), ignore_errors=True)
-        bias_K = torch.zeros(bench.num_classes)
-        if share:
-            bias_K = share * tune_class_bias(torch.cat(scores), torch.cat(labels), bench.objective(objective))
         return lambda rows_N: (bench.logits(trainers[0], rows_N) + bias_K).argmax(1)
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 from transformers.utils.logging import get_logger
 
 from selmix_hf import SelMixConfig
+from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.baselines.head import retrain_head
-from selmix_hf.gain_set import cross_fit, halves_of, with_gain_set
+from selmix_hf.gain_set import add_class_bias, cross_fit, halves_of, with_gain_set
 from selmix_hf.heads import find_head
 from selmix_hf.losses import LogitAdjustedLoss
 
@@ -156,6 +158,57 @@ def test_cross_fitted_heads_steer_by_what_they_were_not_trained_on(tmp_path):
     apart.train()
     torch.testing.assert_close(first.head.weight, (apart.head.weight + second.head.weight) / 2)
     torch.testing.assert_close(first.head.bias, (apart.head.bias + second.head.bias) / 2)
+
+
+def test_a_class_bias_follows_from_scores_of_the_head_that_a_half_steered(tmp_path):
+    start, seen = tiny.model("resnet"), []
+
+    def make(train, gain, half):
+        options = {"train_dataset": train, "gain_dataset": gain, "freeze_backbone": True, "gain_set_use": "refit"}
+        folder = tmp_path / f"{half}-{len(seen)}"
+        seen.append(tiny.trainer(folder, copy.deepcopy(start), **options, **tiny.BARE))
+        return seen[-1]
+
+    train, gain = tiny.images(), tiny.images((4, 6, 8, 4), seed=1)
+    plain = cross_fit(make, train, gain)
+    biased = cross_fit(make, train, gain, bias_share=0.5)
+    alone = [make(trainer.train_dataset, trainer.gain_dataset, i) for i, trainer in enumerate(seen[:2])]
+    scores = []
+    for trainer in alone:
+        trainer.train()
+        scores.append(trainer._eval_features(trainer.gain_dataset) @ trainer.head.weight.T + trainer.head.bias)
+    labels = torch.as_tensor(np.concatenate([trainer._gain_labels for trainer in alone]))
+    bias = tune_class_bias(torch.cat(scores), labels, plain.objective)
+    assert bias.abs().max() > 0.01
+    torch.testing.assert_close(biased.head.weight, plain.head.weight)
+    torch.testing.assert_close(biased.head.bias, plain.head.bias + bias / 2, atol=1e-5, rtol=1e-4)
+
+
+def test_a_class_bias_is_in_the_head_that_is_saved(tmp_path):
+    trainer = tiny.trainer(tmp_path, freeze_backbone=True, objective="min_recall", **tiny.BARE)
+    trainer.train()
+    before, weight = trainer.evaluate()["eval_min_recall"], trainer.head.weight.clone()
+    scores = trainer._eval_features(trainer.gain_dataset) @ trainer.head.weight.T + trainer.head.bias
+    bias = tune_class_bias(scores, torch.as_tensor(trainer._gain_labels), trainer.objective)
+    own = trainer.head.bias.clone()
+    add_class_bias(trainer)
+    torch.testing.assert_close(trainer.head.bias, own + bias, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(trainer.head.weight, weight)
+    assert trainer.evaluate()["eval_min_recall"] > before
+    trainer.save_model(tmp_path / "saved")
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert any(torch.equal(tensor, trainer.head.bias) for tensor in saved.values())
+
+
+def test_a_class_bias_needs_a_bias(tmp_path):
+    model = tiny.model("resnet")
+    model.classifier[1] = torch.nn.Linear(16, 4, bias=False)
+    with pytest.raises(ValueError, match="this head has none"):
+        add_class_bias(tiny.trainer(tmp_path, model))
+    with pytest.raises(ValueError, match="this head has none"):  # before it trains
+        cross_fit(lambda train, gain, half: tiny.trainer(tmp_path, model, train_dataset=train, gain_dataset=gain,
+                                                         freeze_backbone=True),
+                  tiny.images(), tiny.images(tiny.GAIN_COUNTS, seed=1), bias_share=0.5)  # fmt: skip
 
 
 def test_cross_fitting_is_for_heads(tmp_path):
