@@ -19,6 +19,7 @@ from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.baselines.head import retrain_head
 from selmix_hf.collator import SelMixCollator
 from selmix_hf.losses import LogitAdjustedLoss
+from selmix_hf.objectives import Objective
 from selmix_hf.sampling import isolated_random_state
 
 Make = Callable[[Dataset, Dataset, int], Any]
@@ -93,15 +94,15 @@ def cross_fit(
     label_column: str = "label",
     bias_share: float = 0.0,
 ) -> Any:
-    """Every gain image both trains and steers, but never in the same run.
+    """Every gain image gives pairs in one run and steers another.
 
     The gain set is cut into two halves of each class. Two heads are trained from the same start, each on the training
-    set and one half, steered by the other half; their mean is the result. What steers is thus never what pairs are
-    drawn from, and all images train. With `gain_set_use="refit"` both start from one head, refitted on all of them.
+    set and one half, steered by the other half; their mean is the result. With `gain_set_use="refit"` each run begins
+    with a head refitted on all images.
 
     Args:
-        make_trainer: called with training set, gain set and 0 or 1; makes a `SelMixTrainer` with a frozen backbone,
-            the same model and options in both calls but an output_dir of its own.
+        make_trainer: called with training set, gain set and 0 or 1; makes a `SelMixTrainer` with a frozen backbone, a
+            fresh copy of the same model and the same options in both calls, but an output_dir of its own.
         train_dataset, gain_dataset: with the same columns.
         label_column: of the classes.
         bias_share: of a class bias that is added to the mean, see `add_class_bias`; tuned on the scores of either half
@@ -111,8 +112,8 @@ def cross_fit(
         the first trainer, whose model has the mean of the heads; both are trained. `save_model` saves it.
 
     Raises:
-        TypeError, ValueError: sets that cannot be joined, a class with one gain image, a backbone that trains, a bias
-            for a head that has none.
+        TypeError, ValueError: sets that cannot be joined, a class with one gain image, a backbone that trains, one
+            model for both runs, a bias for a head that has none.
     """
     halves = halves_of(np.asarray(gain_dataset.with_format("numpy")[label_column][:]))
     images = [gain_dataset.select(rows_N) for rows_N in halves]
@@ -121,6 +122,10 @@ def cross_fit(
         made.append(make_trainer(with_gain_set(train_dataset, images[i]), images[1 - i], i))
         if not made[-1].args.freeze_backbone:
             raise ValueError("cross_fit averages heads, which needs one backbone: set freeze_backbone=True.")
+        if i and made[0].head.modules[0] is made[1].head.modules[0]:
+            raise ValueError(
+                "both runs got one model, so that the second goes on from the first: load it in make_trainer."
+            )
         if bias_share:
             _require_bias(made[-1].head)
         made[-1].train()
@@ -128,6 +133,7 @@ def cross_fit(
     average_heads(made)
     if bias_K is not None:
         _add(made[0].head, bias_K)
+    made[0]._evaluations = ()  # were of other weights
     return made[0]
 
 
@@ -135,26 +141,29 @@ def add_class_bias(trainer: Any, share: float = 1.0) -> None:
     """Add to the head of a trained `SelMixTrainer` a share of the class bias that is best for the objective on its
     gain set (`baselines.class_bias.tune_class_bias`).
 
-    The whole bias has the most of the objective there; half of it most of that, for less of what the objective does
-    not count. `trainer.save_model` saves the result.
+    The whole bias has the most of the objective there, at the cost of what the objective does not count; a share is
+    between the two (docs/results.md has half). Numbers on the gain set are optimistic afterwards.
+    `trainer.save_model` saves the result. Without `feature_cache_dir` the gain set is passed through the model again.
 
     Raises:
         ValueError: the head has no bias.
     """
     _require_bias(trainer.head)
     _add(trainer.head, share * class_bias_of([trainer]))
+    trainer._evaluations = ()  # were of other weights
 
 
-def class_bias_of(trainers: Sequence[Any]) -> Tensor:
-    """The class bias, K, that is best for the objective on the gain sets of the trainers together, each scored by its
-    own head."""
+def class_bias_of(trainers: Sequence[Any], objective: Objective | None = None) -> Tensor:
+    """The class bias, K, that is best for the objective (default: that of the first) on the gain sets of the trainers
+    together, each scored by its own head; the same on every process."""
     scores, labels = [], []
     for trainer in trainers:
         gain = trainer.gain_set_features()
         with torch.no_grad():
             scores.append(trainer.head.logits(gain.take(slice(None)).to(trainer.args.device)).float().cpu())
         labels.append(gain.labels)
-    return tune_class_bias(torch.cat(scores), torch.cat(labels), trainers[0].objective)
+    bias_K = tune_class_bias(torch.cat(scores), torch.cat(labels), objective or trainers[0].objective)
+    return broadcast(bias_K.to(trainers[0].args.device)).cpu()
 
 
 def _require_bias(head: Any) -> None:

@@ -125,11 +125,12 @@ class ClassifierHead:
     def assign(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Put other weights (K x D) and biases (K) into the layers, which stay the same objects; a head without a bias
         takes none, and averaged layers get the same."""
+        num_layers, num_biases = len(self.modules), sum(_bias(module) is not None for module in self.modules)
         for module, part_KD in zip(self.modules, weight.split(self._widths, dim=1), strict=True):
             own = _weight(module)
-            own.copy_(len(self.modules) * part_KD.reshape(own.shape))
+            own.copy_(num_layers * part_KD.reshape(own.shape))
             if (own_bias := _bias(module)) is not None and bias is not None:
-                own_bias.copy_(bias.reshape(own_bias.shape))
+                own_bias.copy_(num_layers / num_biases * bias.reshape(own_bias.shape))
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The head's own parameters: one optimizer group."""

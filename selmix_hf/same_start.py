@@ -125,7 +125,7 @@ class ByTrainer:
 
     A setting holds options of SelMixConfig; a factor of the run's own learning rates ("scale"); "cross", two runs of
     half the length as `gain_set.cross_fit` has them; and "bias_share", the share that is added of a class bias, tuned
-    on the validation images after training ("cross": by the head that was not trained on them).
+    on the validation images after training ("cross": scored by the head that they steered).
     """
 
     tried: Callable[[Objective], Sequence[Setting]]
@@ -169,7 +169,9 @@ class ByTrainer:
         for more_N, held_N in parts:
             trainers.append(bench.trainer(bench.configured(**options), np.append(train_N, more_N), held_N, **own))
             trainers[-1].train()
-        bias_K = share * class_bias_of(trainers) if share else torch.zeros(bench.num_classes)
+        bias_K = (
+            share * class_bias_of(trainers, bench.objective(objective)) if share else torch.zeros(bench.num_classes)
+        )
         average_heads(trainers)
         if not bench.config.freeze_backbone:
             trainers[0].accelerator.wait_for_everyone()  # each has read its best weights

@@ -13,7 +13,7 @@ from selmix_hf.baselines import head
 from selmix_hf.rivals import RIVALS, SELMIX
 from selmix_hf.same_start import ByTrainer, OnFeatures, SameStart
 from selmix_hf.same_start_report import dominated, front_lines, plot_front, table
-from selmix_hf.workbench import Workbench
+from selmix_hf.workbench import ROW, Workbench
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +185,27 @@ def test_rivals_train_on_validation_images_where_they_are_told_to(folder, tmp_pa
         {"cross": True},  # either half steers
         {"gain_set_use": "train", "scale": 0.3},
     ]
+
+
+def test_a_share_of_a_class_bias_follows_what_was_trained(folder, tmp_path, monkeypatch):
+    steered = []
+
+    def bias(trainers, objective):
+        steered.append([set(trainer.gain_dataset[ROW]) for trainer in trainers])
+        return torch.tensor([0.0, 0.0, 1e6])
+
+    monkeypatch.setattr("selmix_hf.same_start.class_bias_of", bias)
+    more = ["--freeze_backbone", "true", "--objectives", "min_recall", "--methods", "the start", "--seeds", "0"]
+    result = run(folder, tmp_path, *more)["objectives"]["min_recall"][SELMIX]
+    refit = {"gain_set_use": "refit"}
+    cross = {**refit, "cross": True}
+    tried = {json.dumps(row["setting"]): row["score"] for row in result["tried"]}
+    with_bias = [json.dumps({**setting, "bias_share": 0.5}) for setting in (cross, refit)]
+    assert [*tried] == ["{}", json.dumps(refit), *with_bias, json.dumps(cross)]
+    assert [tried[setting] for setting in with_bias] == [0, 0]  # all images in one class
+    assert [len(sets) for sets in steered] == [2, 2, 1, 1]
+    (first, second), (other, another) = steered[:2]
+    assert not first & second and not (first | second) & (other | another) and len(first) == len(second)
 
 
 def test_mixup_that_trains_on_validation_images_is_measured_on_others(folder, tmp_path, monkeypatch):

@@ -34,6 +34,17 @@ def test_assigned_weights_are_the_heads(kind):
     torch.testing.assert_close(logits, tapped.features @ weight.T + bias, atol=1e-5, rtol=1e-4)
 
 
+def test_averaged_layers_of_which_one_has_a_bias_take_one():
+    model = tiny.model("deit-distilled")
+    model.distillation_classifier = torch.nn.Linear(model.distillation_classifier.in_features, 4, bias=False)
+    head = find_head(model, {"pixel_values": torch.randn(2, 3, tiny.SIDE, tiny.SIDE)})
+    weight, bias = torch.randn(4, head.num_features), torch.randn(4)
+    head.assign(weight, bias)
+    torch.testing.assert_close(head.bias, bias)
+    features = torch.randn(3, head.num_features)
+    torch.testing.assert_close(head.logits(features), features @ weight.T + bias, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_refit_is_the_head_of_both_sets(tmp_path, frozen):
     model = tiny.model("resnet")
@@ -184,31 +195,48 @@ def test_a_class_bias_follows_from_scores_of_the_head_that_a_half_steered(tmp_pa
     torch.testing.assert_close(biased.head.bias, plain.head.bias + bias / 2, atol=1e-5, rtol=1e-4)
 
 
-def test_a_class_bias_is_in_the_head_that_is_saved(tmp_path):
-    trainer = tiny.trainer(tmp_path, freeze_backbone=True, objective="min_recall", **tiny.BARE)
+@pytest.mark.parametrize("frozen, share", [(True, 1.0), (False, 0.5)])
+def test_a_class_bias_is_in_the_head_that_is_saved(tmp_path, frozen, share):
+    trainer = tiny.trainer(tmp_path, freeze_backbone=frozen, objective="min_recall", **tiny.BARE)
     trainer.train()
-    before, weight = trainer.evaluate()["eval_min_recall"], trainer.head.weight.clone()
-    scores = trainer._eval_features(trainer.gain_dataset) @ trainer.head.weight.T + trainer.head.bias
+    before, weight, own = trainer.evaluate()["eval_min_recall"], trainer.head.weight.clone(), trainer.head.bias.clone()
+    scores = trainer._eval_features(trainer.gain_dataset) @ weight.T + own
     bias = tune_class_bias(scores, torch.as_tensor(trainer._gain_labels), trainer.objective)
-    own = trainer.head.bias.clone()
-    add_class_bias(trainer)
-    torch.testing.assert_close(trainer.head.bias, own + bias, atol=1e-5, rtol=1e-4)
+    assert bias.abs().max() > 0.01 and trainer._evaluations
+    add_class_bias(trainer, share)
+    assert not trainer._evaluations  # a card would show numbers of other weights
+    torch.testing.assert_close(trainer.head.bias, own + share * bias, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(trainer.head.weight, weight)
-    assert trainer.evaluate()["eval_min_recall"] > before
+    if share == 1:
+        assert trainer.evaluate()["eval_min_recall"] > before
     trainer.save_model(tmp_path / "saved")
     saved = load_file(tmp_path / "saved" / "model.safetensors")
     assert any(torch.equal(tensor, trainer.head.bias) for tensor in saved.values())
 
 
 def test_a_class_bias_needs_a_bias(tmp_path):
-    model = tiny.model("resnet")
-    model.classifier[1] = torch.nn.Linear(16, 4, bias=False)
+    made = []
+
+    def make(train, gain, half):
+        model = tiny.model("resnet")
+        model.classifier[1] = torch.nn.Linear(16, 4, bias=False)
+        made.append(tiny.trainer(tmp_path, model, train_dataset=train, gain_dataset=gain, freeze_backbone=True))
+        return made[-1]
+
+    train, gain = tiny.images(), tiny.images(tiny.GAIN_COUNTS, seed=1)
     with pytest.raises(ValueError, match="this head has none"):
-        add_class_bias(tiny.trainer(tmp_path, model))
-    with pytest.raises(ValueError, match="this head has none"):  # before it trains
-        cross_fit(lambda train, gain, half: tiny.trainer(tmp_path, model, train_dataset=train, gain_dataset=gain,
-                                                         freeze_backbone=True),
-                  tiny.images(), tiny.images(tiny.GAIN_COUNTS, seed=1), bias_share=0.5)  # fmt: skip
+        add_class_bias(make(train, gain, 0))
+    with pytest.raises(ValueError, match="this head has none"):
+        cross_fit(make, train, gain, bias_share=0.5)
+    assert len(made) == 2 and made[1].state.global_step == 0  # said before it trains
+
+
+def test_cross_fitting_needs_a_model_for_each_run(tmp_path):
+    model = tiny.model("resnet")
+    with pytest.raises(ValueError, match="both runs got one model"):
+        cross_fit(lambda train, gain, half: tiny.trainer(tmp_path / str(half), model, train_dataset=train,
+                                                         gain_dataset=gain, freeze_backbone=True, **tiny.BARE),
+                  tiny.images(), tiny.images(tiny.GAIN_COUNTS, seed=1))  # fmt: skip
 
 
 def test_cross_fitting_is_for_heads(tmp_path):
