@@ -133,7 +133,7 @@ def cross_fit(
     average_heads(made)
     if bias_K is not None:
         _add(made[0].head, bias_K)
-    made[0]._evaluations = ()  # were of other weights
+    made[0].forget_evaluations()
     return made[0]
 
 
@@ -150,7 +150,7 @@ def add_class_bias(trainer: Any, share: float = 1.0) -> None:
     """
     _require_bias(trainer.head)
     _add(trainer.head, share * class_bias_of([trainer]))
-    trainer._evaluations = ()  # were of other weights
+    trainer.forget_evaluations()
 
 
 def class_bias_of(trainers: Sequence[Any], objective: Objective | None = None) -> Tensor:

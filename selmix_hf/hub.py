@@ -10,7 +10,7 @@ import numpy as np
 
 from selmix_hf.config import SelMixConfig
 from selmix_hf.heads import ClassifierHead
-from selmix_hf.model_card import render
+from selmix_hf.model_card import SHOWN_PREFIXES, render
 from selmix_hf.objectives import Objective
 from selmix_hf.pushing_trainer import PushingTrainer
 from selmix_hf.saved_head import SelMixHead
@@ -61,9 +61,14 @@ class HubTrainer(PushingTrainer):
 
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As Trainer's; evaluations are remembered for the card, which `train` would forget."""
-        if any(name.endswith("_mean_recall") for name in logs):
+        if any(f"{prefix}_mean_recall" in logs for prefix in SHOWN_PREFIXES):
             self._evaluations = [*self._evaluations, {**logs, "step": self._step_of_weights()}]
         super().log(logs, *args, **kwargs)
+
+    def forget_evaluations(self) -> None:
+        """Those of the weights as they were, which changed outside a run; that of the start stays, for the card."""
+        step = self._step_of_weights()
+        self._evaluations = [logs for logs in self._evaluations if logs["step"] != step]
 
     def _step_of_weights(self) -> int:
         """After a run that ended with its best checkpoint the weights are older than the last step."""

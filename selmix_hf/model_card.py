@@ -37,6 +37,7 @@ _SETS = {
     "eval": "**validation {}, which steered the training or selected the checkpoint**: expect less on new ones. No "
     "interval is given, as none would hold",
 }
+SHOWN_PREFIXES = tuple(_SETS)  # of evaluations, the first there is
 
 
 def reports_in(
@@ -51,7 +52,7 @@ def reports_in(
     Returns:
         the prefix, the report of the start and that of the kept weights; None where there is none.
     """
-    for prefix in ("test", "eval"):
+    for prefix in SHOWN_PREFIXES:
         logs = [log for log in evaluations if f"{prefix}_mean_recall" in log]
         after = next((log for log in reversed(logs) if log["step"] == kept_step), None)
         if after is not None:

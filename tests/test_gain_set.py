@@ -214,6 +214,20 @@ def test_a_class_bias_is_in_the_head_that_is_saved(tmp_path, frozen, share):
     assert any(torch.equal(tensor, trainer.head.bias) for tensor in saved.values())
 
 
+def test_a_card_keeps_the_start_beside_a_class_bias(tmp_path):
+    trainer, test = tiny.trainer(tmp_path, freeze_backbone=True, **tiny.BARE), tiny.images((5, 5, 5, 5), seed=3)
+    trainer.evaluate(test, metric_key_prefix="test")
+    trainer.train()
+    before = trainer.evaluate(test, metric_key_prefix="test")["test_mean_recall"]
+    add_class_bias(trainer)
+    assert [logs["step"] for logs in trainer._evaluations] == [0]
+    after = trainer.evaluate(test, metric_key_prefix="test")["test_mean_recall"]
+    assert after != before
+    trainer.create_model_card()
+    row = next(line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("| mean recall"))
+    assert f"{after:.3f}" in row and f"{before:.3f}" not in row and row.count("0.") == 3  # before, after, change
+
+
 def test_a_class_bias_needs_a_bias(tmp_path):
     made = []
 
