@@ -49,17 +49,29 @@ def metric_gradient(
     counts_KK = _as_counts(confusion, num_samples)
     smoothed_KK = smooth_confusion(counts_KK, objective.class_prior)
     prior_K = resolve_class_prior(objective.class_prior, counts_KK.sum(1))
-    if multipliers is None:
-        multipliers = objective.initial_multipliers(len(counts_KK))
     return gradient_at(objective, smoothed_KK, prior_K, multipliers)
 
 
 def gradient_at(
-    objective: Objective, smoothed_KK: Tensor, prior_K: Tensor, multipliers: Mapping[str, Tensor]
+    objective: Objective, smoothed_KK: Tensor, prior_K: Tensor, multipliers: Mapping[str, Tensor] | None
 ) -> Tensor:
     """`metric_gradient` at a confusion matrix that is smoothed already, whose rows sum to the prior."""
+    psi_KK = lagrangian_derivative(objective, smoothed_KK, multipliers)
+    return smoothed_KK * (psi_KK - (psi_KK * smoothed_KK).sum(1, keepdim=True) / prior_K[:, None])
+
+
+def lagrangian_derivative(
+    objective: Objective, confusion_KK: Tensor, multipliers: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Psi = d L / d C from autograd, K x K, at a confusion matrix that is smoothed already.
+
+    Raises:
+        ValueError: the objective does not map the matrix to one number, or the derivative is not finite.
+    """
+    if multipliers is None:
+        multipliers = objective.initial_multipliers(len(confusion_KK))
     with torch.enable_grad():
-        leaf_KK = smoothed_KK.clone().requires_grad_()
+        leaf_KK = confusion_KK.clone().requires_grad_()
         value = objective.lagrangian(leaf_KK, multipliers)
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
             raise ValueError(
@@ -72,7 +84,7 @@ def gradient_at(
         raise ValueError(
             f"the derivative of objective {objective.name!r} is not finite at the current confusion matrix."
         )
-    return smoothed_KK * (psi_KK - (psi_KK * smoothed_KK).sum(1, keepdim=True) / prior_K[:, None])
+    return psi_KK
 
 
 def _as_counts(confusion: Tensor, num_samples: int | None) -> Tensor:
@@ -131,18 +143,64 @@ def gain_matrix(
     Raises:
         ValueError: shapes that do not fit, values that are not finite, beta outside [0, 1].
     """
-    _check_gain_inputs(centroids, weight, bias, metric_gradient)
+    _check_gain_inputs(centroids, weight, bias, metric_gradient=metric_gradient)
+    metric_gradient = metric_gradient.to(centroids)
+    direction_KD = (centroids.T @ metric_gradient).T
+    return gain_along(
+        centroids,
+        weight,
+        bias,
+        direction_KD,
+        metric_gradient.sum(0),
+        beta,
+        feature_step=feature_step,
+        bias_step=bias_step,
+        block_size=block_size,
+    )
+
+
+def gain_along(
+    centroids: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    direction: Tensor,
+    bias_direction: Tensor,
+    beta: float | Sequence[float] = 0.8,
+    *,
+    feature_step: float = 1.0,
+    bias_step: float | None = None,
+    block_size: int | None = None,
+) -> Tensor:
+    """Gain of any function of the head from one unit SGD step on the (i, j) mixup, for all K x K pairs at once:
+
+        G_ij = (e_i - p_ij)^T (M z_ij + m)
+
+    with M and m the function's derivatives by the head's weight and bias. `gain_matrix` is the case M = D^T Z,
+    m = D^T 1; `soft_gain` has the derivative of the soft confusion matrix.
+
+    Args:
+        direction: M, K x D.
+        bias_direction: m, shape K.
+        centroids, weight, bias, beta, feature_step, bias_step, block_size: as for `gain_matrix`.
+
+    Returns:
+        G, K x K, row i the class whose label is kept, in centroids' dtype.
+
+    Raises:
+        ValueError: shapes that do not fit, values that are not finite, beta outside [0, 1].
+    """
+    _check_gain_inputs(centroids, weight, bias, direction=direction, bias_direction=bias_direction)
     dtype = centroids.dtype
-    weight, metric_gradient = weight.to(centroids), metric_gradient.to(centroids)
+    weight, direction, bias_direction = (t.to(centroids) for t in (weight, direction, bias_direction))
     logits_KK = centroids @ weight.T
     if bias is not None:
         logits_KK += bias.to(centroids)
     if bias_step is None:
         bias_step = 0.0 if bias is None else 1.0
     # A_il: what a unit step towards class l at z_i does to the objective
-    alignment_KK = feature_step * (centroids @ (centroids.T @ metric_gradient))
+    alignment_KK = feature_step * (centroids @ direction.T)
     if bias_step:
-        alignment_KK += bias_step * metric_gradient.sum(0)
+        alignment_KK += bias_step * bias_direction
     logits_KK -= logits_KK.amax(1, keepdim=True)
 
     gain_KK = torch.zeros_like(logits_KK)
@@ -232,13 +290,18 @@ def _all_finite(tensor: Tensor) -> bool:
     return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())
 
 
-def _check_gain_inputs(centroids: Tensor, weight: Tensor, bias: Tensor | None, metric_gradient: Tensor) -> None:
+def _check_gain_inputs(centroids: Tensor, weight: Tensor, bias: Tensor | None, **derivatives: Tensor) -> None:
     num_classes = len(centroids)
+    shapes = {
+        "metric_gradient": (num_classes, num_classes),
+        "direction": tuple(centroids.shape),
+        "bias_direction": (num_classes,),
+    }
     for name, tensor, shape in (
         ("centroids", centroids, tuple(centroids.shape)),
         ("weight", weight, tuple(centroids.shape)),
         ("bias", bias, (num_classes,)),
-        ("metric_gradient", metric_gradient, (num_classes, num_classes)),
+        *((name, tensor, shapes[name]) for name, tensor in derivatives.items()),
     ):
         if tensor is None:
             continue

@@ -46,6 +46,7 @@ FLOORS = {
     "checkpoint": 4,
     "gain": 3,
     "gain_fidelity": 4,
+    "soft_gain": 4,
     "pair_distribution": 3,
     "sampling": 3,
     "weighted_sampling": 3,
@@ -89,7 +90,7 @@ FLOORS = {
 }
 
 # Somebody with their own training loop can use these: they know torch and nothing of transformers.
-TORCH_ONLY = ("confusion", "objectives", "gain", "gain_fidelity", "pair_distribution")
+TORCH_ONLY = ("confusion", "objectives", "gain", "soft_gain", "gain_fidelity", "pair_distribution")
 ECOSYSTEM = {"transformers", "datasets", "accelerate", "timm", "evaluate", "huggingface_hub"}
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -1,0 +1,119 @@
+"""The gain of the soft confusion matrix, a differentiable stand-in for the counts.
+
+From counts, a class that is never predicted right has next to no derivative: D_kl carries the factor C_kl. With many
+such classes, as after plain training on a long tail, they are hardly ever drawn. Here the objective is a function of
+
+    C_kl = pi_k s_kl / sum_m s_km,   s_kl = half a sample + sum over samples x of class k of softmax((W z_x + b) / T)_l
+
+and its exact derivatives by W and b,
+
+    M = sum over samples x of g_x z_x^T,   m = sum of g_x,
+    g_x = p_x * (h_x - <p_x, h_x>) / T,    h_x = pi_k / (n_k + 1) Psi_k,   Psi = dL/dC,
+
+take the place of D^T Z and D^T 1 in the closed form of the gain (`gain.gain_along`). They also see how the samples of a
+class are spread, which centroids do not. Half a sample on the diagonal and half beside it are those of
+`confusion.smooth_confusion`. Shape suffixes: N samples, R rows at a time, K classes, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selmix_hf.confusion import smooth_confusion
+from selmix_hf.gain import lagrangian_derivative
+from selmix_hf.objectives import Objective
+
+_AT_ONCE = 2**22  # probabilities: 32 MB in float64
+
+
+@dataclass(frozen=True)
+class HeadSamples:
+    """Samples as the head sees them; where several processes look, those of this one.
+
+    Attributes:
+        features: N x D.
+        labels: integers, shape N.
+    """
+
+    features: Tensor
+    labels: Tensor
+
+    def probabilities(self, weight: Tensor, bias: Tensor | None, temperature: float) -> Iterator[tuple[slice, Tensor]]:
+        """Rows, and their softmax((W z + b) / T), float64, R x K: at most 4 million numbers at once."""
+        rows = max(1, _AT_ONCE // len(weight))
+        for start in range(0, len(self.labels), rows):
+            chunk = slice(start, start + rows)
+            logits_RK = torch.nn.functional.linear(self.features[chunk].to(weight), weight, bias)
+            yield chunk, (logits_RK.double() / temperature).softmax(1)
+
+
+def soft_confusion_counts(
+    samples: HeadSamples, weight: Tensor, bias: Tensor | None, temperature: float = 1.0
+) -> Tensor:
+    """Sums of softmax((W z + b) / T) over the samples of each class: what counts are for T -> 0.
+
+    Args:
+        samples: features and labels.
+        weight, bias: of the head, K x D and K (None without one).
+        temperature: T; as it falls, probabilities become hits and misses.
+
+    Returns:
+        float64, K x K; row k sums to the number of samples of class k. Over several processes, add them up.
+
+    Raises:
+        ValueError: a temperature that is not positive.
+    """
+    _check_temperature(temperature)
+    sums_KK = torch.zeros(len(weight), len(weight), dtype=torch.float64, device=weight.device)
+    for chunk, prob_RK in samples.probabilities(weight, bias, temperature):
+        sums_KK.index_add_(0, samples.labels[chunk].to(weight.device, torch.long), prob_RK)
+    return sums_KK
+
+
+def soft_direction(
+    objective: Objective,
+    soft_counts: Tensor,
+    samples: HeadSamples,
+    weight: Tensor,
+    bias: Tensor | None,
+    temperature: float = 1.0,
+    multipliers: Mapping[str, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of the objective's Lagrangian at the soft confusion matrix by weight and bias of the head.
+
+    Args:
+        objective: from `objectives.get_objective`.
+        soft_counts: of all samples, from `soft_confusion_counts`.
+        samples, weight, bias, temperature: as there.
+        multipliers: of the objective; its initial ones if not given.
+
+    Returns:
+        M (K x D) and m (K), float64 sums over these samples; over several processes, add them up.
+
+    Raises:
+        ValueError: a temperature that is not positive, or a derivative that is not finite.
+    """
+    _check_temperature(temperature)
+    sizes_K = soft_counts.sum(1)
+    soft_KK = smooth_confusion(soft_counts, objective.class_prior)
+    psi_KK = lagrangian_derivative(objective, soft_KK, multipliers)
+    share_KK = psi_KK * (soft_KK.sum(1) / (sizes_K + 1) / temperature)[:, None]
+    features_ND = samples.features
+    direction_KD = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
+    bias_K = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
+    for chunk, prob_RK in samples.probabilities(weight, bias, temperature):
+        own_RK = share_KK[samples.labels[chunk].to(weight.device)]
+        own_RK = prob_RK * (own_RK - (prob_RK * own_RK).sum(1, keepdim=True))
+        direction_KD += own_RK.to(weight).T @ features_ND[chunk].to(weight)
+        bias_K += own_RK.sum(0)
+    return direction_KD, bias_K
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"the temperature of a soft confusion matrix must be a positive number, found {temperature}.")
