@@ -21,15 +21,27 @@ logger = logging.get_logger(__name__)
 
 WEAKEST_BETA_MIN = 0.4  # below, results fell where classes have dozens of images: docs/analysis.md
 GAIN_SET_USES = ("steer", "refit", "train")
+CONFUSIONS, HEAD_STARTS = ("soft", "hard"), ("best", "as_is")
+WORKED_OUT_BACKBONE_RATE = 1e-4
+_PAIRS, _OF_CLASSES = 128_000, 10  # so many pairs for so many classes; for more, as the square root of their number
 _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
 _PSEUDO_LABELS = ("pseudo_label_threshold", "pseudo_label_share", "ema_decay")
-_NUMBERS = (*_NOT_NEGATIVE, *_PSEUDO_LABELS, "tail_share", "target_share", "beta_min", "min_memory")
+_OF_GAIN = ("confusion", "confusion_temperature")
+_NUMBERS = (
+    *_NOT_NEGATIVE,
+    *_PSEUDO_LABELS,
+    "tail_share",
+    "target_share",
+    "beta_min",
+    "min_memory",
+    "confusion_temperature",
+)
 _BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _COUNTS = ("refresh_steps", "pseudo_label_steps", "feature_views", "max_steps", *_BATCHES)
 _SWITCHES = ("freeze_backbone", "reuse_samples")
 _OF_MULTIPLIERS = ("min_rate", "min_memory", "constraint_update", "constraint_rate")
-_OF_PAIRS = ("pair_sampling", "inverse_temperature", "target_share", "mixing", "beta_min", "reuse_samples")
+_OF_PAIRS = ("pair_sampling", "inverse_temperature", "target_share", "mixing", "beta_min", "reuse_samples", *_OF_GAIN)
 
 
 @dataclass
@@ -37,15 +49,18 @@ class SelMixConfig(TrainingArguments):
     """`transformers.TrainingArguments` with the options of SelMix.
 
     `per_device_train_batch_size` counts pairs: the model sees twice as many samples (with `sampling` it counts single
-    ones). One period is one epoch of Trainer, so "epoch" strategies mean "once a period"; set the length of the run by
+    ones). One period is one epoch of Trainer, so "epoch" strategies mean "once a period"; the length of the run is
     `max_steps`.
 
     Defaults that differ from TrainingArguments:
 
-    - `max_steps` 2000 instead of -1: epochs of the dataset mean nothing when classes are drawn.
+    - `max_steps` 0 instead of -1: epochs of the dataset mean nothing when classes are drawn. 0 stands for 128,000
+      pairs for up to 10 classes, and the square root of K / 10 times as many for more: 2,000, 4,780 and 20,000 steps
+      of 64 pairs for 10, 57 and 1,000 classes (`steps_for`).
     - `per_device_train_batch_size` 64 instead of 8: the paper's.
     - `optim` "sgd" instead of AdamW: the gains are those of a gradient step.
-    - `learning_rate` 0, which stands for 0.01 with a frozen backbone and 0.003 otherwise.
+    - `learning_rate` 0, which stands for a rate of the head that is worked out from the data: see `head_start`. A
+      given one is absolute.
     - `lr_scheduler_type` "cosine" instead of "linear": the paper's.
     - `max_grad_norm` 0 (off) instead of 1: the gains are those of a gradient step as it is.
     - `logging_nan_inf_filter` False: a loss that is not finite stops the run before the update, not hidden.
@@ -75,8 +90,19 @@ class SelMixConfig(TrainingArguments):
             memory-mapped, so they need not fit into memory, and a pass that was interrupted goes on. Without a folder
             features are kept in memory.
         feature_dtype: of stored features: "float32", or "float16", which takes half the room.
-        backbone_learning_rate: absolute, and that of an adapter; default a thirtieth of `learning_rate`. A pretrained
-            backbone is soon spoilt: raise it with care, and lower it further with momentum.
+        backbone_learning_rate: absolute, and that of an adapter; default a thirtieth of a given `learning_rate`, and
+            0.0001 beside one that is worked out. A pretrained backbone is soon spoilt: raise it with care, and lower
+            it further with momentum.
+        head_start: "best": the run begins with the model's head, or with one retrained on the training set where that
+            scores better on the gain set; then on the evaluation set too, or the model's own is put back. "as_is":
+            with the model's own. The retrained heads also tell the rate where `learning_rate` is 0: see
+            `selmix_hf.head_start`. With `gain_set_use` "refit" or "train" the head is that of the refit, and with
+            `sampling` the model's own.
+        confusion: what the gain is the derivative of. "soft": the objective at the soft confusion matrix of the gain
+            set, softmax(logits / `confusion_temperature`), in which classes that are never hit have a derivative too
+            (`selmix_hf.soft_gain`). "hard": at the counts, as the paper has it. Reports, choice and constraints are of
+            the counts either way.
+        confusion_temperature: T of "soft"; towards 0 it is the counts, 1 is the smoothest that is useful.
         refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a
             look costs milliseconds, and 50 otherwise.
         gain_set_use: "steer": the gain set steers and nothing else. "refit": before the first period the head is
@@ -131,7 +157,10 @@ class SelMixConfig(TrainingArguments):
     feature_views: int = field(default=1, metadata={"help": "Stored views of each training image."})
     feature_dtype: str = field(default="float32", metadata={"help": "Of stored features: float32 or float16."})
     feature_cache_dir: str | None = field(default=None, metadata={"help": "Keep stored features in this folder."})
-    backbone_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate / 30."})
+    backbone_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate / 30, or 1e-4."})
+    head_start: str = field(default="best", metadata={"help": "Begin with the 'best' of some heads, or 'as_is'."})
+    confusion: str = field(default="soft", metadata={"help": "The gain's matrix: 'soft' or 'hard' (counts)."})
+    confusion_temperature: float = field(default=0.3, metadata={"help": "T of the soft confusion matrix."})
     refresh_steps: int = field(default=0, metadata={"help": "Steps a period; 0: 10 frozen, else 50."})
     gain_set_use: str = field(default="steer", metadata={"help": "'steer', 'refit' the head too, or 'train' too."})
     sampling: list[float] | str | None = field(
@@ -154,10 +183,10 @@ class SelMixConfig(TrainingArguments):
     constraint_rate: float = field(default=0.3, metadata={"help": "Step of the constraint multipliers."})
 
     # changed defaults of TrainingArguments, see the docstring
-    max_steps: int = field(default=2000, metadata={"help": "Optimizer steps of the run."})
+    max_steps: int = field(default=0, metadata={"help": "Optimizer steps; 0: by the number of classes."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs a step and device."})
     optim: str = field(default="sgd", metadata={"help": "Optimizer."})
-    learning_rate: float = field(default=0.0, metadata={"help": "Of the head; 0: 0.01 frozen, else 0.003."})
+    learning_rate: float = field(default=0.0, metadata={"help": "Of the head; 0: worked out from the data."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
@@ -179,10 +208,8 @@ class SelMixConfig(TrainingArguments):
             self.class_prior = to_list()  # an array or a tensor would not go into JSON
         if self.sampling is not None:
             self.sampling = checked_sampling(self.sampling)
-        if not self.learning_rate:
-            self.learning_rate = 0.01 if self.freeze_backbone else 0.003
         if self.backbone_learning_rate is None:
-            self.backbone_learning_rate = self.learning_rate / 30
+            self.backbone_learning_rate = self.learning_rate / 30 or WORKED_OUT_BACKBONE_RATE
         if not self.refresh_steps:
             self.refresh_steps = 10 if self.freeze_backbone else 50
         if not self.pseudo_label_steps:
@@ -213,6 +240,15 @@ class SelMixConfig(TrainingArguments):
             return float(self.inverse_temperature)
         except ValueError:
             return self.inverse_temperature
+
+    def steps_for(self, num_classes: int) -> int:
+        """`max_steps`, or where it is 0 the length that suits so many classes: in pairs (with `sampling`: samples), so
+        that larger batches and more processes take fewer steps."""
+        if self.max_steps:
+            return self.max_steps
+        pairs = _PAIRS * math.sqrt(max(1, num_classes / _OF_CLASSES))
+        of_step = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return max(1, round(pairs / of_step / self.refresh_steps)) * self.refresh_steps
 
     def make_objective(self, objective: Any = None, class_counts: Any = None) -> Objective:
         """The objective that the options describe, for training class counts (shape K).
@@ -318,7 +354,17 @@ class SelMixConfig(TrainingArguments):
                 f"x2. Below {WEAKEST_BETA_MIN} this cost mean recall where the rarest class had dozens of images, and "
                 "helped where it had one: compare with the default on validation (docs/analysis.md)."
             )
-        for name in _COUNTS:
+        for name, known in (("confusion", CONFUSIONS), ("head_start", HEAD_STARTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, found {getattr(self, name)!r}.")
+        if not self.confusion_temperature > 0:
+            raise ValueError(
+                f"confusion_temperature must be positive, found {self.confusion_temperature}: for the limit 0 set "
+                "confusion='hard'."
+            )
+        if self.max_steps < 0:
+            raise ValueError(f"max_steps must be at least 1, or 0 for a length by the data, found {self.max_steps}.")
+        for name in [name for name in _COUNTS if name != "max_steps"]:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:

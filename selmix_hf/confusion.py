@@ -46,6 +46,18 @@ def confusion_counts(labels: Tensor, predictions: Tensor, num_classes: int) -> T
     return torch.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def sum_dtype(device: torch.device | str) -> torch.dtype:
+    """What sums are kept in on a device: float64, or float32 where there is none."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """The tensor, in place its sum over the processes of torch.distributed, if there are several."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
 class ClassStatistics:
     """Confusion counts, feature sums and loss over a set of samples, accumulated batch by batch.
 
@@ -62,10 +74,10 @@ class ClassStatistics:
 
     def __init__(self, num_classes: int, num_features: int = 0, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
-        sum_dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        dtype = sum_dtype(device)
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.long, device=device)
-        self.feature_sums = torch.zeros(num_classes, num_features, dtype=sum_dtype, device=device)
-        self.loss_sum = torch.zeros((), dtype=sum_dtype, device=device)
+        self.feature_sums = torch.zeros(num_classes, num_features, dtype=dtype, device=device)
+        self.loss_sum = torch.zeros((), dtype=dtype, device=device)
 
     @torch.no_grad()
     def update(self, labels: Tensor, predictions: Tensor, features: Tensor | None = None) -> None:
@@ -92,9 +104,8 @@ class ClassStatistics:
 
     def all_reduce(self) -> ClassStatistics:
         """Sum over the processes of torch.distributed, if there are several, and return self."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for tensor in (self.counts, self.feature_sums, self.loss_sum):
-                torch.distributed.all_reduce(tensor)
+        for tensor in (self.counts, self.feature_sums, self.loss_sum):
+            sum_over_processes(tensor)
         return self
 
     @property

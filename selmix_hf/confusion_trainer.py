@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
@@ -20,6 +21,7 @@ from selmix_hf.health import require_finite
 from selmix_hf.hub import HubTrainer
 from selmix_hf.metrics import classification_metrics, counts_of
 from selmix_hf.sampling import isolated_random_state
+from selmix_hf.soft_gain import HeadSamples, SoftConfusion
 
 
 class ConfusionTrainer(HubTrainer):
@@ -33,20 +35,46 @@ class ConfusionTrainer(HubTrainer):
     _stored_features: dict[int, tuple[Any, FeatureDataset]]
     _train_features: FeatureDataset | None
     _statistics_at: dict[int, ClassStatistics]
+    _gain_set_samples: tuple[int, HeadSamples] | None = None
 
     def _gain_set_statistics(self) -> ClassStatistics:
         """Of the current weights; an evaluation at the end of a period and the refresh that follows share one pass."""
         step = self._step_of_weights()
         if step not in self._statistics_at:
             dataset = self._stored_features.get(id(self.gain_dataset), (None, self.gain_dataset))[1]
+            own: list[tuple[Tensor, Tensor]] = []
+            keep = self._soft and not isinstance(dataset, FeatureDataset)
             with isolated_random_state(self._seed()):
-                statistics = self._pass().statistics(dataset, self.data_collator.eval_collator)
+                statistics = self._pass().statistics(
+                    dataset,
+                    self.data_collator.eval_collator,
+                    on_features=(lambda *batch: own.append(batch)) if keep else None,
+                )
+            if keep:
+                self._gain_set_samples = step, HeadSamples(*(torch.cat(parts) for parts in zip(*own, strict=True)))
             logits_KK = statistics.centroids @ self.head.weight.to(statistics.centroids).T
             require_finite(logits_KK, "gain", step)  # before a checkpoint is written
             best = self.state.best_global_step  # the run may end with those weights
             self._statistics_at = {at: kept for at, kept in self._statistics_at.items() if at == best}
             self._statistics_at[step] = statistics
         return self._statistics_at[step]
+
+    def _soft_confusion(self) -> SoftConfusion:
+        """Of the current weights on the gain set, whose features are those of the pass that counted."""
+        self._gain_set_statistics()
+        dataset, args = self._stored_features.get(id(self.gain_dataset), (None, None))[1], self.args
+        if dataset is not None:
+            rows = slice(args.process_index, None, args.world_size)
+            samples = HeadSamples(dataset.views[0][rows], dataset.labels[rows])
+        else:
+            assert self._gain_set_samples is not None
+            step, samples = self._gain_set_samples
+            assert step == self._step_of_weights()
+        return SoftConfusion(self.head, samples, args.confusion_temperature)
+
+    @property
+    def _soft(self) -> bool:
+        return self.args.confusion == "soft" and self.args.sampling is None
 
     def gain_set_features(self) -> FeatureDataset:
         """Features of `gain_dataset` under the current weights, on every process; stored ones where the backbone is

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.utils import logging
 
-from selmix_hf.features import FeatureDataset, FeaturePairs, FeatureSamples
+from selmix_hf.collator import probe_batch
+from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, FeatureSamples
+from selmix_hf.head_start import HeadStart
+from selmix_hf.pair_distribution import PairState
 from selmix_hf.pseudo_label_trainer import PseudoLabelTrainer
 from selmix_hf.sampling import ClassIndex, DrawnSamples, PairDataset, PairSampler
-from selmix_hf.weighted_sampling import WeightedSampler
+from selmix_hf.weighted_sampling import WeightedSampler, identity
 
 logger = logging.get_logger(__name__)
 
@@ -23,9 +26,13 @@ class DrawingTrainer(PseudoLabelTrainer):
     """The part of `SelMixTrainer` that draws what is trained on, from images or from stored features."""
 
     sample_weights: NDArray[np.float64] | None
+    _given_rate: float
+    _head_start: HeadStart | None = None
 
     def get_train_dataloader(self) -> DataLoader:
         stored = self._store_features() if self.args.freeze_backbone else None
+        if self.is_in_train:
+            self._work_out_start()
         dataset, sampler = self._pairs(stored) if self.sample_weights is None else self._samples(stored)
         collator: Callable = self.data_collator if stored is None else dict
         workers = self.args.dataloader_num_workers if stored is None else 0
@@ -41,6 +48,18 @@ class DrawingTrainer(PseudoLabelTrainer):
             generator=torch.Generator().manual_seed(self._seed()),
         )
         return self.accelerator.prepare(loader)
+
+    def _work_out_start(self) -> None:
+        """The learning rate where none was given, and the head to begin with where it may be another."""
+        args, self._head_start = self.args, None
+        if self._resumes_from is not None:
+            args.learning_rate = self._given_rate or PairState.load(self._resumes_from).learning_rate
+            return
+        may_begin = args.head_start == "best" and args.gain_set_use == "steer" and self.sample_weights is None
+        if may_begin or not self._given_rate:
+            start = HeadStart.of(self)
+            args.learning_rate = self._given_rate or start.learning_rate
+            self._head_start = start if may_begin else None
 
     def _pairs(self, stored: FeatureDataset | None) -> tuple[Dataset, Sampler]:
         """Pairs of images, or of their features."""
@@ -85,3 +104,25 @@ class DrawingTrainer(PseudoLabelTrainer):
         self._as_features(self.gain_dataset, self._gain_labels)
         self._train_features = FeatureDataset(self._views_of(self.train_dataset), self._train_labels)
         return self._train_features
+
+    def _mixed_inputs(self) -> dict[str, Any]:
+        """Two samples of what the mixing takes."""
+        if self.args.freeze_backbone:
+            return {FEATURES: torch.zeros(2, self.head.num_features, device=self.args.device)}
+        batch = probe_batch(self.train_dataset, self.data_collator.collator, "train_dataset")
+        return dict(self._prepare_inputs(batch))
+
+    def _geometry(self) -> dict[str, Any]:
+        """What fixes where periods begin, what is drawn in them and what for."""
+        names = ("refresh_steps", "pair_sampling", "beta_min", "freeze_backbone", "gain_set_use", "confusion")
+        kept = {name: getattr(self.args, name) for name in names}
+        kept["mixing"] = "feature" if self._mixer is None else self._mixer.name
+        kept["sampling"] = identity(self.sampling, self.sample_weights)
+        kept["reuse_samples"] = self.args.reuse_samples and self._train_batch_size  # within a batch of a process
+        kept["unlabeled"] = 0 if self.unlabeled_dataset is None else len(self.unlabeled_dataset)
+        if self.unlabeled_dataset is not None:
+            kept |= {name: value for name, value in vars(self.args).items() if name.startswith("pseudo_label_")}
+            kept |= {"ema_decay": self.args.ema_decay, "teacher": self.teacher is not None}
+            kept["unlabeled_rows"] = self.unlabeled_dataset.digest
+        aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
+        return {**kept, **aim, "pairs_per_step": self._draws_a_step(), "seed": self._seed()}

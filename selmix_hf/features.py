@@ -163,7 +163,11 @@ class DatasetPass:
     show_progress: bool = False
 
     def statistics(
-        self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]], on_batch: Callable[[], None] | None = None
+        self,
+        dataset: Any,
+        collator: Callable[[list[Any]], dict[str, Any]],
+        on_batch: Callable[[], None] | None = None,
+        on_features: Callable[[Tensor, Tensor], None] | None = None,
     ) -> ClassStatistics:
         """Counts, centroids and loss, summed over the processes.
 
@@ -171,6 +175,7 @@ class DatasetPass:
             dataset: a map-style dataset, or a `FeatureDataset`.
             collator: makes batches with "labels"; not used for a `FeatureDataset`.
             on_batch: called after every batch.
+            on_features: called with the features and labels of every batch of this process.
         """
         device = next(self.model.parameters()).device
         statistics = ClassStatistics(self.head.num_classes, self.head.num_features, device)
@@ -189,6 +194,8 @@ class DatasetPass:
             statistics.update(labels, logits_RK, *([] if stored else [features_RD]))
             if on_batch is not None:
                 on_batch()
+            if on_features is not None:
+                on_features(features_RD, labels)
         return statistics.all_reduce()
 
     def features(self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]]) -> Tensor:

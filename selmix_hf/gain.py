@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -227,11 +228,29 @@ def head_gain(
     Returns:
         float32, K x K.
     """
+    weight, bias, centroids, metric_gradient = _precise(head, centroids, metric_gradient)
+    steps = {"feature_step": head.feature_step, "bias_step": head.bias_step}
+    return gain_matrix(centroids, weight, bias, metric_gradient, beta, **steps).float()
+
+
+def head_gain_along(
+    head: ClassifierHead,
+    centroids: Tensor,
+    direction: Tensor,
+    bias_direction: Tensor,
+    beta: float | Sequence[float] = 0.8,
+) -> Tensor:
+    """`gain_along` for the current weights of a head, as `head_gain`; float32, K x K."""
+    weight, bias, *tensors = _precise(head, centroids, direction, bias_direction)
+    steps = {"feature_step": head.feature_step, "bias_step": head.bias_step}
+    return gain_along(tensors[0], weight, bias, *tensors[1:], beta, **steps).float()
+
+
+def _precise(head: ClassifierHead, *tensors: Tensor) -> list[Any]:
+    """Weight and bias of the head, and the tensors, in the precision and on the device of its gains."""
     exact = head.num_classes <= _EXACT_UP_TO
     dtype, device = (torch.float64, torch.device("cpu")) if exact else (torch.float32, head.weight.device)
-    inputs = [None if t is None else t.to(device, dtype) for t in (centroids, head.weight, head.bias, metric_gradient)]
-    gain_KK = gain_matrix(*inputs, beta, feature_step=head.feature_step, bias_step=head.bias_step)  # type: ignore
-    return gain_KK.float()
+    return [None if t is None else t.to(device, dtype) for t in (head.weight, head.bias, *tensors)]
 
 
 def _add_gain(gain_KK: Tensor, logits_KK: Tensor, align_KK: Tensor, beta: float, share: float, block: int) -> None:

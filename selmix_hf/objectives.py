@@ -199,10 +199,15 @@ class Objective:
         own = self.metric.initial_multiplier(num_classes)
         return multipliers if own is None else {self.metric.name: own, **multipliers}
 
-    def update_multipliers(self, multipliers: Mapping[str, Tensor], counts: Tensor) -> Multipliers:
-        """Multipliers of the next period from the current ones and the counts (K x K) of the validation set."""
+    def update_multipliers(
+        self, multipliers: Mapping[str, Tensor], counts: Tensor, soft_counts: Tensor | None = None
+    ) -> Multipliers:
+        """Multipliers of the next period from the current ones and the counts (K x K) of the validation set; those of
+        the metric from its soft counts where they are given (`soft_gain`), which are less noisy."""
         smoothed_KK = smooth_confusion(counts, self.class_prior)
         updated = {c.name: c.update_multiplier(multipliers.get(c.name), smoothed_KK) for c in self.constraints}
+        if soft_counts is not None:
+            smoothed_KK = smooth_confusion(soft_counts, self.class_prior)
         own = self.metric.update_multiplier(multipliers.get(self.metric.name), smoothed_KK, counts.sum(1))
         return updated if own is None else {self.metric.name: own, **updated}
 

@@ -203,6 +203,7 @@ class PairState:
         start_counts: counts (K x K) of the gain set where the run began, or None before the first period.
         pseudo_labels: of the unlabelled samples, shape N, -1 for those that are not used; None without such samples.
         average: moving average of weights, by name; empty without one.
+        learning_rate: of the head, which may have been worked out; 0 in older files.
         geometry: what fixes where a period begins and what it is for (refresh_steps, pairs a step, objective, ...),
             compared on resume.
     """
@@ -214,6 +215,7 @@ class PairState:
     start_counts: Tensor | None = None
     pseudo_labels: Tensor | None = None
     average: dict[str, Tensor] = field(default_factory=dict)
+    learning_rate: float = 0.0
 
     FILE_NAME = "selmix_state.safetensors"
 
@@ -223,6 +225,7 @@ class PairState:
         if self.probability is not None:
             tensors["probability"] = self.probability.cpu().contiguous()
         metadata = {"period": str(self.period), "geometry": json.dumps(self.geometry)}
+        metadata["learning_rate"] = repr(self.learning_rate)
         if self.start_counts is not None:  # as (row, column, count): no more entries than images were counted
             rows, columns = self.start_counts.nonzero(as_tuple=True)
             tensors["start_counts"] = torch.stack([rows, columns, self.start_counts[rows, columns]]).cpu()
@@ -265,5 +268,6 @@ class PairState:
             pseudo_labels=tensors.pop("pseudo_labels", None),
             average=named("average."),
             geometry=json.loads(metadata["geometry"]),
+            learning_rate=float(metadata.get("learning_rate", 0)),
             start_counts=counts,
         )

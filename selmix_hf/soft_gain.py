@@ -10,22 +10,23 @@ and its exact derivatives by W and b,
     M = sum over samples x of g_x z_x^T,   m = sum of g_x,
     g_x = p_x * (h_x - <p_x, h_x>) / T,    h_x = pi_k / (n_k + 1) Psi_k,   Psi = dL/dC,
 
-take the place of D^T Z and D^T 1 in the closed form of the gain (`gain.gain_along`). They also see how the samples of a
-class are spread, which centroids do not. Half a sample on the diagonal and half beside it are those of
+take the place of D^T Z and D^T 1 in the closed form of the gain (`gain.gain_along`). They also see how the samples of
+a class are spread, which centroids do not. Half a sample on the diagonal and half beside it are those of
 `confusion.smooth_confusion`. Shape suffixes: N samples, R rows at a time, K classes, D features.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from selmix_hf.confusion import smooth_confusion
-from selmix_hf.gain import lagrangian_derivative
+from selmix_hf.confusion import smooth_confusion, sum_dtype, sum_over_processes
+from selmix_hf.gain import head_gain_along, lagrangian_derivative
+from selmix_hf.heads import ClassifierHead
 from selmix_hf.objectives import Objective
 
 _AT_ONCE = 2**22  # probabilities: 32 MB in float64
@@ -49,7 +50,7 @@ class HeadSamples:
         for start in range(0, len(self.labels), rows):
             chunk = slice(start, start + rows)
             logits_RK = torch.nn.functional.linear(self.features[chunk].to(weight), weight, bias)
-            yield chunk, (logits_RK.double() / temperature).softmax(1)
+            yield chunk, (logits_RK.to(sum_dtype(weight.device)) / temperature).softmax(1)
 
 
 def soft_confusion_counts(
@@ -63,13 +64,14 @@ def soft_confusion_counts(
         temperature: T; as it falls, probabilities become hits and misses.
 
     Returns:
-        float64, K x K; row k sums to the number of samples of class k. Over several processes, add them up.
+        float64 (float32 where the device has none), K x K; row k sums to the number of samples of class k. Over
+        several processes, add them up.
 
     Raises:
         ValueError: a temperature that is not positive.
     """
     _check_temperature(temperature)
-    sums_KK = torch.zeros(len(weight), len(weight), dtype=torch.float64, device=weight.device)
+    sums_KK = torch.zeros(len(weight), len(weight), dtype=sum_dtype(weight.device), device=weight.device)
     for chunk, prob_RK in samples.probabilities(weight, bias, temperature):
         sums_KK.index_add_(0, samples.labels[chunk].to(weight.device, torch.long), prob_RK)
     return sums_KK
@@ -93,7 +95,8 @@ def soft_direction(
         multipliers: of the objective; its initial ones if not given.
 
     Returns:
-        M (K x D) and m (K), float64 sums over these samples; over several processes, add them up.
+        M (K x D) and m (K), sums over these samples, float64 where the device has it; over several processes, add
+        them up.
 
     Raises:
         ValueError: a temperature that is not positive, or a derivative that is not finite.
@@ -102,16 +105,53 @@ def soft_direction(
     sizes_K = soft_counts.sum(1)
     soft_KK = smooth_confusion(soft_counts, objective.class_prior)
     psi_KK = lagrangian_derivative(objective, soft_KK, multipliers)
-    share_KK = psi_KK * (soft_KK.sum(1) / (sizes_K + 1) / temperature)[:, None]
-    features_ND = samples.features
-    direction_KD = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
-    bias_K = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
+    share_KK = psi_KK.mul_((soft_KK.sum(1) / (sizes_K + 1) / temperature)[:, None])
+    share_KK = share_KK.to(weight.device, sum_dtype(weight.device))
+    direction_KD = torch.zeros_like(weight, dtype=share_KK.dtype)
+    bias_K = torch.zeros_like(direction_KD[:, 0])
     for chunk, prob_RK in samples.probabilities(weight, bias, temperature):
         own_RK = share_KK[samples.labels[chunk].to(weight.device)]
         own_RK = prob_RK * (own_RK - (prob_RK * own_RK).sum(1, keepdim=True))
-        direction_KD += own_RK.to(weight).T @ features_ND[chunk].to(weight)
+        direction_KD += own_RK.to(weight).T @ samples.features[chunk].to(weight)
         bias_K += own_RK.sum(0)
     return direction_KD, bias_K
+
+
+class SoftConfusion:
+    """The soft confusion matrix of a set under a head as it is, over all processes.
+
+    Args:
+        head: of the classifier.
+        samples: of this process.
+        temperature: T.
+
+    Attributes:
+        counts: of `soft_confusion_counts` over all processes, on the CPU, K x K.
+    """
+
+    def __init__(self, head: ClassifierHead, samples: HeadSamples, temperature: float) -> None:
+        self.head, self.samples, self.temperature = head, samples, temperature
+        self._weight = head.weight.float()
+        self._bias = None if head.bias is None else head.bias.float()
+        own_KK = soft_confusion_counts(samples, self._weight, self._bias, temperature)
+        self.counts = sum_over_processes(own_KK).cpu()
+
+    def gain(
+        self,
+        objective: Objective,
+        multipliers: Mapping[str, Tensor],
+        centroids: Tensor,
+        beta: float | Sequence[float] = 0.8,
+    ) -> Tensor:
+        """The gain matrix, float32, K x K; see `gain.head_gain`.
+
+        Beside what that takes, K x D numbers and some million probabilities at a time: no N x K matrix is kept.
+        """
+        head = self._weight, self._bias, self.temperature
+        direction_KD, bias_K = soft_direction(objective, self.counts, self.samples, *head, multipliers)
+        for tensor in (direction_KD, bias_K):
+            sum_over_processes(tensor)
+        return head_gain_along(self.head, centroids, direction_KD, bias_K, beta)
 
 
 def _check_temperature(temperature: float) -> None:

@@ -21,13 +21,15 @@ class SynchronizedTrainer(Trainer):
     Weights are loaded by from_pretrained, since Trainer's own way skips those that are saved under older names.
     """
 
+    _resumes_from: str | None = None  # the checkpoint, during and after train()
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's.
 
         Raises:
             FileNotFoundError: nothing to resume from, see `resuming.require_checkpoint`.
         """
-        checkpoint = require_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        checkpoint = self._resumes_from = require_checkpoint(resume_from_checkpoint, self.args.output_dir)
         if self.args.world_size > 1 and getattr(self.model, "_is_accelerate_prepared", False):
             self.model._is_accelerate_prepared = False  # type: ignore[union-attr]
         return super().train(checkpoint, *args, **kwargs)

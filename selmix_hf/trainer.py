@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -45,9 +47,11 @@ from selmix_hf.objectives import Objective, default_target_share
 from selmix_hf.pair_distribution import PairState, pair_distribution
 from selmix_hf.pseudo_label_trainer import prepared_teacher
 from selmix_hf.sampling import largest_repeat
-from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS, identity, sampling_weights
+from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS, sampling_weights
 
 logger = logging.get_logger(__name__)
+
+_WHOLE_RUN = 2000  # steps
 
 
 class SelMixTrainer(DrawingTrainer):
@@ -123,7 +127,7 @@ class SelMixTrainer(DrawingTrainer):
         compute_metrics: Callable | None = None,
         **kwargs: Any,
     ) -> None:
-        args = SelMixConfig() if args is None else args
+        args = SelMixConfig() if args is None else copy.copy(args)  # what is worked out is this run's alone
         checks.check_model_and_args(model, args, processing_class)
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
         if args.gain_set_use != "steer":
@@ -169,6 +173,8 @@ class SelMixTrainer(DrawingTrainer):
             probe_batch(self.unlabeled_dataset, self.data_collator.eval_collator, "unlabeled_dataset")
         self.teacher = prepared_teacher(teacher, args.device)
         self.head = find_trained_head(self.model, probe, head_name, args.freeze_backbone)
+        args.max_steps = args.steps_for(self.head.num_classes)
+        self._given_rate = args.learning_rate
         self._mixer: InputMixer | None = None
         if mixing is not None or args.mixing != "feature":
             self._mixer = InputMixer(args.mixing if mixing is None else mixing, self.model)
@@ -208,14 +214,25 @@ class SelMixTrainer(DrawingTrainer):
         self._statistics_at = {}
         if self.state.global_step > 0:
             return
-        self.pair_state = PairState(geometry=self._geometry())  # train() may have been called before
+        before = self.pair_state if self._resumed else PairState()  # else train() may have been called before
+        self.pair_state = PairState(geometry=self._geometry(), start_counts=before.start_counts)
         if self.args.gain_set_use != "steer" and not self._resumed:  # checkpoint-0 has the refitted head
             refit_head(self)
+        if self.pair_state.start_counts is None:
+            self.pair_state.start_counts = self._gain_set_statistics().counts.cpu()
+            self.health.start(self.pair_state.start_counts)
+        keeps_best = self.args.load_best_model_at_end and self.args.eval_strategy != "no"
+        if keeps_best:
+            self._is_new_best()
+        if self._head_start is not None and not self._resumed:
+            self._head_start.begin(self, self._is_new_best if keeps_best else None)
         self._start_average()
-        if self.args.load_best_model_at_end and self.args.eval_strategy != "no":
-            self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None)
+        if keeps_best:
             self._save_checkpoint(self.model, None)
             self.state.best_model_checkpoint = self._checkpoint_folder()
+
+    def _is_new_best(self) -> bool:
+        return bool(self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None))
 
     def refresh(self) -> None:
         """Look at the gain set when a period begins and, where pairs are drawn, work out P from it."""
@@ -224,13 +241,10 @@ class SelMixTrainer(DrawingTrainer):
             return
         statistics = self._gain_set_statistics()
         self.gain_counts = statistics.counts.cpu()
-        if self.pair_state.start_counts is None:
-            self.health.start(self.gain_counts)
-        start_counts = self.gain_counts if self.pair_state.start_counts is None else self.pair_state.start_counts
+        self.pair_state = replace(self.pair_state, period=period)
         if self.sample_weights is None:
-            self._refresh_pairs(period, statistics, start_counts)
+            self._refresh_pairs(statistics)
         else:
-            self.pair_state = PairState(period, geometry=self._geometry(), start_counts=start_counts)
             repeat = self.sample_weights.max() / self.sample_weights.sum() * self._draws_a_step()
             report = refresh_report(self.objective, self.gain_counts, self.class_names, {})
             self.log({**report, "largest_repeat": float(repeat * self.args.refresh_steps)})
@@ -239,12 +253,17 @@ class SelMixTrainer(DrawingTrainer):
             if hasattr(callback, "on_refresh"):
                 callback.on_refresh(self)
 
-    def _refresh_pairs(self, period: int, statistics: ClassStatistics, start_counts: Tensor) -> None:
+    def _refresh_pairs(self, statistics: ClassStatistics) -> None:
         """P of the period that begins, from the gain set and the current weights."""
-        counts = statistics.counts.cpu()
-        multipliers = self.objective.update_multipliers(self.pair_state.multipliers, counts)
+        counts, beta = statistics.counts.cpu(), (self.args.beta_min + 1) / 2
+        soft = self._soft_confusion() if self._soft else None
+        seen = self.pair_state.multipliers, counts, None if soft is None else soft.counts
+        multipliers = self.objective.update_multipliers(*seen)
+        if soft is not None:
+            gain = soft.gain(self.objective, multipliers, statistics.centroids, beta)
         gradient = metric_gradient(self.objective, counts, multipliers=multipliers)
-        gain = head_gain(self.head, statistics.centroids, gradient, (self.args.beta_min + 1) / 2)
+        if soft is None:
+            gain = head_gain(self.head, statistics.centroids, gradient, beta)
         pseudo_labels = self._new_pseudo_labels()
         second_K = self._second_counts(pseudo_labels)
         scale = 1.0
@@ -261,14 +280,16 @@ class SelMixTrainer(DrawingTrainer):
         probability = broadcast(distribution.probability.contiguous()).cpu()
         self.gain = gain.cpu()
         stale = staleness(self.pair_state.probability, probability, self.gain)
-        self.pair_state = PairState(period, probability, multipliers, self._geometry(), start_counts, pseudo_labels)
+        self.pair_state = replace(
+            self.pair_state, probability=probability, multipliers=multipliers, pseudo_labels=pseudo_labels
+        )
 
         report = refresh_report(self.objective, counts, self.class_names, multipliers, gain, distribution, gradient)
         repeat = largest_repeat(
             probability, self._drawn_counts, self._draws_a_step() * self.args.refresh_steps, second_K
         )
         self.log({**report, **stale, "largest_repeat": repeat})
-        reach = self.args.learning_rate * max(self.state.max_steps, SelMixConfig.max_steps)  # a trial run is short
+        reach = self.args.learning_rate * max(self.state.max_steps, _WHOLE_RUN)  # a trial run is short
         self.health.look(gain, distribution, self.state.log_history, reach)
 
     # --- training ------------------------------------------------------------------------------------------------
@@ -284,6 +305,7 @@ class SelMixTrainer(DrawingTrainer):
                 return output
             finally:
                 self._stored_features, self._statistics_at, self._train_features = {}, {}, None
+                self._gain_set_samples = None
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As Trainer's; stops where the loss was not finite, before the update, when backward is queued already."""
@@ -352,6 +374,7 @@ class SelMixTrainer(DrawingTrainer):
         if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
             os.makedirs(self._checkpoint_folder(), exist_ok=True)
             self.pair_state.average = {} if self._average is None else self._average.tensors
+            self.pair_state.learning_rate = self.args.learning_rate
             self.pair_state.save(self._checkpoint_folder())
         super()._save_checkpoint(model, trial)
 
@@ -366,27 +389,3 @@ class SelMixTrainer(DrawingTrainer):
             if self._average is not None:
                 self._average.load(self.pair_state.average)
         super()._load_optimizer_and_scheduler(checkpoint)
-
-    # --- small things --------------------------------------------------------------------------------------------
-
-    def _mixed_inputs(self) -> dict[str, Any]:
-        """Two samples of what the mixing takes."""
-        if self.args.freeze_backbone:
-            return {FEATURES: torch.zeros(2, self.head.num_features, device=self.args.device)}
-        batch = probe_batch(self.train_dataset, self.data_collator.collator, "train_dataset")
-        return dict(self._prepare_inputs(batch))
-
-    def _geometry(self) -> dict[str, Any]:
-        """What fixes where periods begin, what is drawn in them and what for."""
-        names = ("refresh_steps", "pair_sampling", "beta_min", "freeze_backbone", "gain_set_use")
-        kept = {name: getattr(self.args, name) for name in names}
-        kept["mixing"] = "feature" if self._mixer is None else self._mixer.name
-        kept["sampling"] = identity(self.sampling, self.sample_weights)
-        kept["reuse_samples"] = self.args.reuse_samples and self._train_batch_size  # within a batch of a process
-        kept["unlabeled"] = 0 if self.unlabeled_dataset is None else len(self.unlabeled_dataset)
-        if self.unlabeled_dataset is not None:
-            kept |= {name: value for name, value in vars(self.args).items() if name.startswith("pseudo_label_")}
-            kept |= {"ema_decay": self.args.ema_decay, "teacher": self.teacher is not None}
-            kept["unlabeled_rows"] = self.unlabeled_dataset.digest
-        aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
-        return {**kept, **aim, "pairs_per_step": self._draws_a_step(), "seed": self._seed()}

@@ -47,6 +47,7 @@ FLOORS = {
     "gain": 3,
     "gain_fidelity": 4,
     "soft_gain": 4,
+    "head_start": 6,
     "pair_distribution": 3,
     "sampling": 3,
     "weighted_sampling": 3,

@@ -140,7 +140,7 @@ def test_from_counts_the_direction_is_that_of_the_gain_matrix():
 
 
 def test_a_class_that_is_never_hit_has_a_gain_that_counts():
-    """Class 2 lies near class 1 and is taken for it: counts leave it less than a tenth of what the soft matrix does."""
+    """Class 2 lies near class 1 and is taken for it: counts leave it less than a tenth of the soft matrix's gain."""
     centre = torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.3, 3.9]]).double()
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(3).repeat_interleave(400)

@@ -1,0 +1,166 @@
+"""What a run begins with: the head's learning rate, and the head itself, by a few heads retrained side by side.
+
+How fast a head may learn depends on the size of its features, on how many classes share a batch, and on how far the
+training features mislead. The first two are known; the third is seen in heads that are retrained on the training set
+at rates a factor of four apart: the gain set tells which of them is right. The best one is also the head to begin
+with, where the model's own is worse. Shape suffixes: N samples, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast
+from torch import Tensor
+from transformers.utils import logging
+
+from selmix_hf.baselines.side_by_side import LOSSES, FittedHead, fit_side_by_side
+from selmix_hf.confusion import confusion_counts
+from selmix_hf.features import FeatureDataset
+from selmix_hf.objectives import Objective, recalls
+from selmix_hf.sampling import isolated_random_state
+from selmix_hf.selection import ranking
+
+logger = logging.get_logger(__name__)
+
+RATES = (0.5, 2.0, 8.0, 32.0, 128.0)  # of the retrained heads, over the mean squared norm of the features
+_FACTOR, _ALL_WEIGHTS = 4.0, 0.3  # of SelMix's rate without momentum to theirs with .9; where the backbone trains too
+_USUAL_PAIRS = 64  # a step
+_STEPS, _BATCH = 2000, 128
+_PER_CLASS = 500  # training samples that are looked at where the backbone trains too
+_AT_ONCE = 4096  # samples
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A retrained head on the gain set.
+
+    Attributes:
+        head: how it was trained, and its weights.
+        counts: on the gain set, K x K.
+    """
+
+    head: FittedHead
+    counts: Tensor
+
+    @property
+    def mean_recall(self) -> float:
+        return float(recalls(self.counts.double()).mean())
+
+
+def retrained_heads(
+    features: Tensor,
+    labels: Tensor,
+    gain_features: Tensor,
+    gain_labels: Tensor,
+    num_classes: int,
+    fit_bias: bool = True,
+    seed: int = 0,
+) -> list[Tried]:
+    """Heads retrained on a training set, logit-adjusted and class-balanced, at the rates of `RATES`.
+
+    Args:
+        features, labels: of the training set, N x D and N.
+        gain_features, gain_labels: of the set that they are measured on; every class must be there.
+        num_classes: K.
+        fit_bias: whether the head has a bias.
+        seed: of the draws.
+    """
+    norm = mean_squared_norm(features)
+    rates = [rate / norm for rate in RATES]
+    tried = []
+    for loss in LOSSES:
+        options = {"steps": _STEPS, "batch_size": _BATCH, "fit_bias": fit_bias, "seed": seed}
+        for head in fit_side_by_side(features, labels, num_classes, rates, loss, **options):
+            predicted_N = torch.cat([_logits(head, chunk).argmax(1) for chunk in gain_features.split(_AT_ONCE)])
+            tried.append(Tried(head, confusion_counts(gain_labels, predicted_N, num_classes)))
+    return tried
+
+
+def best_by(objective: Objective, tried: Sequence[Tried]) -> Tried:
+    """The one that scores best on the gain set."""
+    return max(tried, key=lambda one: ranking(objective, one.counts))
+
+
+def learning_rate_of(tried: Sequence[Tried], factor: float) -> float:
+    """`factor` times the rate whose head has the highest mean recall on the gain set; of equals the lower rate."""
+    best = max(tried, key=lambda one: (one.mean_recall, -one.head.learning_rate))
+    return factor * best.head.learning_rate
+
+
+@dataclass(frozen=True)
+class HeadStart:
+    """What retrained heads say of a `SelMixTrainer`'s run.
+
+    Attributes:
+        learning_rate: of the head, for so many pairs a step as the run has.
+        retrained: the head that scores best by the objective on the gain set.
+    """
+
+    learning_rate: float
+    retrained: Tried
+
+    @classmethod
+    def of(cls, trainer: Any) -> HeadStart:
+        """Retrain heads on the features of the training set, or of 500 samples a class of it where the backbone
+        trains too; the same on every process."""
+        head, args = trainer.head, trainer.args
+        train: FeatureDataset = trainer._train_features or trainer.training_features(_PER_CLASS)
+        gain = trainer.gain_set_features()
+        rows = len(train.views[0])  # the first view
+        with isolated_random_state(trainer._seed()):
+            tried = retrained_heads(
+                train.views[0],
+                train.labels[:rows],
+                gain.take(slice(None)),
+                gain.labels,
+                head.num_classes,
+                head.bias is not None,
+                trainer._seed(),
+            )
+        pairs = trainer._draws_a_step() / _USUAL_PAIRS
+        factor = _FACTOR * pairs * (1.0 if args.freeze_backbone else _ALL_WEIGHTS)
+        return cls(learning_rate_of(tried, factor), best_by(trainer.objective, tried))
+
+    def begin(self, trainer: Any, is_new_best: Callable[[], bool] | None) -> None:
+        """Put the retrained head into the model where it scores better on the gain set than the model's own.
+
+        Args:
+            trainer: whose `pair_state.start_counts` are those of the head as it is.
+            is_new_best: evaluates as the choice of the checkpoint does; where that does not agree, the model's own
+                head is put back.
+        """
+        objective, head, retrained = trainer.objective, trainer.head, self.retrained
+        own_counts = trainer.pair_state.start_counts
+        if ranking(objective, retrained.counts) <= ranking(objective, own_counts):
+            return
+        own = head.weight, head.bias
+        self._assign(trainer, retrained.head.weight, retrained.head.bias)
+        if is_new_best is not None and not is_new_best():
+            self._assign(trainer, *own)
+            return
+        own_recall = float(recalls(own_counts.double()).mean())
+        logger.warning(
+            f"the run begins with a head retrained on train_dataset ({retrained.head.loss}), which is better on "
+            f"gain_dataset than the model's own: mean recall {retrained.mean_recall:.3f} there, {own_recall:.3f} "
+            "before. Set head_start='as_is' to begin with the model's own."
+        )
+
+    @staticmethod
+    def _assign(trainer: Any, weight: Tensor, bias: Tensor | None) -> None:
+        device = trainer.args.device
+        bias = None if bias is None else broadcast(bias.to(device))
+        trainer.head.assign(broadcast(weight.to(device)), bias)
+        trainer._statistics_at = {}  # of the other head
+
+
+def mean_squared_norm(features: Tensor) -> float:
+    """E|z|^2 of features, N x D, some thousand at a time: they may be memory-mapped."""
+    return sum(float(chunk.double().square().sum()) for chunk in features.split(_AT_ONCE)) / len(features)
+
+
+def _logits(head: FittedHead, features: Tensor) -> Tensor:
+    return features.float() @ head.weight.T + head.bias
