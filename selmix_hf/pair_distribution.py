@@ -203,6 +203,7 @@ class PairState:
         start_counts: counts (K x K) of the gain set where the run began, or None before the first period.
         pseudo_labels: of the unlabelled samples, shape N, -1 for those that are not used; None without such samples.
         average: moving average of weights, by name; empty without one.
+        selection: what the best checkpoint so far is known by, see `selection.Selection.saved`; None in older files.
         geometry: what fixes where a period begins and what it is for (refresh_steps, pairs a step, objective, ...),
             compared on resume.
     """
@@ -214,6 +215,7 @@ class PairState:
     start_counts: Tensor | None = None
     pseudo_labels: Tensor | None = None
     average: dict[str, Tensor] = field(default_factory=dict)
+    selection: Tensor | None = None
 
     FILE_NAME = "selmix_state.safetensors"
 
@@ -229,6 +231,8 @@ class PairState:
             metadata["num_classes"] = str(len(self.start_counts))
         if self.pseudo_labels is not None:
             tensors["pseudo_labels"] = self.pseudo_labels.cpu().contiguous()
+        if self.selection is not None:
+            tensors["selection"] = self.selection.contiguous()
         tensors |= {f"average.{name}": value.cpu().contiguous() for name, value in self.average.items()}
         path = Path(folder) / self.FILE_NAME
         save_file(tensors, path.with_suffix(".tmp"), metadata=metadata)
@@ -264,6 +268,7 @@ class PairState:
             multipliers=named("multiplier."),
             pseudo_labels=tensors.pop("pseudo_labels", None),
             average=named("average."),
+            selection=tensors.pop("selection", None),
             geometry=json.loads(metadata["geometry"]),
             start_counts=counts,
         )

@@ -34,7 +34,6 @@ from selmix_hf.health import (
     HealthWatch,
     require_finite,
     require_finite_weights,
-    say_if_never_feasible,
     staleness,
 )
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
@@ -190,6 +189,7 @@ class SelMixTrainer(DrawingTrainer):
         self.train_counts = np.bincount(self._train_labels[:num_own], minlength=self.head.num_classes)
         self.objective = args.make_objective(objective, self.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
+        self._begin_selection()
         measured = None if compute_metrics else lambda: self._metrics(torch.eye(self.head.num_classes).long())
         checks.check_eval_sets(self.eval_dataset, args, self._labels_of, self.data_collator.eval_collator, measured)
 
@@ -209,13 +209,15 @@ class SelMixTrainer(DrawingTrainer):
         if self.state.global_step > 0:
             return
         self.pair_state = PairState(geometry=self._geometry())  # train() may have been called before
+        self._begin_selection()
         if self.args.gain_set_use != "steer" and not self._resumed:  # checkpoint-0 has the refitted head
             refit_head(self)
         self._start_average()
         if self.args.load_best_model_at_end and self.args.eval_strategy != "no":
             self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None)
             self._save_checkpoint(self.model, None)
-            self.state.best_model_checkpoint = self._checkpoint_folder()
+            if self.state.best_global_step == 0:  # not where it has no score
+                self.state.best_model_checkpoint = self._checkpoint_folder()
 
     def refresh(self) -> None:
         """Look at the gain set when a period begins and, where pairs are drawn, work out P from it."""
@@ -280,7 +282,7 @@ class SelMixTrainer(DrawingTrainer):
                 output = super().train(*args, **kwargs)
                 require_finite_weights(self.model, self.state.global_step)
                 self.gain_counts = self._gain_set_statistics().counts.cpu()
-                say_if_never_feasible(self.state.log_history, logger.warning)
+                self._say_what_was_chosen()
                 return output
             finally:
                 self._stored_features, self._statistics_at, self._train_features = {}, {}, None
@@ -352,6 +354,7 @@ class SelMixTrainer(DrawingTrainer):
         if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
             os.makedirs(self._checkpoint_folder(), exist_ok=True)
             self.pair_state.average = {} if self._average is None else self._average.tensors
+            self.pair_state.selection = self.selection.saved()
             self.pair_state.save(self._checkpoint_folder())
         super()._save_checkpoint(model, trial)
 
@@ -362,6 +365,7 @@ class SelMixTrainer(DrawingTrainer):
         self._resumed = checkpoint is not None
         if checkpoint is not None:  # every resume comes by here
             self.pair_state = load_pair_state(checkpoint, self._geometry())
+            self.selection.load(self.pair_state.selection, self.state.best_metric)
             self._start_average()
             if self._average is not None:
                 self._average.load(self.pair_state.average)
