@@ -31,6 +31,7 @@ from selmix_hf.labels import (
 from selmix_hf.lora import base_of, check_adapter
 from selmix_hf.objectives import Objective, known_names
 from selmix_hf.pseudo_labels import Unlabelled
+from selmix_hf.selection import where_it_has_no_score
 from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS
 
 logger = logging.get_logger(__name__)
@@ -97,18 +98,22 @@ def check_datasets(train_dataset: Any, gain_dataset: Any, eval_dataset: Any) -> 
 
 
 def check_objective(objective: Objective, num_classes: int) -> None:
-    """Try psi and its derivative on a perfect (smoothed) confusion matrix of K classes.
+    """Try psi and its derivative on a perfect (smoothed) confusion matrix of K classes; warn where psi itself is not a
+    number on matrices that a run may meet (`selection.where_it_has_no_score`).
 
     Raises:
         ValueError: not one number by differentiable torch operations, or a class_prior of another length.
     """
     try:
         metric_gradient(objective, 10 * torch.eye(num_classes, dtype=torch.long))
+        undefined = where_it_has_no_score(objective, num_classes)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"objective {objective.name!r} must map the {num_classes} x {num_classes} confusion matrix to one number "
             f"by differentiable torch operations; it raised {type(error).__name__}: {error}"
         ) from error
+    if undefined is not None:
+        logger.warning(undefined)
 
 
 def check_eval_sets(

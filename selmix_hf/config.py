@@ -15,6 +15,7 @@ from transformers.utils import logging
 from selmix_hf.mixing import MIXING
 from selmix_hf.objectives import Objective, get_objective
 from selmix_hf.pair_distribution import check_policy
+from selmix_hf.selection import check_evaluations
 from selmix_hf.weighted_sampling import checked_sampling
 
 logger = logging.get_logger(__name__)
@@ -66,7 +67,8 @@ class SelMixConfig(TrainingArguments):
     - `logging_nan_inf_filter` False: a loss that is not finite stops the run before the update, not hidden.
     - `eval_strategy` "epoch", `save_strategy` "best", `save_total_limit` 2, `load_best_model_at_end` True,
       `metric_for_best_model` "selection_score": the best checkpoint by the objective, feasible ones first, the start
-      included. Unless set, greater_is_better is False for a name that ends in "loss" and True for any other.
+      included, ties broken by the recalls (`selection.ranking`). Unless set, greater_is_better is False for a name
+      that ends in "loss" and True for any other.
     - `remove_unused_columns` False: the collator needs the raw columns.
     - `report_to` stays "none" unless set.
 
@@ -225,6 +227,7 @@ class SelMixConfig(TrainingArguments):
                 "dispatch_batches would cut inputs and labels of a batch at the same length, though a batch of pairs "
                 "has two samples a label: leave it out, every process draws its own pairs."
             )
+        check_evaluations(self, self.max_steps)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
         if self.n_gpu > 1:

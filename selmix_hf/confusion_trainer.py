@@ -11,17 +11,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
 from selmix_hf import checks
 from selmix_hf.collator import SelMixCollator
 from selmix_hf.confusion import ClassStatistics, confusion_matrix
 from selmix_hf.feature_cache import FeatureCache
 from selmix_hf.features import DatasetPass, FeatureDataset
-from selmix_hf.health import require_finite
+from selmix_hf.health import require_finite, say_if_never_feasible
 from selmix_hf.hub import HubTrainer
 from selmix_hf.metrics import classification_metrics, counts_of
 from selmix_hf.sampling import isolated_random_state
+from selmix_hf.selection import Selection, ascending_recalls
 from selmix_hf.soft_gain import HeadSamples, SoftConfusion
+
+logger = logging.get_logger(__name__)
 
 
 class ConfusionTrainer(HubTrainer):
@@ -36,6 +40,9 @@ class ConfusionTrainer(HubTrainer):
     _train_features: FeatureDataset | None
     _statistics_at: dict[int, ClassStatistics]
     _gain_set_samples: tuple[int, HeadSamples] | None = None
+    selection: Selection
+    _prefix = "eval"
+    _recalls: dict[str, tuple[float, ...]]
 
     def _gain_set_statistics(self) -> ClassStatistics:
         """Of the current weights; an evaluation at the end of a period and the refresh that follows share one pass."""
@@ -132,6 +139,7 @@ class ConfusionTrainer(HubTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
+        self._prefix = metric_key_prefix
         if description != "Evaluation" or self.compute_metrics is not None:  # predict, or metrics of the user's own
             return super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
@@ -156,7 +164,38 @@ class ConfusionTrainer(HubTrainer):
         getattr(self, "_eval_dataloaders", {}).pop("eval", None)
         return super().get_eval_dataloader(eval_dataset)
 
+    def _begin_selection(self) -> None:
+        self.selection, self._recalls = Selection(self.objective, self.args, self._say), {}
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        self._recalls = {}  # of each set, by what its score is called
+        return super()._evaluate(*args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As Trainer's, but ties are broken (`selection.Selection`), and with `load_best_model_at_end` weights that
+        are not saved, which could not be returned, are not the best."""
+        name, step, strategy = self.selection.metric, self.state.global_step, self.args.save_strategy
+        if name not in metrics:
+            return super()._determine_best_metric(metrics, trial)
+        saved = strategy == "best" or self.control.should_save or step == 0 or not self.args.load_best_model_at_end
+        better = saved and self.selection.improves(metrics[name], self._recalls.get(name, ()), step)
+        if better:
+            self.state.best_metric = metrics[name]
+            if strategy != "no":
+                self.state.best_global_step = step
+        return better
+
+    def _say_what_was_chosen(self) -> None:
+        say_if_never_feasible(self.state.log_history, self._say)
+        self.selection.say_if_nothing_was_gained(self.state.best_global_step, self.state.best_metric)
+
+    def _say(self, sentence: str) -> None:
+        if self.is_world_process_zero():
+            logger.warning(sentence)
+
     def _metrics(self, counts: Tensor) -> dict[str, Any]:
+        # the first under a name: a callback may look at another set before this one's score is compared
+        self._recalls.setdefault(f"{self._prefix}_selection_score", ascending_recalls(counts))
         prior = self.objective.class_prior if self.objective.constraints else "balanced"
         report = classification_metrics(
             counts,

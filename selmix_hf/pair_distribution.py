@@ -204,6 +204,7 @@ class PairState:
         pseudo_labels: of the unlabelled samples, shape N, -1 for those that are not used; None without such samples.
         average: moving average of weights, by name; empty without one.
         learning_rate: of the head, which may have been worked out; 0 in older files.
+        selection: what the best checkpoint so far is known by, see `selection.Selection.saved`; None in older files.
         geometry: what fixes where a period begins and what it is for (refresh_steps, pairs a step, objective, ...),
             compared on resume.
     """
@@ -216,6 +217,7 @@ class PairState:
     pseudo_labels: Tensor | None = None
     average: dict[str, Tensor] = field(default_factory=dict)
     learning_rate: float = 0.0
+    selection: Tensor | None = None
 
     FILE_NAME = "selmix_state.safetensors"
 
@@ -232,6 +234,8 @@ class PairState:
             metadata["num_classes"] = str(len(self.start_counts))
         if self.pseudo_labels is not None:
             tensors["pseudo_labels"] = self.pseudo_labels.cpu().contiguous()
+        if self.selection is not None:
+            tensors["selection"] = self.selection.contiguous()
         tensors |= {f"average.{name}": value.cpu().contiguous() for name, value in self.average.items()}
         path = Path(folder) / self.FILE_NAME
         save_file(tensors, path.with_suffix(".tmp"), metadata=metadata)
@@ -267,6 +271,7 @@ class PairState:
             multipliers=named("multiplier."),
             pseudo_labels=tensors.pop("pseudo_labels", None),
             average=named("average."),
+            selection=tensors.pop("selection", None),
             geometry=json.loads(metadata["geometry"]),
             learning_rate=float(metadata.get("learning_rate", 0)),
             start_counts=counts,

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from huggingface_hub import ModelCard
 
 from selmix_hf.comparison import KEY_METRICS, before_after_table, interval_cell, interval_note
 from selmix_hf.model_card import CardFacts, card_of
+from selmix_hf.selection import comparable
 
 
 def released_run(record: Mapping[str, Any]) -> int:
     """The seed whose weights are the model: the best on validation, since choosing on test would flatter it."""
-    return int(np.argmax([run["validation_after"]["eval_selection_score"] for run in record["runs"]]))
+    scores = [comparable(run["validation_after"]["eval_selection_score"]) for run in record["runs"]]
+    return scores.index(max(scores))
 
 
 def render_record(record: Mapping[str, Any], plots: list[str], license: str | None = None) -> ModelCard:

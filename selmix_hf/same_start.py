@@ -33,6 +33,7 @@ from selmix_hf.hardware import hardware
 from selmix_hf.metrics import classification_metrics
 from selmix_hf.objectives import MinimumMetric, Objective
 from selmix_hf.rivals import RIVALS, SELMIX, Rival, Setting, Start
+from selmix_hf.selection import ranking
 from selmix_hf.timing import PeakMemory
 from selmix_hf.workbench import Workbench
 
@@ -255,16 +256,17 @@ class SameStart:
         """Search, then the final runs: setting, what was tried, reports of the test images, seconds, memory."""
         aim = self.bench.objective(objective)
         settings = list(contender.settings(aim))[: self.num_settings]
-        tried: list[dict[str, Any]] = [
-            {"setting": dict(setting), "score": aim.score(self._held_out_counts(name, contender, objective, setting))}
+        counts = [
+            self._held_out_counts(name, contender, objective, setting)
             for setting in (settings if len(settings) > 1 else [])
         ]
-        chosen = max(tried, key=lambda row: row["score"])["setting"] if tried else dict(settings[0])
+        best = max(range(len(counts)), key=lambda i: ranking(aim, counts[i]), default=0)
+        chosen = dict(settings[best])
         seeds = self.seeds if contender.draws else self.seeds[:1]
         finals = [self._finally(name, contender, objective, chosen, seed) for seed in seeds]
         return {
             "setting": chosen,
-            "tried": tried,
+            "tried": [{"setting": dict(s), "score": aim.score(c)} for s, c in zip(settings, counts, strict=False)],
             "runs": [self._report(aim, fit.predicted_N) for fit in finals],
             "seconds": float(np.mean([fit.seconds for fit in finals])),
             "peak_memory_gb": {kind: max(fit.memory_gb[kind] for fit in finals) for kind in finals[0].memory_gb},

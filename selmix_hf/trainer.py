@@ -36,7 +36,6 @@ from selmix_hf.health import (
     HealthWatch,
     require_finite,
     require_finite_weights,
-    say_if_never_feasible,
     staleness,
 )
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
@@ -196,6 +195,7 @@ class SelMixTrainer(DrawingTrainer):
         self.train_counts = np.bincount(self._train_labels[:num_own], minlength=self.head.num_classes)
         self.objective = args.make_objective(objective, self.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
+        self._begin_selection()
         measured = None if compute_metrics else lambda: self._metrics(torch.eye(self.head.num_classes).long())
         checks.check_eval_sets(self.eval_dataset, args, self._labels_of, self.data_collator.eval_collator, measured)
 
@@ -216,6 +216,7 @@ class SelMixTrainer(DrawingTrainer):
             return
         before = self.pair_state if self._resumed else PairState()  # else train() may have been called before
         self.pair_state = PairState(geometry=self._geometry(), start_counts=before.start_counts)
+        self._begin_selection()
         if self.args.gain_set_use != "steer" and not self._resumed:  # checkpoint-0 has the refitted head
             refit_head(self)
         if self.pair_state.start_counts is None:
@@ -229,7 +230,8 @@ class SelMixTrainer(DrawingTrainer):
         self._start_average()
         if keeps_best:
             self._save_checkpoint(self.model, None)
-            self.state.best_model_checkpoint = self._checkpoint_folder()
+            if self.state.best_global_step == 0:  # not where it has no score
+                self.state.best_model_checkpoint = self._checkpoint_folder()
 
     def _is_new_best(self) -> bool:
         return bool(self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None))
@@ -301,7 +303,7 @@ class SelMixTrainer(DrawingTrainer):
                 output = super().train(*args, **kwargs)
                 require_finite_weights(self.model, self.state.global_step)
                 self.gain_counts = self._gain_set_statistics().counts.cpu()
-                say_if_never_feasible(self.state.log_history, logger.warning)
+                self._say_what_was_chosen()
                 return output
             finally:
                 self._stored_features, self._statistics_at, self._train_features = {}, {}, None
@@ -375,6 +377,7 @@ class SelMixTrainer(DrawingTrainer):
             os.makedirs(self._checkpoint_folder(), exist_ok=True)
             self.pair_state.average = {} if self._average is None else self._average.tensors
             self.pair_state.learning_rate = self.args.learning_rate
+            self.pair_state.selection = self.selection.saved()
             self.pair_state.save(self._checkpoint_folder())
         super()._save_checkpoint(model, trial)
 
@@ -385,6 +388,7 @@ class SelMixTrainer(DrawingTrainer):
         self._resumed = checkpoint is not None
         if checkpoint is not None:  # every resume comes by here
             self.pair_state = load_pair_state(checkpoint, self._geometry())
+            self.selection.load(self.pair_state.selection, self.state.best_metric)
             self._start_average()
             if self._average is not None:
                 self._average.load(self.pair_state.average)

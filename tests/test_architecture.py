@@ -29,6 +29,7 @@ FLOORS = {
     "long_tail": 2,
     "losses": 1,
     "objectives": 2,
+    "selection": 3,
     "features": 2,
     "fingerprint": 1,
     "card_parts": 1,

@@ -1,6 +1,7 @@
 """What else one would do with the same checkpoint, against numbers worked out by hand and by brute force."""
 
 import itertools
+import math
 
 import pytest
 import tiny
@@ -246,6 +247,16 @@ def test_a_bias_scores_what_the_search_saw(objective, size):
         search.coordinates(20, size)
         bias = tune_class_bias(logits, labels, get_objective(objective), num_candidates=size)
         assert score(logits + bias, labels, objective) == search.best[0] >= score(logits, labels, objective)
+
+
+def test_where_the_objective_is_not_a_number_the_search_does_not_stay():
+    """Macro precision of logits that never give class 2 is 0 / 0."""
+    logits = torch.tensor([[3.0, 1, 0], [1, 3, 0], [1, 3, 2], [3, 1, 2]])
+    labels = torch.tensor([0, 1, 2, 2])
+    objective = get_objective(lambda confusion: (confusion.diagonal() / confusion.sum(0)).mean())
+    assert math.isnan(objective.score(confusion_counts(labels, logits, 3)))
+    bias = tune_class_bias(logits, labels, objective)
+    assert (logits + bias).argmax(1).tolist() == labels.tolist()
 
 
 def test_many_classes_climb_alone():

@@ -14,6 +14,7 @@ from torch import Tensor
 from selmix_hf.confusion import confusion_counts, require_all_classes, resolve_class_prior
 from selmix_hf.losses import positive_counts
 from selmix_hf.objectives import Objective
+from selmix_hf.selection import has_score
 
 _FEW_CLASSES = 20  # beyond, moving single coordinates would take minutes
 _TEMPERATURES, _STEPS, _RATE = (1.0, 0.3, 0.1), 100, 0.1  # of the ascent on a soft confusion matrix
@@ -87,7 +88,8 @@ class _Search:
     def score(self, predicted_N: Tensor) -> tuple[float, float]:
         counts_KK = confusion_counts(self.labels_N, predicted_N, self.num_classes)
         recall_K = counts_KK.diagonal() / counts_KK.sum(1)
-        return self.objective.score(counts_KK), float(recall_K.mean())
+        score = self.objective.score(counts_KK)
+        return score if has_score(score) else -torch.inf, float(recall_K.mean())
 
     def climb(self) -> None:
         sizes_K = torch.bincount(self.labels_N, minlength=self.num_classes)

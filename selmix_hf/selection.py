@@ -1,0 +1,217 @@
+"""Which evaluation of a run is the best: by its score, and where scores tie by what a user would want next.
+
+Shape suffix: K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selmix_hf.objectives import INFEASIBLE, Objective
+
+CURE = (
+    "Where it is 0 / 0, as for a class that is never predicted, write the ratio as x / (y + 1e-9), or set its value "
+    "there by torch.where."
+)
+
+
+def has_score(score: float) -> bool:
+    """Whether a score can be compared: not where psi is NaN or plus infinity."""
+    return score < math.inf
+
+
+def comparable(score: float) -> float:
+    """To 12 digits, since sums of other classes leave rounding errors in equal ones; -inf where there is none."""
+    return float(f"{score:.12g}") if has_score(score) else -math.inf
+
+
+def ascending_recalls(counts: Tensor) -> tuple[float, ...]:
+    """The K recalls of counts (K x K, rows true classes), the worst first."""
+    return tuple((counts.diagonal().double() / counts.sum(1)).sort().values.tolist())
+
+
+def ranking(objective: Objective, counts: Tensor) -> tuple[float, ...]:
+    """What orders classifiers that were looked at on one set, from raw counts (K x K): the larger tuple is the better.
+
+    `Objective.score` comes first, then the recalls in ascending order. A minimum, G- or H-mean is 0 while any class
+    has no hit: the better of two such classifiers has fewer classes without one, else the better worst class among
+    the others, and so on.
+    """
+    return comparable(objective.score(counts)), *ascending_recalls(counts)
+
+
+def where_it_has_no_score(objective: Objective, num_classes: int) -> str | None:
+    """For a warning: the first kind of confusion matrix, of those that are tried, on which an objective has no score,
+    and what to do; None where it has one on all. Training takes its derivative on smoothed matrices, the choice of the
+    checkpoint its value on raw ones."""
+    perfect = 10 * torch.eye(num_classes, dtype=torch.long)
+    unpredicted = torch.cat([perfect[:-1], perfect[:1]])  # the last class is taken for the first
+    without_hit = unpredicted.clone()
+    without_hit[0, -1] = 10
+    tried = {
+        "a class has no hit": without_hit,
+        "a class is never predicted": unpredicted,
+        "every sample is taken for one class": perfect[:1].repeat(num_classes, 1),
+    }
+    for what, counts in tried.items():
+        score = objective.score(counts)
+        if not has_score(score):
+            return (
+                f"objective {objective.name!r} is {score} where {what}. Training goes on all the same, but an "
+                f"evaluation like that has no score and is not kept as the best. {CURE}"
+            )
+    return None
+
+
+class Selection:
+    """The best evaluation of a run so far, by `args.metric_for_best_model`; a selection score by its `ranking`.
+
+    Args:
+        objective: of the run.
+        args: its `SelMixConfig`.
+        warn: takes a sentence.
+
+    Attributes:
+        best: ranking of the best evaluation; None while none had a score.
+        later: score and step of the best evaluation after the start; None while none had a score.
+    """
+
+    def __init__(self, objective: Objective, args: Any, warn: Callable[[str], object]) -> None:
+        self.objective, self.args, self._warn = objective, args, warn
+        self.best: tuple[float, ...] | None = None
+        self.later: tuple[float, int] | None = None
+        self._warned = False
+
+    @property
+    def metric(self) -> str:
+        """As it is called among the metrics of an evaluation."""
+        return f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+
+    def improves(self, score: float, recalls: tuple[float, ...], step: int) -> bool:
+        """Look at an evaluation; whether it is better than all before. Without a score it never is: that is said once.
+
+        Args:
+            score: value of `metric`.
+            recalls: `ascending_recalls` of the same evaluation.
+            step: of the weights.
+        """
+        if not has_score(score):
+            if not self._warned:
+                self._warn(
+                    f"{self._what} is {score} at step {step} on the set that chooses the checkpoint: an evaluation "
+                    f"like that has no score and is not kept as the best. {self._cure}"
+                )
+            self._warned = True
+            return False
+        if step and (self.later is None or self._signed(score) > self._signed(self.later[0])):
+            self.later = score, step
+        found = self._signed(score), *(recalls if self._ranks else ())
+        better = self.best is None or found > self.best
+        self.best = found if better else self.best
+        return better
+
+    def saved(self) -> Tensor:
+        """What a checkpoint keeps, float64: `later`, then `best`."""
+        return torch.tensor([*(self.later or (math.nan, 0)), *(self.best or ())], dtype=torch.float64)
+
+    def load(self, saved: Tensor | None, best_metric: float | None) -> None:
+        """Go on from what `saved` gave; from the best metric alone where an older checkpoint has nothing else, which
+        then wins ties."""
+        if saved is not None:
+            score, step, *best = saved.tolist()
+            self.later = (score, int(step)) if step else None
+            self.best = tuple(best) or None
+        elif best_metric is not None:
+            self.best = self._signed(best_metric), math.inf
+
+    def say_if_nothing_was_gained(self, best_step: int | None, best_score: float | None) -> None:
+        """Warn where a run that has ended returns its start, or had nothing to choose by.
+
+        Args:
+            best_step, best_score: of the best evaluation, as the state of the run has them.
+        """
+        if not self.args.load_best_model_at_end or self.args.eval_strategy == "no":
+            return
+        if self.best is None:
+            self._warn(
+                f"no evaluation of this run has a score, since {self._what} was never a number: nothing could be "
+                f"chosen, and the weights are those of the last step. {self._cure}"
+            )
+        elif best_step == 0 and best_score is not None:
+            after = "none after it has a score"
+            if self.later is not None:
+                after = f"the best after it {_shown(self.later[0])} at step {self.later[1]}"
+            self._warn(
+                f"the start was kept: no evaluation was better by {self._what} (start {_shown(best_score)}, {after}). "
+                f"{self._advice(best_score)}"
+            )
+
+    @property
+    def _ranks(self) -> bool:
+        return self.metric.endswith("selection_score") and bool(self.args.greater_is_better)
+
+    @property
+    def _what(self) -> str:
+        return self.objective.name if self.metric.endswith("selection_score") else self.metric
+
+    @property
+    def _cure(self) -> str:
+        return CURE if self.metric.endswith("selection_score") else "Choose another metric_for_best_model."
+
+    def _signed(self, score: float) -> float:
+        return comparable(score if self.args.greater_is_better else -score)
+
+    def _advice(self, start: float) -> str:
+        if self.later is None:
+            return "Train longer, or evaluate earlier (eval_steps, eval_delay)."
+        if self._signed(self.later[0]) < self._signed(start):
+            return (
+                "Lower learning_rate. Where gain_set_psi in the log rose all the same, gain_dataset is too small, or "
+                "unlike the set that chooses."
+            )
+        if (self.best or ())[:2] == (0, 0):
+            return (
+                "Classes without a hit hold it at 0, and no evaluation had fewer of them: raise learning_rate or "
+                "max_steps, or begin with mean_recall, which every hit raises."
+            )
+        return "It did not move: raise learning_rate or max_steps."
+
+
+def _shown(score: float) -> str:
+    return f"{score:.4g}" if score > INFEASIBLE else f"infeasible by {score / INFEASIBLE - 1:.4g}"
+
+
+def check_evaluations(args: Any, max_steps: int | None) -> None:
+    """Refuse options by which nothing but the start is ever looked at or saved, so that a run would return it.
+
+    Args:
+        args: of the run, as TrainingArguments leaves them.
+        max_steps: of the run; nothing is checked while it is not known (None or 0).
+
+    Raises:
+        ValueError: `load_best_model_at_end` with `eval_steps`, `save_steps` or `eval_delay` beyond the run.
+    """
+    if not max_steps or not args.load_best_model_at_end or args.eval_strategy == "no":
+        return
+    why = "beyond the run: load_best_model_at_end=True would return the start."
+    for kind in ("eval", "save"):
+        steps = getattr(args, f"{kind}_steps")  # below 1 it is a share of the run
+        if getattr(args, f"{kind}_strategy") == "steps" and steps > max_steps:
+            unset = " (that of logging_steps, where it is not set)" * (kind == "eval")
+            raise ValueError(
+                f"{kind}_steps must be at most max_steps={max_steps}, found {steps}{unset}, {why} Set {kind}_steps to "
+                f"{max_steps} or less, or {kind}_strategy to {'epoch' if kind == 'eval' else 'best'!r}."
+            )
+    by_step = args.eval_strategy == "steps"
+    end = max_steps if by_step else max_steps / args.refresh_steps
+    if args.eval_delay > end:
+        unit = "steps" if by_step else f"periods of refresh_steps={args.refresh_steps} steps"
+        raise ValueError(
+            f"eval_delay counts {unit} with eval_strategy={'steps' if by_step else 'epoch'!r} and must be at most "
+            f"{end:g}, where max_steps={max_steps} ends; found {args.eval_delay:g}, {why}"
+        )
