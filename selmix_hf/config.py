@@ -24,7 +24,7 @@ GAIN_SET_USES = ("steer", "refit", "train")
 _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
 _PSEUDO_LABELS = ("pseudo_label_threshold", "pseudo_label_share", "ema_decay")
-_NUMBERS = (*_NOT_NEGATIVE, *_PSEUDO_LABELS, "tail_share", "target_share", "beta_min", "min_memory")
+_NUMBERS = (*_NOT_NEGATIVE, *_PSEUDO_LABELS, "tail_share", "worst_share", "target_share", "beta_min", "min_memory")
 _BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _COUNTS = ("refresh_steps", "pseudo_label_steps", "feature_views", "max_steps", *_BATCHES)
 _SWITCHES = ("freeze_backbone", "reuse_samples")
@@ -61,6 +61,8 @@ class SelMixConfig(TrainingArguments):
         class_prior: "validation", "balanced" or K positive weights, normalised: a list, or that as a JSON string;
             default the objective's own.
         tail_share: share of the classes, the least frequent in training, that are the tail.
+        worst_share: share of the classes, those of the lowest recall, whose mean recall is the objective
+            "worst_share_recall" and a number of every report.
         constraint_tolerance: largest violation, in relative coverage, of a feasible checkpoint.
         freeze_backbone: train the head alone, on pooled features computed once. Not with an adapter of peft, which
             would not train either.
@@ -125,6 +127,7 @@ class SelMixConfig(TrainingArguments):
         default=None, metadata={"help": "'validation', 'balanced', [K floats]."}
     )
     tail_share: float = field(default=0.1, metadata={"help": "Share of the classes that are the tail."})
+    worst_share: float = field(default=0.1, metadata={"help": "Worst share of the classes, whose mean recall counts."})
     constraint_tolerance: float = field(default=0.01, metadata={"help": "Violation that counts as feasible."})
     freeze_backbone: bool = field(default=False, metadata={"help": "Train the head alone, on stored features."})
     reuse_samples: bool = field(default=False, metadata={"help": "Let a sample serve in two pairs of a batch."})
@@ -227,6 +230,7 @@ class SelMixConfig(TrainingArguments):
             class_prior=self.class_prior,
             class_counts=class_counts,
             tail_share=self.tail_share,
+            worst_share=self.worst_share,
             min_rate=self.min_rate,
             min_memory=self.min_memory,
             constraint_update=self.constraint_update,
