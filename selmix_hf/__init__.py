@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.intervals import min_recall_interval as min_recall_interval
     from selmix_hf.intervals import min_recall_lower_bound as min_recall_lower_bound
     from selmix_hf.intervals import recall_intervals as recall_intervals
+    from selmix_hf.intervals import worst_share_recall_interval as worst_share_recall_interval
     from selmix_hf.list_files import load_list_file as load_list_file
     from selmix_hf.list_files import load_list_files as load_list_files
     from selmix_hf.long_tail import LongTailedSplit as LongTailedSplit
@@ -73,6 +74,7 @@ _HOME = {
     "classification_metrics": "metrics",
     "evaluate_metric": "metrics",
     "recall_intervals": "intervals",
+    "worst_share_recall_interval": "intervals",
     "min_recall_interval": "intervals",
     "min_recall_lower_bound": "intervals",
     "LogitAdjustedLoss": "losses",

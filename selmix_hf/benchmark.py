@@ -220,6 +220,7 @@ class _Benchmark:
                 len(self.names),
                 train_counts=self.data.train_counts,
                 tail_share=self.config.tail_share,
+                worst_share=self.config.worst_share,
             )
         results = self._results(runs, intervals)
         if is_main:
@@ -228,7 +229,7 @@ class _Benchmark:
             print(f"\nOn the {len(self.labels):,} test images, seeds {seeds}:\n")
             reports = [run["test_after"] for run in runs]
             print(before_after_table([before] * len(runs), reports, intervals, per_class=True))
-            print(f"\n{interval_note('test images', len(runs))}")
+            print(f"\n{interval_note('test images', len(runs), 'worst_share' in before)}")
             print(f"Time: {timing_line(results['timing'])}")
             print(f"Model, plots and numbers are in {self.folder}/.", flush=True)
         if to_push is not None:
@@ -270,6 +271,7 @@ class _Benchmark:
             train_counts=self.data.train_counts,
             class_names=self.names,
             tail_share=self.config.tail_share,
+            worst_share=self.config.worst_share,
         )
 
     def _save(self, trainer: SelMixTrainer, before_N: np.ndarray, after_N: np.ndarray) -> None:

@@ -19,6 +19,7 @@ from selmix_hf.gain_fidelity import (
     gain_fidelity,
 )
 from selmix_hf.losses import LongTailLoss, effective_number_weights
+from selmix_hf.minimum import worst_share_title
 
 
 class Refreshable(Protocol):
@@ -200,10 +201,15 @@ class ProgressLines(TrainerCallback):
 
     @classmethod
     def replace_logs_of(cls, trainer: Trainer, every: int = 1) -> None:
-        """Take the place of what `trainer` prints by default."""
+        """Take the place of what `trainer` prints by default; the mean recall of the worst share, where that is the
+        objective, is among the metrics then."""
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
-        trainer.add_callback(cls(every))
+        lines = cls(every)
+        metric: Any = getattr(getattr(trainer, "objective", None), "metric", None)
+        if getattr(metric, "name", "") == "worst_share_recall":
+            lines.metrics = {**lines.metrics, metric.name: worst_share_title(metric.share)}
+        trainer.add_callback(lines)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         known = {name: (metrics or {}).get(f"eval_{name}") for name in self.metrics}

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from selmix_hf.confusion import require_all_classes
 from selmix_hf.metrics import class_groups
+from selmix_hf.minimum import worst_share_mean, worst_share_title
 
 KEY_METRICS = {
     "mean_recall": "mean recall",
@@ -28,6 +29,7 @@ GROUP_METRICS = {  # shown where a report has them: the training frequencies wer
     "medium_recall": "recall, medium (20 to 100)",
     "few_recall": "recall, few (under 20)",
 }
+ZERO_RECALL = "zero_recall_classes"
 INTERVAL = "95% interval"  # beside a recall: that recall's; beside a change: the change's
 _MOST_CLASSES, _WORST_SHOWN = 20, 10  # beyond so many classes a table shows the worst alone
 
@@ -40,6 +42,28 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "| " + " | ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(cells)) + " |"
         for cells in ([*zip(line, widths, strict=True)] for line in lines)
     )
+
+
+def key_metrics(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Name and title of what a table or card shows of reports: `KEY_METRICS`, and behind the worst class the mean
+    recall of the worst share, where that is more than one class, and how many classes have recall 0, where any has.
+
+    Reports of older records have neither.
+    """
+    more, shares = {}, {float(report.get("worst_share", 0)) for report in reports}
+    if len(shares) == 1 and 0 not in shares:
+        more["worst_share_recall"] = worst_share_title(shares.pop())
+    if all(ZERO_RECALL in report for report in reports) and any(report[ZERO_RECALL] for report in reports):
+        more[ZERO_RECALL] = "classes at recall 0"
+    titles = [*KEY_METRICS.items()]
+    place = 1 + [*KEY_METRICS].index("min_recall")
+    return dict([*titles[:place], *more.items(), *titles[place:]])
+
+
+def number_cell(name: str, value: float, sign: str = "") -> str:
+    """A number as tables have it: three digits, of a number of classes none, or one of a mean over seeds."""
+    digits = 3 if name != ZERO_RECALL else int(value != round(value))
+    return f"{value:{sign}.{digits}f}"
 
 
 def before_after_table(
@@ -56,17 +80,19 @@ def before_after_table(
         per_class: whether to add the recall of every class; of more than 20 classes, the ten worst before and the
             ten worst after.
     """
-    titles = dict(KEY_METRICS) | {name: title for name, title in GROUP_METRICS.items() if name in before[0]}
+    titles = key_metrics([*before, *after])
+    titles |= {name: title for name, title in GROUP_METRICS.items() if name in before[0]}
     num_summaries = len(titles)
     if per_class:
         titles |= {n: f"recall of {n.removeprefix('recall/')}" for n in classes_shown(before, after)}
     rows = []
     for name, title in titles.items():
         values_before, values_after = ([float(report[name]) for report in side] for side in (before, after))
-        row = [title, mean_and_sd(values_before), mean_and_sd(values_after), interval_cell(after, name)]
-        row.append(f"{np.mean(values_after) - np.mean(values_before):+.3f}")
+        row = [title, *(mean_and_sd(values, name) for values in (values_before, values_after))]
+        row.append(interval_cell(after, name))
+        row.append(number_cell(name, float(np.mean(values_after) - np.mean(values_before)), "+"))
         if intervals is not None:
-            row.append("{:+.3f} to {:+.3f}".format(*intervals[name][1:]) if name in intervals else "")
+            row.append(" to ".join(number_cell(name, end, "+") for end in intervals.get(name, ())[1:]))
         rows.append(row)
     worst = [", ".join(dict.fromkeys(str(report["worst_class"]) for report in side)) for side in (before, after)]
     header = ["", "before", "after", INTERVAL, "change"] + ([INTERVAL] if intervals is not None else [])
@@ -83,12 +109,13 @@ def interval_cell(reports: Sequence[Mapping[str, Any]], name: str) -> str:
     return f"{min(report[low] for report in reports):.3f} to {max(report[high] for report in reports):.3f}"
 
 
-def interval_note(samples: str, num_seeds: int = 1) -> str:
-    """The sentence that belongs to a table with intervals of recalls."""
+def interval_note(samples: str, num_seeds: int = 1, worst_share: bool = False) -> str:
+    """What belongs to a table with intervals of recalls; of the worst share's mean too, where the table has it."""
+    of_share = " That of the worst share is `selmix_hf.worst_share_recall_interval`'s." if worst_share else ""
     several = "; over seeds from the lowest end to the highest, so that each seed's own lies within"
     return (
         f"The interval beside a recall is Clopper-Pearson's, over the choice of {samples}: those of the classes hold "
-        f"all at once, and the worst class has one of its own{several if num_seeds > 1 else ''}."
+        f"all at once, and the worst class has one of its own{several if num_seeds > 1 else ''}.{of_share}"
     )
 
 
@@ -104,25 +131,31 @@ def classes_shown(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[s
     return list(dict.fromkeys(worst))
 
 
-def mean_and_sd(values: Sequence[float]) -> str:
-    """Such as "0.812 ± 0.013", with the sample standard deviation; the bare number where all are one."""
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(set(values)) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
+def mean_and_sd(values: Sequence[float], name: str = "") -> str:
+    """Such as "0.812 ± 0.013", with the sample standard deviation; the bare number where all are one. Of the metric of
+    this name as in `number_cell`."""
+    if len(set(values)) == 1:
+        return number_cell(name, float(np.mean(values)))
+    digits = 1 if name == ZERO_RECALL else 3
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def seeds_table(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Mean and standard deviation over seeds: one row a method, one column a metric, and the worst class's interval.
+    """Mean and standard deviation over seeds: one row a method, one column a metric, and the intervals of the worst
+    class and of the worst share.
 
     Args:
         reports: for each method, the S reports of `classification_metrics`.
     """
-    place = 2 + [*KEY_METRICS].index("min_recall")
-    rows = []
-    for method, runs in reports.items():
-        rows.append([method, *[mean_and_sd([report[name] for report in runs]) for name in KEY_METRICS]])
-        rows[-1].insert(place, interval_cell(runs, "min_recall"))
-    header = ["", *KEY_METRICS.values()]
-    return markdown_table([*header[:place], INTERVAL, *header[place:]], rows)
+    titles = key_metrics([report for runs in reports.values() for report in runs])
+    with_interval = {"min_recall", "worst_share_recall"}
+    header, rows = [""], [[method] for method in reports]
+    for name, title in titles.items():
+        header += [title, *[INTERVAL] * (name in with_interval)]
+        for row, runs in zip(rows, reports.values(), strict=True):
+            row.append(mean_and_sd([report[name] for report in runs], name))
+            row += [interval_cell(runs, name)] * (name in with_interval)
+    return markdown_table(header, rows)
 
 
 def paired_bootstrap(
@@ -134,6 +167,7 @@ def paired_bootstrap(
     seed: int = 0,
     train_counts: Sequence[int] | NDArray[np.integer] | None = None,
     tail_share: float = 0.1,
+    worst_share: float = 0.1,
 ) -> dict[str, tuple[float, float, float]]:
     """How certain the change of each metric is, as far as the choice of test samples goes.
 
@@ -145,6 +179,7 @@ def paired_bootstrap(
         before, after: predicted classes, S x N, or N for one seed.
         num_classes: K.
         train_counts, tail_share: see `metrics.class_groups`; with them there are intervals for `GROUP_METRICS` too.
+        worst_share: of the classes, see `minimum.worst_share_mean`.
 
     Returns:
         for each metric: the change averaged over seeds, and the ends of its 95% percentile interval.
@@ -164,7 +199,8 @@ def paired_bootstrap(
 
     def changes(rows_N: np.ndarray) -> dict[str, float]:
         before, after = (
-            [_metrics(labels_N, predicted_N[rows_N], counts_K, groups) for predicted_N in side_SN] for side_SN in sides
+            [_metrics(labels_N, predicted_N[rows_N], counts_K, groups, worst_share) for predicted_N in side_SN]
+            for side_SN in sides
         )
         return {name: _mean(after, name) - _mean(before, name) for name in before[0]}
 
@@ -182,7 +218,11 @@ def _mean(reports: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 def _metrics(
-    labels_N: np.ndarray, predicted_N: np.ndarray, counts_K: np.ndarray, groups: Mapping[str, np.ndarray]
+    labels_N: np.ndarray,
+    predicted_N: np.ndarray,
+    counts_K: np.ndarray,
+    groups: Mapping[str, np.ndarray],
+    worst_share: float,
 ) -> dict[str, float]:
     """As `classification_metrics` defines them, from hits and predictions a class: no K x K matrix."""
     recall_K = np.bincount(labels_N[predicted_N == labels_N], minlength=len(counts_K)) / counts_K
@@ -191,6 +231,8 @@ def _metrics(
     report = {
         "mean_recall": float(recall_K.mean()),
         "min_recall": float(recall_K.min()),
+        "worst_share_recall": float(worst_share_mean(torch.from_numpy(recall_K), worst_share)),
+        ZERO_RECALL: float((recall_K == 0).sum()),
         "g_mean": float(np.exp(np.log(recall_K).mean())) if none_is_zero else 0.0,
         "h_mean": float(1 / (1 / recall_K).mean()) if none_is_zero else 0.0,
         "smallest_coverage": float(relative_coverage_K.min()),

@@ -33,6 +33,7 @@ _NUMBERS = (
     *_NOT_NEGATIVE,
     *_PSEUDO_LABELS,
     "tail_share",
+    "worst_share",
     "target_share",
     "beta_min",
     "min_memory",
@@ -78,6 +79,8 @@ class SelMixConfig(TrainingArguments):
         class_prior: "validation", "balanced" or K positive weights, normalised: a list, or that as a JSON string;
             default the objective's own.
         tail_share: share of the classes, the least frequent in training, that are the tail.
+        worst_share: share of the classes, those of the lowest recall, whose mean recall is the objective
+            "worst_share_recall" and a number of every report; the minimum, where it is no more than one class.
         constraint_tolerance: largest violation, in relative coverage, of a feasible checkpoint.
         freeze_backbone: train the head alone, on pooled features computed once. Not with an adapter of peft, which
             would not train either.
@@ -124,7 +127,7 @@ class SelMixConfig(TrainingArguments):
         inverse_temperature: s of softmax(s G), or "auto": chosen for `target_share`.
         target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Default 0, which
             stands for 0.97 where the objective is one smooth function of up to 100 classes, and 0.5 where it is a
-            minimum, has constraints, or there are more classes; docs/analysis.md.
+            minimum or of the worst share, has constraints, or there are more classes; docs/analysis.md.
         mixing: how two samples become one. "feature" mixes what enters the head, as the paper does. "input" (mixup),
             "cutmix" and "puzzlemix" mix images before the model, which then is trained on one image a pair;
             "puzzlemix" also looks at both for their saliency. The label stays the first sample's. Gains are worked
@@ -140,7 +143,7 @@ class SelMixConfig(TrainingArguments):
         pseudo_label_threshold: least confidence of a pseudo-label that is used.
         pseudo_label_share: of the samples predicted as a class so many are used, the most confident ones; see
             `pseudo_labels.choose`.
-        min_rate, min_memory: of the multipliers of a minimum, see `objectives.MinimumMetric`.
+        min_rate, min_memory: of the multipliers of a minimum or a worst share, see `minimum.MinimumMetric`.
         constraint_update, constraint_rate: of the multipliers of a constraint, see `objectives.Constraint`.
 
     Raises:
@@ -153,6 +156,7 @@ class SelMixConfig(TrainingArguments):
         default=None, metadata={"help": "'validation', 'balanced', [K floats]."}
     )
     tail_share: float = field(default=0.1, metadata={"help": "Share of the classes that are the tail."})
+    worst_share: float = field(default=0.1, metadata={"help": "Worst share of the classes, whose mean recall counts."})
     constraint_tolerance: float = field(default=0.01, metadata={"help": "Violation that counts as feasible."})
     freeze_backbone: bool = field(default=False, metadata={"help": "Train the head alone, on stored features."})
     reuse_samples: bool = field(default=False, metadata={"help": "Let a sample serve in two pairs of a batch."})
@@ -266,6 +270,7 @@ class SelMixConfig(TrainingArguments):
             class_prior=self.class_prior,
             class_counts=class_counts,
             tail_share=self.tail_share,
+            worst_share=self.worst_share,
             min_rate=self.min_rate,
             min_memory=self.min_memory,
             constraint_update=self.constraint_update,

@@ -203,6 +203,7 @@ class ConfusionTrainer(HubTrainer):
             train_counts=self.train_counts,
             class_names=self.class_names,
             tail_share=self.args.tail_share,
+            worst_share=self.args.worst_share,
             per_class=not self.is_in_train,
         )
         confusion_KK = confusion_matrix(counts, self.objective.class_prior)

@@ -124,5 +124,6 @@ class DrawingTrainer(PseudoLabelTrainer):
             kept |= {name: value for name, value in vars(self.args).items() if name.startswith("pseudo_label_")}
             kept |= {"ema_decay": self.args.ema_decay, "teacher": self.teacher is not None}
             kept["unlabeled_rows"] = self.unlabeled_dataset.digest
-        aim = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
+        aim: dict[str, Any] = {"objective": self.objective.name, "constraints": self.args.constraints or {}}
+        aim["worst_share"] = getattr(self.objective.metric, "share", 0.0)
         return {**kept, **aim, "pairs_per_step": self._draws_a_step(), "seed": self._seed()}

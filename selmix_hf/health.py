@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from selmix_hf.metrics import standard_error
+from selmix_hf.minimum import worst_number, worst_share_title
 from selmix_hf.objectives import INFEASIBLE, Constraint, MinimumMetric, Objective, recalls
 from selmix_hf.pair_distribution import PairDistribution
 
@@ -20,6 +21,7 @@ _WINDOW, _LONG_WINDOW = 10, 20  # refreshes
 _SWING, _SWING_OF_MINIMUM = 2.0, 4.0  # standard errors; which class is the worst changes from look to look
 _KEPT_GAIN, _FEWEST_REFRESHES = 0.08, 3
 _RECALL_ERROR = 0.08
+_FEW_CLASSES = 20  # of which a tenth is a class or two
 _REACH = 0.01  # of psi
 _SLACK_ERROR = 0.1
 _WAY_OUT = "Lower learning_rate or backbone_learning_rate, drop momentum, or train in float32."
@@ -46,14 +48,8 @@ class HealthWatch:
     def start(self, counts: Tensor) -> None:
         """Look at the counts (K x K) of the gain set at the start of a run."""
         metric, smallest = self.objective.metric, int(counts.sum(1).min())
-        error = recall_error(counts)
-        if isinstance(metric, MinimumMetric) and metric.components is recalls and error > _RECALL_ERROR:
-            self._once(
-                "small",
-                f"gain_dataset is small for {metric.name}: with {smallest} samples of its smallest class, the "
-                f"recall of a class is known to ±{error:.2f} (one standard error), and chance may decide which is the "
-                "worst. Give more validation samples, or choose an objective that averages, such as h_mean.",
-            )
+        if isinstance(metric, MinimumMetric) and metric.components is recalls:
+            self._look_at_recalls(metric, counts, smallest)
         for constraint in self.objective.constraints:
             error = standard_error(partial(_smallest_slack, constraint), counts, self.objective.class_prior)
             if error > _SLACK_ERROR:
@@ -63,6 +59,25 @@ class HealthWatch:
                     f"smallest class, what is constrained is known to ±{error:.2f} (one standard error). It may hold "
                     "there and nowhere else: give more validation samples.",
                 )
+
+    def _look_at_recalls(self, metric: MinimumMetric, counts: Tensor, smallest: int) -> None:
+        number = max(worst_number(metric.share, len(counts)), 1)
+        error = recall_error(counts) / math.sqrt(number)
+        if error <= _RECALL_ERROR:
+            return
+        what, which = "recall of a class", "which is the worst"
+        if number > 1:
+            what, which = worst_share_title(metric.share), "which classes these are"
+        others = ", a larger worst_share, or mean_recall as the objective"
+        if not metric.share:
+            larger = " with worst_share=0.5" if len(counts) <= _FEW_CLASSES else ""
+            others = f", or choose an objective that averages, such as worst_share_recall{larger}"
+        self._once(
+            "small",
+            f"gain_dataset is small for {metric.name}: with {smallest} samples of its smallest class, the {what} is "
+            f"known to ±{error:.2f} (one standard error), and chance may decide {which}. Give more "
+            f"validation samples{others}.",
+        )
 
     def look(
         self,

@@ -9,9 +9,14 @@ Shape suffix: K classes.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv
+from scipy.special import betaincinv, rel_entr
+
+from selmix_hf.minimum import check_worst_share, worst_number, worst_share_mean
 
 
 def recall_intervals(counts: ArrayLike, confidence: float = 0.95) -> tuple[NDArray, NDArray]:
@@ -69,6 +74,71 @@ def min_recall_lower_bound(counts: ArrayLike, num_candidates: int = 1, confidenc
     if num_candidates < 1:
         raise ValueError(f"num_candidates counts the models to choose from, at least 1; found {num_candidates}.")
     return float(binomial_lower_bound(hits_K, samples_K, (1 - confidence) / num_candidates).min())
+
+
+def worst_share_recall_interval(
+    counts: ArrayLike, share: float = 0.1, confidence: float = 0.95
+) -> tuple[float, float]:
+    """The interval of the mean recall of the worst share of the classes, whichever these are; that of
+    `min_recall_interval` where the share is no more than one class.
+
+    With n = share K it is m(r), the least of all sums x = sum_k lambda_k r_k with lambda_k from 0 to 1/n and sum 1:
+    n classes at 1/n each, a last one with what is left. Each end is the better one of two, either of which is wrong
+    with probability e = (1 - confidence) / 4 at most.
+
+    Class by class, by Clopper-Pearson. Let lambda* be the one of the true recalls. Where a lower end is too high,
+    m(low) > m(r), the sum of lambda*_k low_k, which is no less than m(low), is more than that of lambda*_k r_k: low_k
+    > r_k for one of the ceil(n) classes that are truly worst. These must hold at once (Sidak), not all K. The upper
+    end, m(high), needs all K: any of them may be among the worst.
+
+    Pooled. For one lambda, the sum X of the observed recalls and a >= x, with kl of two Bernoulli variables,
+
+        P(X >= a) <= exp(-N kl(a, x)),   N = n times the samples of the smallest class,
+
+    and so below: N X is a sum of hits of weight b = N lambda_k / n_k <= 1, where sum b = N; log(1 - r + r e^(s b)) is
+    convex in b, hence b log(1 - r + r e^s) at most, which is concave in r (Hoeffding 1963, theorem 1, for weights).
+    The lower end is made from the observed m, which is no more than the X of lambda*, and needs no correction. The
+    upper end needs it of every lambda of that form, so many as there are, since chance chose the lowest.
+
+    Few classes, or one far smaller than the others, are known better one by one, many alike ones pooled.
+
+    Args:
+        counts: integers, K x K, rows true classes.
+        share: see `minimum.worst_share_mean`.
+        confidence: between 0 and 1.
+
+    Raises:
+        ValueError: counts that are no K x K integers, a share outside (0, 1], a confidence outside (0, 1).
+    """
+    hits_K, samples_K = _hits_and_samples(counts, confidence)
+    check_worst_share(share)
+    num_classes, number = len(hits_K), worst_number(share, len(hits_K))
+    if number <= 1:
+        return min_recall_interval(counts, confidence)
+
+    def mean(values_K: NDArray) -> float:
+        return float(worst_share_mean(torch.from_numpy(values_K), share))
+
+    error, num_worst = (1 - confidence) / 4, math.ceil(number)
+    of_worst, of_all = (1 - (1 - error) ** (1 / many) for many in (num_worst, num_classes))
+    low = mean(binomial_lower_bound(hits_K, samples_K, of_worst))
+    high = mean(1 - binomial_lower_bound(samples_K - hits_K, samples_K, of_all))
+    if pooled := number * float(samples_K.min()):
+        observed = mean(hits_K / samples_K)
+        choices = math.comb(num_classes, num_worst) * (1 if number == num_worst else num_worst)
+        low = max(low, 1 - _largest_rate(1 - observed, -math.log(error) / pooled))
+        high = min(high, _largest_rate(observed, (math.log(choices) - math.log(error)) / pooled))
+    return low, high
+
+
+def _largest_rate(observed: float, divergence: float) -> float:
+    """The largest p whose relative entropy kl(observed, p) of two Bernoulli variables is no more than `divergence`."""
+    low, high = observed, 1.0
+    for _ in range(60):
+        p = (low + high) / 2
+        within = rel_entr(observed, p) + rel_entr(1 - observed, 1 - p) <= divergence
+        low, high = (p, high) if within else (low, p)
+    return high
 
 
 def binomial_lower_bound(hits: NDArray, samples: NDArray, error: float) -> NDArray:

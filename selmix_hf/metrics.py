@@ -23,7 +23,8 @@ from selmix_hf.confusion import (
     smooth_confusion,
 )
 from selmix_hf.gain import gradient_at
-from selmix_hf.intervals import min_recall_interval, recall_intervals
+from selmix_hf.intervals import min_recall_interval, recall_intervals, worst_share_recall_interval
+from selmix_hf.minimum import worst_number, worst_share_mean
 from selmix_hf.objectives import (
     MinimumMetric,
     Objective,
@@ -50,6 +51,7 @@ def classification_metrics(
     train_counts: Sequence[int] | NDArray[np.integer] | None = None,
     class_names: Sequence[str] | None = None,
     tail_share: float = 0.1,
+    worst_share: float = 0.1,
     per_class: bool = True,
 ) -> dict[str, Any]:
     """Report on confusion counts. Nothing is smoothed.
@@ -60,18 +62,22 @@ def classification_metrics(
         train_counts: training samples of each class, for head, tail, many, medium and few.
         class_names: K names; those that several classes share get the class's number behind them.
         tail_share: see `objectives.tail_classes`.
+        worst_share: of the classes, those of the lowest recall; see `minimum.worst_share_mean`.
         per_class: whether to add "recall/<name>", "recall_low/<name>" and "recall_high/<name>" for every class.
 
     Returns:
         accuracy (under the set's own frequencies), mean_recall, min_recall, its 95% interval min_recall_low and
-        min_recall_high, worst_class (name), g_mean, h_mean, macro_f1, smallest_coverage (K times the smallest share
-        of the predictions that a class gets; 1 is a fair share); with train_counts also head_recall, tail_recall,
-        min_head_tail_recall, and many_recall (over 100 training samples), medium_recall, few_recall (under 20) for
-        those of the three that have classes. Intervals are those of `selmix_hf.intervals`: they hold on samples that
-        had no part in making or choosing the model.
+        min_recall_high, worst_class (name), worst_share_recall (the mean recall of the worst share), its 95% interval
+        worst_share_recall_low and worst_share_recall_high, worst_share itself where it is more than one class and so
+        not the minimum, zero_recall_classes (how many have recall 0), g_mean, h_mean, macro_f1, smallest_coverage (K
+        times the smallest share of the predictions that a class gets; 1 is a fair share); with train_counts also
+        head_recall, tail_recall, min_head_tail_recall, and many_recall (over 100 training samples), medium_recall,
+        few_recall (under 20) for those of the three that have classes. Intervals are those of `selmix_hf.intervals`:
+        they hold on samples that had no part in making or choosing the model.
 
     Raises:
-        ValueError: a class without samples, names that are not K, train_counts that are not K.
+        ValueError: a class without samples, names that are not K, train_counts that are not K, a worst_share outside
+            (0, 1].
     """
     confusion_KK = confusion_matrix(counts, class_prior)
     recall_K = recalls(confusion_KK)
@@ -81,6 +87,7 @@ def classification_metrics(
         raise ValueError(f"class_names must have one name a class, {num_classes}, found {len(names)}.")
     counts_KK = counts.cpu().numpy()
     low, high = min_recall_interval(counts_KK)
+    share_low, share_high = worst_share_recall_interval(counts_KK, worst_share)
     report: dict[str, Any] = {
         "accuracy": int(counts.diagonal().sum()) / int(counts.sum()),
         "mean_recall": float(recall_K.mean()),
@@ -88,6 +95,11 @@ def classification_metrics(
         "min_recall_low": low,
         "min_recall_high": high,
         "worst_class": names[int(recall_K.argmin())],
+        "worst_share_recall": float(worst_share_mean(recall_K, worst_share)),
+        "worst_share_recall_low": share_low,
+        "worst_share_recall_high": share_high,
+        **({"worst_share": worst_share} if worst_number(worst_share, num_classes) > 1 else {}),
+        "zero_recall_classes": int((recall_K == 0).sum()),
         "g_mean": float(g_mean(confusion_KK)),
         "h_mean": float(h_mean(confusion_KK)),
         "macro_f1": float(macro_f1(confusion_KK)),
@@ -134,7 +146,7 @@ def refresh_report(
     confusion_KK = confusion_matrix(counts, objective.class_prior)
     recall_K = recalls(confusion_KK)
     metric, multiplier = objective.metric, multipliers.get(objective.metric.name)
-    # a minimum is one of its components, whatever the multipliers make of them; nothing else need have a derivative
+    # a minimum is of its components alone, whatever the multipliers make of them; nothing else need have a derivative
     minimum = isinstance(metric, MinimumMetric)
     psi = metric.value if minimum else partial(metric.lagrangian, multiplier=multiplier)
     of_psi = None if minimum or objective.constraints else gradient

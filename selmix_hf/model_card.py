@@ -19,11 +19,13 @@ from selmix_hf.card_parts import PAPER, assemble, auto_class_of, samples_of, tas
 from selmix_hf.comparison import (
     GROUP_METRICS,
     INTERVAL,
-    KEY_METRICS,
+    ZERO_RECALL,
     classes_shown,
     interval_cell,
     interval_note,
+    key_metrics,
     markdown_table,
+    number_cell,
 )
 from selmix_hf.config import SelMixConfig
 from selmix_hf.hardware import hardware
@@ -192,6 +194,7 @@ def card_of(
     """The card, with model-index metadata."""
     ids, names = list(facts.dataset_ids), facts.dataset_names
     mixed = facts.settings.get("sampling") is None  # not in older records
+    titles = {} if facts.measured is None else key_metrics([facts.measured])
     results = [
         EvalResult(
             task_type=facts.task,
@@ -200,10 +203,10 @@ def card_of(
             dataset_split=facts.set_name,
             metric_type=metric,
             metric_name=title,
-            metric_value=round(float(facts.measured[metric]), 4),
+            metric_value=round(float((facts.measured or {})[metric]), 4),
         )
-        for metric, title in KEY_METRICS.items()
-        if facts.measured is not None
+        for metric, title in titles.items()
+        if metric != ZERO_RECALL  # no score
     ]
     relation: dict[str, Any] = {"base_model_relation": "adapter"} if facts.adapter and facts.base_id else {}
     data = ModelCardData(
@@ -293,13 +296,13 @@ def _results(
     if after is None:
         return "Not evaluated."
     start = after if before is None else before
-    titles = KEY_METRICS | {name: title for name, title in GROUP_METRICS.items() if name in after}
+    titles = key_metrics([start, after]) | {name: title for name, title in GROUP_METRICS.items() if name in after}
     every = {name: name.removeprefix("recall/") for name in after if name.startswith("recall/")}
     shown = classes_shown([start], [after])
     fresh = prefix == "test"
     table = _table(titles | {name: f"recall of {every[name]}" for name in shown}, before, after, fresh)
     if fresh:
-        table += f"\n\n{interval_note(f'test {samples}')}"
+        table += f"\n\n{interval_note(f'test {samples}', worst_share='worst_share' in after)}"
     if len(shown) < len(every):
         summary = f"<details><summary>Recall of all {len(every):,} classes</summary>"
         known = before if before is not None and every.keys() <= before.keys() else None
@@ -312,11 +315,11 @@ def _table(
 ) -> str:
     rows = []
     for metric, title in titles.items():
-        row = [title, f"{float(after[metric]):.3f}", *[interval_cell([after], metric)] * intervals]
+        row = [title, number_cell(metric, float(after[metric])), *[interval_cell([after], metric)] * intervals]
         if before is not None:
             known = metric in before
-            row.insert(1, f"{float(before[metric]):.3f}" if known else "")
-            row.append(f"{float(after[metric]) - float(before[metric]):+.3f}" if known else "")
+            row.insert(1, number_cell(metric, float(before[metric])) if known else "")
+            row.append(number_cell(metric, float(after[metric]) - float(before[metric]), "+") if known else "")
         rows.append(row)
     header = ["", "after", *[INTERVAL] * intervals]
     header = header if before is None else ["", "before", *header[1:], "change"]

@@ -1,8 +1,8 @@
 """Objectives psi(C): metrics of a confusion matrix, constraints on it, and their multipliers.
 
-An objective is one metric and any number of constraints. Metrics that are a minimum (worst class, worst group) and
-constraints are turned into a smooth Lagrangian by multipliers, which are recomputed from statistics once a period by
-stateless functions; whoever trains keeps the multipliers.
+An objective is one metric and any number of constraints. Metrics that are a minimum (worst class, worst group, worst
+share) and constraints are turned into a smooth Lagrangian by multipliers, which are recomputed from statistics once a
+period by stateless functions; whoever trains keeps the multipliers.
 
     L(C) = psi_lambda(C) + sum_j mu_j slack_j(C)
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from selmix_hf.confusion import confusion_matrix, resolve_class_prior, smooth_confusion
+from selmix_hf.minimum import MinimumMetric, check_worst_share
 
 Multipliers = dict[str, Tensor]
 
@@ -78,49 +79,6 @@ class SmoothMetric:
 
     def update_multiplier(self, multiplier: Tensor | None, confusion: Tensor, class_counts: Tensor) -> Tensor | None:
         return None
-
-
-@dataclass(frozen=True)
-class MinimumMetric:
-    """min over the simplex of sum_k lambda_k r_k: the smallest of the components r (recalls, group recalls).
-
-    The multipliers follow exponentiated gradient, log lambda <- memory * log lambda - (1 - memory) * eta * r,
-    normalised: -eta times the running mean of r. Without earlier multipliers, and with memory 0, they follow from the
-    current components alone, as SelMix's authors have it with eta 50. One image moves a recall by 1 / n_k, so eta is
-    capped at n_min ln 2: no single image may more than double a multiplier.
-
-    Args:
-        components: C -> r, shape J.
-        rate: eta.
-        memory: share of the previous log multipliers that is kept, in [0, 1).
-    """
-
-    name: str
-    components: Callable[[Tensor], Tensor]
-    rate: float = 10.0
-    memory: float = 0.8
-
-    def value(self, confusion: Tensor) -> Tensor:
-        return self.components(confusion).min()
-
-    def lagrangian(self, confusion: Tensor, multiplier: Tensor | None) -> Tensor:
-        components_J = self.components(confusion)
-        if multiplier is None:
-            multiplier = torch.full_like(components_J, 1 / len(components_J))
-        return (multiplier.to(components_J) * components_J).sum()
-
-    def initial_multiplier(self, num_classes: int) -> Tensor | None:
-        components_J = self.components(torch.eye(num_classes, dtype=torch.float64) / num_classes)
-        return torch.full_like(components_J, 1 / len(components_J))
-
-    def update_multiplier(self, multiplier: Tensor | None, confusion: Tensor, class_counts: Tensor) -> Tensor | None:
-        components_J = self.components(confusion).double()
-        target_J = -min(self.rate, float(class_counts.min()) * math.log(2)) * components_J
-        if multiplier is not None:
-            # log(0) of an underflown multiplier would never come back
-            previous_J = multiplier.to(components_J).log().clamp(min=-700)
-            target_J = self.memory * previous_J + (1 - self.memory) * target_J
-        return torch.softmax(target_J, 0)
 
 
 @dataclass(frozen=True)
@@ -271,6 +229,9 @@ OBJECTIVES: dict[str, Callable[..., SmoothMetric | MinimumMetric]] = {
     "h_mean": lambda **_: SmoothMetric("h_mean", h_mean),
     "macro_f1": lambda **_: SmoothMetric("macro_f1", macro_f1),
     "min_recall": lambda rate, memory, **_: MinimumMetric("min_recall", recalls, rate, memory),
+    "worst_share_recall": lambda rate, memory, share, **_: MinimumMetric(
+        "worst_share_recall", recalls, rate, memory, share
+    ),
     "min_head_tail_recall": lambda tail, rate, memory, **_: MinimumMetric(
         "min_head_tail_recall", _group_means(recalls, tail()), rate, memory
     ),
@@ -304,6 +265,7 @@ def get_objective(
     class_prior: str | Sequence[float] | None = None,
     class_counts: Sequence[int] | Tensor | None = None,
     tail_share: float = 0.1,
+    worst_share: float = 0.1,
     min_rate: float = 10.0,
     min_memory: float = 0.8,
     constraint_update: str = "projected_gradient",
@@ -322,6 +284,7 @@ def get_objective(
         class_counts: training samples of each class, which define head and tail; needed by the objectives that have
             them in their name.
         tail_share: share of the classes, the least frequent ones, that are the tail (at least one).
+        worst_share: share of the classes, those of the lowest recall, whose mean recall is "worst_share_recall".
         min_rate: eta of `MinimumMetric`.
         min_memory: memory of `MinimumMetric`.
         constraint_update: see `Constraint`.
@@ -329,8 +292,9 @@ def get_objective(
         tolerance: largest violation that still counts as feasible, in relative coverage (0.01: .94 for .95).
 
     Raises:
-        ValueError: an unknown name (with the nearest known one), a level outside (0, 1], missing class_counts, weights
-            of class_prior that are not positive, or an `Objective` with constraints or class_prior beside it.
+        ValueError: an unknown name (with the nearest known one), a level or worst_share outside (0, 1], missing
+            class_counts, weights of class_prior that are not positive, or an `Objective` with constraints or
+            class_prior beside it.
     """
     if isinstance(name, Objective):
         given = {"constraints": constraints or None, "class_prior": class_prior}
@@ -345,6 +309,7 @@ def get_objective(
         raise ValueError(
             f"constraint_update must be 'projected_gradient' or 'exponential', found {constraint_update!r}."
         )
+    check_worst_share(worst_share)
     if not 0 <= min_memory < 1:
         raise ValueError(f"min_memory must lie in [0, 1), found {min_memory}.")
     for option, rate in (("min_rate", min_rate), ("constraint_rate", constraint_rate)):
@@ -360,7 +325,9 @@ def get_objective(
     if callable(name):
         metric = SmoothMetric(getattr(name, "__name__", type(name).__name__), name)
     else:
-        metric = _look_up(OBJECTIVES, name, "objective")(rate=min_rate, memory=min_memory, tail=tail)
+        metric = _look_up(OBJECTIVES, name, "objective")(
+            rate=min_rate, memory=min_memory, share=worst_share, tail=tail
+        )
     built = []
     if constraints and not isinstance(constraints, Mapping):
         raise ValueError(f"constraints must map names to levels, such as {{'coverage': 0.95}}, found {constraints!r}.")

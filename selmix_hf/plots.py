@@ -18,7 +18,8 @@ from torch import Tensor
 
 from selmix_hf.confusion import confusion_matrix
 from selmix_hf.gain_fidelity import GainFidelity
-from selmix_hf.intervals import recall_intervals
+from selmix_hf.intervals import recall_intervals, worst_share_recall_interval
+from selmix_hf.minimum import worst_number, worst_share_mean, worst_share_title
 from selmix_hf.objectives import recalls
 
 if TYPE_CHECKING:
@@ -78,14 +79,19 @@ def plot_recalls(
     class_names: Sequence[str],
     set_name: str,
     intervals: Sequence[Any] | None = None,
+    worst_share: float = 0.1,
+    worst_share_interval: tuple[float, float] | None = None,
 ) -> Figure:
-    """Recall of each class before and after.
+    """Recall of each class before and after; dotted the worst class, or the mean of the worst share where that is more
+    than one class.
 
     Args:
         before, after: recalls, shape K.
         class_names: K names.
         set_name: the set that they come from, for the title.
         intervals: of the recalls before and of those after, each their lower and upper ends (K).
+        worst_share: see `minimum.worst_share_mean`.
+        worst_share_interval: of its mean recall after.
     """
     before_K, after_K = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     num_classes = len(before_K)
@@ -107,13 +113,18 @@ def plot_recalls(
         axes.plot(position_K, after_K[order_K], ".", ms=3, color=_AFTER, label="after")
         axes.plot(position_K, before_K[order_K], color=_BEFORE, lw=2, label="before")
         axes.set_xlabel("classes by recall before")
-    for values_K, color in ((before_K, _BEFORE), (after_K, _AFTER)):
-        axes.axhline(values_K.min(), color=color, ls=":", lw=1.2)
+    worst, dotted = "", [before_K.min(), after_K.min()]
+    if worst_number(worst_share, num_classes) > 1:
+        dotted = [float(worst_share_mean(torch.from_numpy(values_K), worst_share)) for values_K in (before_K, after_K)]
+        ends = " (95%: {:.3f} to {:.3f})".format(*worst_share_interval) if worst_share_interval else ""
+        worst = f"dotted: {worst_share_title(worst_share)} {dotted[0]:.3f} → {dotted[1]:.3f}{ends}\n"
+    for height, color in zip(dotted, (_BEFORE, _AFTER), strict=True):
+        axes.axhline(height, color=color, ls=":", lw=1.2)
     axes.set_ylim(0, 1)
     axes.set_ylabel("recall")
     shown = ", 95% intervals of all classes at once" if intervals else ""
     axes.set_title(
-        f"Recall per class on {set_name}{shown}\nworst {before_K.min():.3f} → {after_K.min():.3f}, "
+        f"Recall per class on {set_name}{shown}\n{worst}worst {before_K.min():.3f} → {after_K.min():.3f}, "
         f"mean {before_K.mean():.3f} → {after_K.mean():.3f}",
         fontsize=10,
     )
@@ -214,13 +225,14 @@ def save_plots(
     """
     if trainer.gain_counts is None or trainer.pair_state.start_counts is None:
         raise ValueError("there is nothing to plot before trainer.train().")
-    intervals = None
+    intervals, worst_interval, worst_share = None, None, trainer.args.worst_share
     if before is None or after is None:
         before, after = trainer.pair_state.start_counts, trainer.gain_counts
         pairs = trainer.pair_state.probability is not None
         set_name = "the gain set, which steered the training" if pairs else "the gain set"
     else:
         intervals = [recall_intervals(counts.numpy()) for counts in (before, after)]
+        worst_interval = worst_share_recall_interval(after.numpy(), worst_share)
     kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     paths = _save(
         folder,
@@ -230,6 +242,7 @@ def save_plots(
         trainer.pair_state.probability,
         [recalls(confusion_matrix(counts)).numpy() for counts in (before, after)],
         intervals,
+        (worst_share, worst_interval),
         set_name or "the given set",
         trainer.state.log_history,
         kept,
@@ -269,10 +282,18 @@ def save_record_plots(record: Mapping[str, Any], folder: str | os.PathLike, run:
         None if probability is None else torch.tensor(probability),
         of_classes("recall"),
         [*zip(of_classes("recall_low"), of_classes("recall_high"), strict=True)] if measured else None,
+        _worst_share_of(reports[1]),
         "the test set",
         of_run["history"],
         of_run["kept_step"],
     )
+
+
+def _worst_share_of(report: Mapping[str, Any]) -> tuple[float, tuple[float, float] | None]:
+    """The share and the interval of its mean recall; 0 and None where it is one class or less, or not recorded."""
+    if "worst_share" not in report:
+        return 0.0, None
+    return report["worst_share"], (report["worst_share_recall_low"], report["worst_share_recall_high"])
 
 
 def _save(
@@ -283,18 +304,19 @@ def _save(
     probability_KK: Tensor | None,
     recalls_2K: Sequence[ArrayLike],
     intervals_22K: Sequence[Any] | None,
+    worst_share: tuple[float, tuple[float, float] | None],
     set_name: str,
     history: Sequence[dict[str, Any]],
     kept_step: int | None,
 ) -> list[Path]:
-    figures = {}
+    figures, (before_K, after_K) = {}, recalls_2K
     if gain_KK is not None:
         title = f"Gain of {psi} by mixing, last period"
         figures["gain_matrix"] = plot_matrix(gain_KK, names, title, "gain", signed=True)
     if probability_KK is not None:
         title = "Share of the pairs drawn, last period"
         figures["pair_distribution"] = plot_matrix(probability_KK, names, title, "probability")
-    figures["recall_per_class"] = plot_recalls(recalls_2K[0], recalls_2K[1], names, set_name, intervals_22K)
+    figures["recall_per_class"] = plot_recalls(before_K, after_K, names, set_name, intervals_22K, *worst_share)
     figures["objective"] = plot_objective(history, psi, kept_step)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

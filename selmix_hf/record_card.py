@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from selmix_hf.comparison import KEY_METRICS, before_after_table, interval_cell, interval_note
+from selmix_hf.comparison import before_after_table, interval_cell, interval_note, key_metrics, number_cell
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.selection import comparable
 
@@ -34,10 +34,12 @@ def render_record(record: Mapping[str, Any], plots: list[str], license: str | No
         record["change_and_interval"] or None,
         per_class=True,
     )
-    own = {name: interval_cell([released["test_after"]], name) for name in KEY_METRICS}
+    after = released["test_after"]
+    titles = key_metrics([after])
+    own = {name: interval_cell([after], name) for name in titles}
     numbers = ", ".join(
-        f"{title} {released['test_after'][name]:.3f}" + f" ({own[name]})" * bool(own[name])
-        for name, title in KEY_METRICS.items()
+        f"{title} {number_cell(name, after[name])}" + f" ({own[name]})" * bool(own[name])
+        for name, title in titles.items()
     )
     interval = "; the interval of a change is a paired bootstrap's" if record["change_and_interval"] else ""
     several = (
@@ -46,7 +48,7 @@ def render_record(record: Mapping[str, Any], plots: list[str], license: str | No
         if len(runs) > 1
         else ""
     )
-    note = interval_note("test images", len(runs))
+    note = interval_note("test images", len(runs), "worst_share" in after)
     remark = f" {record['remark']}" if record.get("remark") else ""
     facts = CardFacts(
         name=record["name"],

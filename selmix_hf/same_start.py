@@ -289,6 +289,7 @@ class SameStart:
             self.num_resamples,
             train_counts=self.bench.data.train_counts,
             tail_share=self.bench.config.tail_share,
+            worst_share=self.bench.config.worst_share,
         )
 
     def _held_out_counts(self, name: str, contender: Contender, objective: str, setting: Setting) -> Tensor:
@@ -345,6 +346,7 @@ class SameStart:
             train_counts=self.bench.data.train_counts,
             class_names=self.names,
             tail_share=self.bench.config.tail_share,
+            worst_share=self.bench.config.worst_share,
         )
         confusion_KK = confusion_matrix(counts, aim.class_prior)
         return {"psi": float(aim.value(confusion_KK)), "violation": aim.violation(confusion_KK), **report}

@@ -22,7 +22,7 @@ from selmix_hf.rivals import SELMIX
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_TITLES = KEY_METRICS | GROUP_METRICS
+_TITLES = KEY_METRICS | GROUP_METRICS | {"worst_share_recall": "mean recall of the worst share"}
 _MARKERS = "os^Dv<>p"
 
 
@@ -32,10 +32,10 @@ def title_of(objective: str) -> str:
 
 
 def worst_metric(record: Mapping[str, Any]) -> str:
-    """The recall that stands for the worst: of head and tail where these are optimised and the worst class is not."""
-    objectives = record["objectives"]
-    of_groups = "min_head_tail_recall" in objectives and "min_recall" not in objectives
-    return "min_head_tail_recall" if of_groups else "min_recall"
+    """The recall that stands for the worst: of head and tail, or of the worst share, where that is optimised and the
+    worst class is not."""
+    others = [name for name in ("min_head_tail_recall", "worst_share_recall") if name in record["objectives"]]
+    return others[0] if others and "min_recall" not in record["objectives"] else "min_recall"
 
 
 def _setting(setting: Mapping[str, Any]) -> str:

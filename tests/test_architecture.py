@@ -24,7 +24,8 @@ FLOORS = {
     "labels": 1,
     "lora": 2,
     "held_out": 3,
-    "intervals": 1,
+    "minimum": 1,
+    "intervals": 2,
     "list_files": 2,
     "long_tail": 2,
     "losses": 1,
@@ -92,7 +93,7 @@ FLOORS = {
 }
 
 # Somebody with their own training loop can use these: they know torch and nothing of transformers.
-TORCH_ONLY = ("confusion", "objectives", "gain", "soft_gain", "gain_fidelity", "pair_distribution")
+TORCH_ONLY = ("confusion", "minimum", "objectives", "gain", "soft_gain", "gain_fidelity", "pair_distribution")
 ECOSYSTEM = {"transformers", "datasets", "accelerate", "timm", "evaluate", "huggingface_hub"}
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

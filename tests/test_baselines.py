@@ -182,6 +182,18 @@ def test_exponentiated_gradient_by_hand():
     torch.testing.assert_close(loss.gain, torch.diag(expected / 0.5))
 
 
+def test_multipliers_of_the_worst_share_are_capped():
+    """8 : 1 : 1 with 1.5 of three classes at most: two thirds, and the rest in halves."""
+    recall = torch.tensor([0.5, 8.5, 8.5]) / 11
+    loss = CostSensitiveLoss(
+        get_objective("worst_share_recall", worst_share=0.5),
+        [50] * 3,
+        rate=float(math.log(8) / (recall[1] - recall[0])),
+    )
+    loss.update(torch.tensor([[0, 5, 5], [1, 8, 1], [1, 1, 8]]))
+    assert loss.multipliers["worst_share_recall"].tolist() == pytest.approx([2 / 3, 1 / 6, 1 / 6])
+
+
 def test_h_mean_by_hand():
     counts = torch.tensor([[80, 20], [60, 40]])
     loss = CostSensitiveLoss(get_objective("h_mean"), [30, 10])

@@ -287,5 +287,15 @@ def test_the_report_says_who_wins():
     )
     assert "no rival" in front_lines(made_up(rival=(0.75, 0.6), SelMix=(0.75, 0.6)))  # a tie
     assert "+0.010 | -0.020 to +0.030" in table(behind)
+    shares = made_up(rival=(0.8, 0.5), SelMix=(0.75, 0.6))["objectives"]["min_recall"]
+    for result in shares.values():
+        result["runs"][0] |= {
+            "worst_share_recall": 0.7,
+            "worst_share_recall_low": 0.65,
+            "worst_share_recall_high": 0.8,
+        }
+    record = {"objectives": {"worst_share_recall": shares}}
+    assert "SelMix for mean recall of the worst share: mean 0.750, worst 0.700" in front_lines(record)
+    assert "0.650 to 0.800" in table(record) and "worst-class recall" not in table(record)
     axes = plot_front(behind, "title").axes[0]
     assert axes.get_xlabel() == "mean recall" and axes.get_ylabel() == "worst-class recall"

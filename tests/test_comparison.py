@@ -92,7 +92,8 @@ def test_the_note_tells_what_several_seeds_show():
 def test_the_bootstrap_of_equal_predictions_is_zero():
     labels = np.arange(10).repeat(5) % 5
     predicted = (labels + (np.arange(50) % 3 == 0)) % 5
-    assert paired_bootstrap(labels, predicted, predicted, 5, num_resamples=20) == dict.fromkeys(KEY_METRICS, (0, 0, 0))
+    names = {*KEY_METRICS, "worst_share_recall", "zero_recall_classes"}
+    assert paired_bootstrap(labels, predicted, predicted, 5, num_resamples=20) == dict.fromkeys(names, (0, 0, 0))
 
 
 def test_the_bootstrap_interval_of_mean_recall_is_the_binomial_one():
@@ -118,15 +119,77 @@ def test_the_bootstrap_measures_what_the_report_does():
     random = np.random.default_rng(0)
     labels = random.permutation(np.repeat(np.arange(6), [3, 9, 20, 5, 7, 40]))
     before, after = (np.where(random.random(84) < right, labels, random.integers(0, 6, 84)) for right in (0.6, 0.8))
-    frequency = {"train_counts": [300, 200, 50, 40, 5, 1], "tail_share": 0.02}
+    frequency = {"train_counts": [300, 200, 50, 40, 5, 1], "tail_share": 0.02, "worst_share": 0.4}
     reports = [
         classification_metrics(confusion_counts(torch.as_tensor(labels), torch.as_tensor(predicted), 6), **frequency)
         for predicted in (before, after)
     ]
     intervals = paired_bootstrap(labels, before, after, 6, num_resamples=5, **frequency)
-    assert set(intervals) == {*KEY_METRICS, *GROUP_METRICS, "head_recall", "tail_recall"}
+    more = {"head_recall", "tail_recall", "worst_share_recall", "zero_recall_classes"}
+    assert set(intervals) == {*KEY_METRICS, *GROUP_METRICS, *more}
     for name in intervals:
         assert intervals[name][0] == pytest.approx(reports[1][name] - reports[0][name], abs=1e-12)
+
+
+def hits_of_ten(hits, **options):
+    """A report of classes of ten samples; the misses go to the next class."""
+    hits_K = torch.tensor(hits)
+    return classification_metrics(torch.diag(hits_K) + torch.diag(10 - hits_K).roll(1, 1), **options)
+
+
+def rows_of(table):
+    return {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()
+    }
+
+
+FEW, MANY = [0, 0, 2, *[8] * 7], [0, 0, 2, 4, *[8] * 16]
+BETTER = [1, 0, 4, 4, *[8] * 16]
+
+
+def test_the_worst_share_is_shown_where_it_is_more_than_one_class():
+    """The worst tenth of twenty, the worst 15% of twenty, and of ten the tenth, which is the worst class."""
+    before, after = hits_of_ten(MANY), hits_of_ten(BETTER)
+    rows = rows_of(before_after_table([before], [after]))
+    ends = f"{after['worst_share_recall_low']:.3f} to {after['worst_share_recall_high']:.3f}"
+    assert rows["mean recall of the worst tenth"] == ["0.000", "0.050", ends, "+0.050"]
+    assert [*rows][2:6] == [
+        "mean recall",
+        "worst-class recall",
+        "mean recall of the worst tenth",
+        "classes at recall 0",
+    ]
+    other = rows_of(before_after_table(*[[hits_of_ten(hits, worst_share=0.15)] for hits in (MANY, BETTER)]))
+    assert other["mean recall of the worst 15%"][:2] == ["0.067", "0.167"]
+    assert not any("worst tenth" in row for row in rows_of(before_after_table([hits_of_ten(FEW)] * 2, [before] * 2)))
+
+
+def test_classes_at_zero_are_counted_where_a_side_has_one():
+    some, none, two = hits_of_ten(MANY), hits_of_ten([3] * 20), hits_of_ten(BETTER)
+    assert rows_of(before_after_table([some], [none]))["classes at recall 0"] == ["2", "0", "", "-2"]
+    assert "classes at recall 0" not in rows_of(before_after_table([none], [none]))
+    intervals = {"zero_recall_classes": (-0.5, -2.0, 0.5)}
+    row = rows_of(before_after_table([some] * 2, [some, two], intervals))["classes at recall 0"]
+    assert row == ["2", "1.5 ± 0.7", "", "-0.5", "-2 to +0.5"]
+
+
+def test_a_record_of_before_the_worst_share_is_shown_without_it():
+    new = hits_of_ten(MANY)
+    old = {name: value for name, value in new.items() if not name.startswith(("worst_share", "zero_recall"))}
+    for sides in ([old, old], [old, new], [new, old]):
+        table = before_after_table(*[[side] for side in sides])
+        assert "worst tenth" not in table and "recall 0" not in table and "worst-class recall" in table
+    assert "worst tenth" not in seeds_table({"start": [old], "SelMix": [new]})
+
+
+def test_the_worst_share_over_seeds_of_several_methods():
+    reports = {"start": [hits_of_ten(MANY)] * 2, "SelMix": [hits_of_ten(BETTER), hits_of_ten(MANY)]}
+    header, _, start, selmix = ([c.strip() for c in row.split("|")[1:-1]] for row in seeds_table(reports).splitlines())
+    place = header.index("mean recall of the worst tenth")
+    assert header[place - 1 : place + 3 : 2] == ["95% interval"] * 2 and header[place + 2] == "classes at recall 0"
+    low, high = reports["SelMix"][1]["worst_share_recall_low"], reports["SelMix"][0]["worst_share_recall_high"]
+    assert selmix[place : place + 3] == ["0.025 ± 0.035", f"{low:.3f} to {high:.3f}", "1.5 ± 0.7"]
+    assert (start[place], start[place + 2]) == ("0.000", "2")
 
 
 def test_of_many_classes_the_worst_ten_before_and_after_are_shown():

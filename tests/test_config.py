@@ -110,6 +110,12 @@ def test_objective_of_the_options():
     assert objective.class_prior == "balanced" and objective.tolerance == 0.01
 
 
+def test_the_worst_share_goes_to_the_objective():
+    config = SelMixConfig(objective="worst_share_recall", worst_share=0.25, **QUIET)
+    assert config.make_objective().metric.share == 0.25
+    assert SelMixConfig(**QUIET).worst_share == 0.1 and SelMixConfig(worst_share=1, **QUIET).worst_share == 1
+
+
 @pytest.mark.parametrize("given", WEIGHTS)
 def test_a_class_prior_of_ones_own(given):
     config = SelMixConfig(objective="macro_f1", class_prior=given, **QUIET)
@@ -191,6 +197,9 @@ def test_options_of_pairs_are_refused_beside_single_samples(name):
         ({"constraint_update": "newton"}, "constraint_update must be 'projected_gradient' or 'exponential'"),
         ({"tail_share": 0.0, "objective": "min_head_tail_recall"}, "tail_share must lie between 0 and 1"),
         ({"tail_share": 1.0}, "tail_share must lie between 0 and 1, found 1.0"),
+        ({"worst_share": 0.0}, r"worst_share must lie in \(0, 1\], found 0.0"),
+        ({"worst_share": 1.1}, r"worst_share must lie in \(0, 1\], found 1.1"),
+        ({"worst_share": "a tenth"}, "worst_share must be a finite number, found 'a tenth'"),
         ({"objective": len}, r"objective must be a name in the options, found .*give it to SelMixTrainer\(objective="),
         ({"constraints": [0.9]}, r"constraints must map names to levels, found \[0.9\]"),
         ({"learning_rate": "0.1"}, "learning_rate must be a finite number, found '0.1'"),

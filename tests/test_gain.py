@@ -167,11 +167,11 @@ def test_hand_worked_gains():
 # --- G against what a step of the head does ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mean_recall", "h_mean", "g_mean", "min_recall", "macro_f1"])
+@pytest.mark.parametrize("name", ["mean_recall", "h_mean", "g_mean", "min_recall", "worst_share_recall", "macro_f1"])
 @pytest.mark.parametrize("beta", [0.8, 1.0])
 def test_gain_is_the_change_of_the_objective(name, beta):
     """psi(pi softmax(C~ + eps V_ij [z_k, 1])), central difference in eps."""
-    objective = get_objective(name, {"coverage": 0.9})
+    objective = get_objective(name, {"coverage": 0.9}, worst_share=0.6)
     counts = random_counts(4)
     multipliers = objective.update_multipliers({}, counts)
     z, weight, bias, _ = random_case(4, 3)

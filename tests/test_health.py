@@ -143,6 +143,7 @@ def test_the_standard_error_is_that_of_repeated_draws(function, class_prior):
         ("min_recall", None, 20, {"small"}),
         ("min_recall", None, 50, set()),
         ("min_recall", None, 200, set()),
+        ("worst_share_recall", None, 20, {"small"}),  # of ten classes the tenth is one
         ("mean_recall", None, 5, set()),
         ("mean_recall", {"coverage": 0.95}, 20, {"coverage"}),
         ("mean_recall", {"coverage": 0.95}, 200, set()),
@@ -158,6 +159,30 @@ def test_a_gain_set_that_is_too_small_is_said_at_the_start(objective, constraint
     assert watch.said == kinds and len(said) == len(kinds)
     if kinds:
         assert f"with {int(counts.sum(1).min())} samples of its smallest class" in said[0]
+
+
+def said_of(objective, num_classes, per_class, **options):
+    """Half of each class right."""
+    said = []
+    counts = torch.eye(num_classes, dtype=torch.long) * (per_class // 2)
+    HealthWatch(get_objective(objective, **options), said.append).start(counts + counts.roll(1, 1))
+    return " ".join(said)
+
+
+def test_a_small_gain_set_of_many_classes():
+    """Eight samples: .18 a class; 2.5 classes know it to .11, ten to .06. H-mean would be as dead as the minimum."""
+    worst = said_of("min_recall", 100, 8)
+    assert "the recall of a class is known to ±0.18" in worst and "averages, such as worst_share_recall." in worst
+    assert said_of("min_recall", 20, 8).endswith("such as worst_share_recall with worst_share=0.5.")
+    said = said_of("worst_share_recall", 25, 8)
+    assert said.startswith(
+        "gain_dataset is small for worst_share_recall: with 8 samples of its smallest class, the mean"
+    )
+    assert (
+        "mean recall of the worst tenth is known to ±0.11 (one standard error), and chance may decide which c" in said
+    )
+    assert said.endswith("Give more validation samples, a larger worst_share, or mean_recall as the objective.")
+    assert said_of("worst_share_recall", 100, 8) == said_of("worst_share_recall", 20, 8, worst_share=0.5) == ""
 
 
 # --- in a run ----------------------------------------------------------------------------------------------------

@@ -3,10 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from benchmarks import validation_size
-from selmix_hf import min_recall_interval, min_recall_lower_bound, recall_intervals
+from selmix_hf import (
+    intervals,
+    min_recall_interval,
+    min_recall_lower_bound,
+    recall_intervals,
+    worst_share_recall_interval,
+)
+from selmix_hf.minimum import worst_share_mean
 
 
 def counts_of(hits, samples):
@@ -66,6 +73,86 @@ def test_coverage(case):
     assert below.mean() <= 0.03 and above.mean() <= 0.03 and (below | above).mean() <= 0.055
     if case == "one is worst":  # nothing is given away below
         assert below.mean() >= 0.01
+
+
+def worst_mean(recall_K, share):
+    return float(worst_share_mean(torch.as_tensor(np.asarray(recall_K, float)), share))
+
+
+WORST_SHARES = {  # recalls, samples, share
+    "equal": ([0.7] * 40, [10] * 40, 0.1),
+    "some are worst": ([*[0.2] * 4, *[0.9] * 36], [20] * 40, 0.1),
+    "unlike sizes": (np.linspace(0.05, 0.95, 30).tolist(), [3, 5, 9, *[40] * 20, *[200] * 7], 0.15),
+    "small classes at the bottom": ([0.1, 0.1, 0.2, *[0.8] * 27], [4, 4, 6, *[50] * 27], 0.1),
+    "half of few": ([0.3, 0.4, 0.5, 0.8, 0.9], [50] * 5, 0.5),
+}
+
+
+@pytest.mark.parametrize("case", WORST_SHARES)
+def test_coverage_of_the_worst_share(case):
+    """Either end is wrong in no more than .025 of 1,500 draws (three standard errors are .012)."""
+    truth, samples, share = np.array(WORST_SHARES[case][0]), np.array(WORST_SHARES[case][1]), WORST_SHARES[case][2]
+    random, right = np.random.default_rng(4), worst_mean(truth, share)
+    draws = [counts_of(random.binomial(samples, truth), samples) for _ in range(1500)]
+    ends = np.array([worst_share_recall_interval(counts, share) for counts in draws])
+    assert (ends[:, 0] > right).mean() <= 0.037 and (ends[:, 1] < right).mean() <= 0.037
+    seen = np.array([worst_mean(counts.diagonal() / samples, share) for counts in draws])
+    assert np.all((ends[:, 0] <= seen) & (seen <= ends[:, 1]))
+
+
+def test_the_upper_end_of_the_observed_worst_alone_would_not_hold():
+    """What the correction for the choice of classes is for: 40 equal ones, of which chance makes some the worst."""
+    random, samples = np.random.default_rng(5), np.full(40, 10)
+    hits = random.binomial(samples, 0.7, (500, 40))
+    observed = np.sort(hits, axis=1)[:, :4].mean(1) / 10
+    uncorrected = np.array([intervals._largest_rate(x, -np.log(0.0125) / 40) for x in observed])
+    assert (uncorrected < 0.7).mean() > 0.5
+
+
+def test_the_worst_share_is_pooled_where_classes_are_alike_and_not_where_one_is_tiny():
+    """The lower end of 1,000 classes is near the mean of the worst; of 30, one with 2 samples, class by class."""
+    random = np.random.default_rng(6)
+    hits, samples = random.binomial(50, random.beta(2, 1, 1000)), np.full(1000, 50)
+    low, high = worst_share_recall_interval(counts_of(hits, samples))
+    single = worst_mean(recall_intervals(counts_of(hits, samples))[0], 0.1)
+    observed = worst_mean(hits / samples, 0.1)
+    assert observed - low < 0.02 < observed - single and high < observed + 0.2
+    samples = np.array([2, *[100] * 29])
+    low, high = worst_share_recall_interval(counts_of(samples // 2, samples))
+    error = 1 - (1 - 0.0125) ** (1 / 3)
+    exact = [binomtest(n // 2, n, alternative="greater").proportion_ci(1 - error, "exact").low for n in (2, 100)]
+    assert low == pytest.approx((exact[0] + 2 * exact[1]) / 3)
+
+
+def test_the_pooled_tail_holds_for_unlike_weights():
+    """P(X >= a) by enumeration of two classes, of 2 and 7 samples and weight .75 and .25: N = 2 / .75."""
+    for rates in ((0.3, 0.6), (0.05, 0.9), (0.5, 0.5), (0.9, 0.1)):
+        chances = [binom(n, r).pmf(np.arange(n + 1)) for n, r in zip((2, 7), rates, strict=True)]
+        value = np.add.outer(0.75 * np.arange(3) / 2, 0.25 * np.arange(8) / 7).ravel()
+        chance, mean = np.outer(*chances).ravel(), 0.75 * rates[0] + 0.25 * rates[1]
+        for a in value[value > mean]:
+            kl = a * np.log(a / mean) + (0 if a == 1 else (1 - a) * np.log((1 - a) / (1 - mean)))
+            assert chance[value >= a - 1e-12].sum() <= np.exp(-2 / 0.75 * kl) + 1e-12
+
+
+def test_the_largest_rate_is_where_the_divergence_is_reached():
+    p = intervals._largest_rate(0.2, 0.1)
+    assert 0.2 * np.log(0.2 / p) + 0.8 * np.log(0.8 / (1 - p)) == pytest.approx(0.1)
+    assert intervals._largest_rate(0.0, 0.1) == pytest.approx(1 - np.exp(-0.1))
+    assert intervals._largest_rate(1.0, 0.1) == 1
+
+
+def test_ends_of_the_worst_share():
+    counts = counts_of([3, 9, 14, 20], [20] * 4)
+    for share in (0.1, 0.25):  # one class
+        assert worst_share_recall_interval(counts, share) == min_recall_interval(counts)
+    assert worst_share_recall_interval(torch.as_tensor(counts), 0.5) == worst_share_recall_interval(counts, 0.5)
+    assert worst_share_recall_interval(counts_of([0] * 20, [5] * 20))[0] == 0
+    assert worst_share_recall_interval(counts_of([5] * 20, [5] * 20))[1] == 1
+    low, high = worst_share_recall_interval(counts_of([0, 0, *[5] * 18], [0, 0, *[5] * 18]))  # two without samples
+    assert (low, high) == (0, 1)
+    with pytest.raises(ValueError, match=r"worst_share must lie in \(0, 1\], found 0"):
+        worst_share_recall_interval(counts, 0)
 
 
 def test_classes_that_are_taken_one_by_one_do_not_hold_at_once():

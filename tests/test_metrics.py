@@ -6,7 +6,7 @@ import torch
 from scipy.stats import binomtest
 from transformers import EvalPrediction
 
-from selmix_hf import classification_metrics, evaluate_metric, min_recall_interval
+from selmix_hf import classification_metrics, evaluate_metric, min_recall_interval, worst_share_recall_interval
 from selmix_hf.gain import metric_gradient
 from selmix_hf.metrics import make_compute_metrics, refresh_report
 from selmix_hf.objectives import get_objective
@@ -38,6 +38,27 @@ def test_by_hand():
     exact = binomtest(2, 5).proportion_ci(0.95 ** (1 / 3), method="exact")
     assert (report["recall_low/b"], report["recall_high/b"]) == pytest.approx(tuple(exact))
     assert (report["min_recall_low"], report["min_recall_high"]) == pytest.approx(min_recall_interval(COUNTS))
+
+
+def test_the_worst_share_and_the_classes_at_zero_by_hand():
+    """Recalls .8, .4, .75 and 0: two of four classes are the worst half."""
+    counts = torch.zeros(4, 4, dtype=torch.long)
+    counts[:3, :3], counts[3, 0] = COUNTS, 6
+    report = classification_metrics(counts, worst_share=0.5, per_class=False)
+    assert (report["worst_share_recall"], report["worst_share"]) == (pytest.approx(0.2), 0.5)
+    assert report["zero_recall_classes"] == 1 and classification_metrics(COUNTS)["zero_recall_classes"] == 0
+    ends = (report["worst_share_recall_low"], report["worst_share_recall_high"])
+    assert ends == worst_share_recall_interval(counts, 0.5)
+    assert evaluate_metric(4, worst_share=0.5)._compute([0, 1, 2, 3], [0, 1, 2, 3])["worst_share"] == 0.5
+
+
+def test_a_share_of_one_class_or_less_is_the_minimum():
+    report = classification_metrics(COUNTS)
+    for end in ("", "_low", "_high"):
+        assert report[f"worst_share_recall{end}"] == report[f"min_recall{end}"]
+    assert "worst_share" not in report
+    with pytest.raises(ValueError, match=r"worst_share must lie in \(0, 1\], found 0.0"):
+        classification_metrics(COUNTS, worst_share=0.0)
 
 
 def test_the_prior_changes_coverage_but_no_recall():
@@ -127,6 +148,7 @@ def test_the_evaluate_adapter_refuses_what_evaluate_truncates():
         ("h_mean", None, True),
         (lambda matrix: matrix.diagonal().sum(), None, True),
         ("min_recall", None, False),
+        ("worst_share_recall", None, False),
         ("mean_recall", {"coverage": 0.95}, False),
     ],
 )

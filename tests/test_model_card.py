@@ -1,14 +1,19 @@
 """The model card: measured numbers only, honest about their set, and valid metadata."""
 
+import json
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from huggingface_hub import ModelCard
 
-from selmix_hf import save_plots
+from benchmarks import regenerate
+from selmix_hf import classification_metrics, save_plots
 from selmix_hf.model_card import _results, own_command, reports_in
+from selmix_hf.plots import save_record_plots
 from selmix_hf.pushing import PushError, push_folder
+from selmix_hf.record_card import render_record
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,45 @@ def test_of_many_classes_the_worst_are_shown_and_all_are_a_click_away():
         f"recall of {name}" for name in [names[0], names[59], *names[1:10]]
     ]
     assert all(f"| {name} " in every for name in names) and every.endswith("</details>")
+
+
+def many_classes(hits):
+    """Thirty classes of ten samples, of the first so many right."""
+    hits_K = torch.tensor([*hits, *[8] * (30 - len(hits))])
+    return classification_metrics(torch.diag(hits_K) + torch.diag(10 - hits_K).roll(1, 1))
+
+
+def test_of_many_classes_the_worst_share_has_a_row():
+    before, after = many_classes([0, 0, 3]), many_classes([0, 3, 3])
+    text = _results("test", before, after, "images")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
+    rows = {row[0]: row[1:] for row in cells}
+    ends = f"{after['worst_share_recall_low']:.3f} to {after['worst_share_recall_high']:.3f}"
+    assert rows["mean recall of the worst tenth"] == ["0.100", "0.200", ends, "+0.100"]
+    assert rows["classes at recall 0"] == ["2", "1", "", "-1"]
+    assert "That of the worst share is `selmix_hf.worst_share_recall_interval`'s." in text
+    old = {name: value for name, value in before.items() if not name.startswith(("worst_share", "zero_recall"))}
+    assert "worst tenth" not in (text := _results("test", old, after, "images")) and "worst-class recall" in text
+
+
+def test_a_record_of_many_classes(tmp_path):
+    """From the record of a run of few, with reports of many in their place."""
+    record = json.loads((regenerate.CARDS / "cifar10-lt-h-mean" / "results.json").read_text(encoding="utf-8"))
+    for run in record["runs"]:
+        run |= {
+            "gain": None,
+            "pair_probability": None,
+            "test_before": many_classes([0, 0, 3]),
+            "test_after": many_classes([1, 3, 3]),
+        }
+    record |= {"class_names": [str(k) for k in range(30)], "train_counts": [*range(30, 0, -1)]}
+    record["change_and_interval"] |= {"worst_share_recall": [0.1, 0.05, 0.15], "zero_recall_classes": [-2, -2, 0]}
+    card = render_record(record, [])
+    assert "mean recall of the worst tenth 0.233 (" in card.text and "| +0.050 to +0.150 |" in card.text
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values["worst_share_recall"] == pytest.approx(0.2333) and "zero_recall_classes" not in values
+    save_record_plots(record, tmp_path)
+    assert (tmp_path / "recall_per_class.png").is_file()
 
 
 def test_the_samples_of_another_task_are_not_called_images(run):

@@ -34,11 +34,19 @@ def value(name, confusion=CONFUSION, **options):
         ("h_mean", 3 / (1 + 2 + 4)),
         ("macro_f1", (2 * 8 / (8 + 14) + 2 * 4 / (8 + 6) + 2 * 2 / (8 + 4)) / 3),
         ("min_recall", 1 / 4),
+        ("worst_share_recall", 1 / 4),  # a tenth of three classes is one
         ("min_head_tail_recall", 1 / 4),
     ],
 )
 def test_metric_values(name, expected):
     assert value(name, class_counts=FREQUENT_FIRST) == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(1 / 3, 1 / 4), (0.5, (1 / 4 + 0.5 * 1 / 2) / 1.5), (2 / 3, 3 / 8), (1, 1.75 / 3)]
+)
+def test_the_worst_share_of_three(share, expected):
+    assert value("worst_share_recall", worst_share=share) == pytest.approx(expected)
 
 
 def test_min_head_tail_recall_means_over_the_groups():
@@ -48,13 +56,13 @@ def test_min_head_tail_recall_means_over_the_groups():
     assert value("min_head_tail_recall", class_counts=[5, 100, 50], tail_share=2 / 3) == pytest.approx(1 / 2)
 
 
-@pytest.mark.parametrize("name", ["mean_recall", "g_mean", "h_mean", "min_recall"])
+@pytest.mark.parametrize("name", ["mean_recall", "g_mean", "h_mean", "min_recall", "worst_share_recall"])
 def test_recall_metrics_do_not_depend_on_the_prior(name):
     tilted = confusion_matrix(COUNTS, [0.7, 0.2, 0.1])
     assert value(name, tilted) == pytest.approx(value(name), abs=1e-14)
 
 
-@pytest.mark.parametrize("name", ["g_mean", "h_mean", "min_recall"])
+@pytest.mark.parametrize("name", ["g_mean", "h_mean", "min_recall", "worst_share_recall"])
 def test_a_class_without_recall_gives_zero(name):
     assert value(name, torch.tensor([[3.0, 0, 0], [1, 0, 2], [0, 0, 3]]).double() / 9) == 0
 
@@ -284,6 +292,12 @@ def test_head_and_tail_need_class_counts(name, constraints):
         ({"name": "h_mean", "constraints": {"coverage": float("nan")}}, "found nan"),
         ({"name": "h_mean", "constraint_update": "adam"}, "constraint_update must be .* found 'adam'"),
         ({"name": "min_recall", "min_memory": 1.0}, r"min_memory must lie in \[0, 1\)"),
+        (
+            {"name": "h_mean", "worst_share": 0.0},
+            r"worst_share must lie in \(0, 1\], found 0.0: 0.1 is the mean recall",
+        ),
+        ({"name": "worst_share_recall", "worst_share": 1.5}, r"worst_share must lie in \(0, 1\], found 1.5"),
+        ({"name": "worst_share_recall", "worst_share": float("nan")}, "found nan"),
         ({"name": "min_recall", "min_rate": -1.0}, "min_rate must be a positive number, found -1.0"),
         ({"name": "h_mean", "constraint_rate": 0}, "constraint_rate must be a positive number, found 0"),
         (

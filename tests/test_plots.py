@@ -34,7 +34,7 @@ class Finished:
         history = [{"step": 10 * t, "gain_set_psi": 0.1 * t, **numbers} for t in range(5)]
         self.state = SimpleNamespace(log_history=[*history, {"step": 50, "loss": 1.0}], best_global_step=20)
         self.callback_handler = SimpleNamespace(callbacks=[])
-        self.args = SimpleNamespace(load_best_model_at_end=True)
+        self.args = SimpleNamespace(load_best_model_at_end=True, worst_share=0.1)
 
 
 def colours(path):
@@ -56,6 +56,17 @@ def test_another_set_is_named_in_the_title(tmp_path):
     figure = plot_recalls([0.75, 0.5], [0.6, 2 / 3], ["a", "b"], "the test set")
     title = figure.axes[0].get_title()
     assert "on the test set" in title and "worst 0.500 → 0.600" in title and "mean 0.625 → 0.633" in title
+
+
+def test_the_mean_of_the_worst_share_is_drawn_where_it_is_more_than_one_class():
+    before, after = np.linspace(0, 1, 30), np.linspace(0.1, 1, 30)
+    names = [str(k) for k in range(30)]
+    axes = plot_recalls(before, after, names, "the test set", worst_share_interval=(0.05, 0.25)).axes[0]
+    means = before[:3].mean(), after[:3].mean()
+    assert f"worst tenth {means[0]:.3f} → {means[1]:.3f} (95%: 0.050 to 0.250)\nworst 0.000" in axes.get_title()
+    assert [line.get_ydata()[0] for line in axes.lines] == pytest.approx(means)
+    few = plot_recalls(before[:10], after[:10], names[:10], "the test set").axes[0]
+    assert "tenth" not in few.get_title() and [line.get_ydata()[0] for line in few.lines] == [0, 0.1]
 
 
 @pytest.mark.parametrize("num_classes", [3, 60])

@@ -57,7 +57,7 @@ class CostSensitiveLoss(nn.Module):
         metric, smoothed_KK = objective.metric, smooth_confusion(counts, objective.class_prior)
         if isinstance(metric, MinimumMetric):
             log_J = self.multipliers[metric.name].log().clamp(min=-700) - self.rate * metric.components(smoothed_KK)
-            multipliers[metric.name] = torch.softmax(log_J, 0)
+            multipliers[metric.name] = metric.normalized(log_J)
         self.multipliers = multipliers
         # metric_gradient is C (Psi - a number a row), and such numbers change no prediction
         gain_KK = metric_gradient(objective, counts, multipliers=multipliers) / smoothed_KK
