@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -25,6 +26,7 @@ GAIN_SET_USES = ("steer", "refit", "train")
 CONFUSIONS, HEAD_STARTS = ("soft", "hard"), ("best", "as_is")
 WORKED_OUT_BACKBONE_RATE = 1e-4
 _PAIRS, _OF_CLASSES = 128_000, 10  # so many pairs for so many classes; for more, as the square root of their number
+_LOOKS = 200  # at the gain set in a run, at most
 _UNTOUCHED_EPOCHS = 3.0
 _NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
 _PSEUDO_LABELS = ("pseudo_label_threshold", "pseudo_label_share", "ema_decay")
@@ -40,7 +42,8 @@ _NUMBERS = (
     "confusion_temperature",
 )
 _BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-_COUNTS = ("refresh_steps", "pseudo_label_steps", "feature_views", "max_steps", *_BATCHES)
+_WORKED_OUT = ("max_steps", "refresh_steps", "pseudo_label_steps")
+_COUNTS = ("feature_views", *_WORKED_OUT, *_BATCHES)
 _SWITCHES = ("freeze_backbone", "reuse_samples")
 _OF_MULTIPLIERS = ("min_rate", "min_memory", "constraint_update", "constraint_rate")
 _OF_PAIRS = ("pair_sampling", "inverse_temperature", "target_share", "mixing", "beta_min", "reuse_samples", *_OF_GAIN)
@@ -57,8 +60,8 @@ class SelMixConfig(TrainingArguments):
     Defaults that differ from TrainingArguments:
 
     - `max_steps` 0 instead of -1: epochs of the dataset mean nothing when classes are drawn. 0 stands for 128,000
-      pairs for up to 10 classes, and the square root of K / 10 times as many for more: 2,000, 4,780 and 20,000 steps
-      of 64 pairs for 10, 57 and 1,000 classes (`steps_for`).
+      pairs for up to 10 classes, and the square root of K / 10 times as many for more: 2,000, 4,776 and 20,000 steps
+      of 64 pairs for 10, 57 and 1,000 classes (`work_out`).
     - `per_device_train_batch_size` 64 instead of 8: the paper's.
     - `optim` "sgd" instead of AdamW: the gains are those of a gradient step.
     - `learning_rate` 0, which stands for a rate of the head that is worked out from the data: see `head_start`. A
@@ -109,7 +112,7 @@ class SelMixConfig(TrainingArguments):
             the counts either way.
         confusion_temperature: T of "soft"; towards 0 it is the counts, 1 is the smoothest that is useful.
         refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a
-            look costs milliseconds, and 50 otherwise.
+            look costs milliseconds, and 50 otherwise, but no more than 200 looks in a run.
         gain_set_use: "steer": the gain set steers and nothing else. "refit": before the first period the head is
             retrained on training and gain set together (`gain_set.refit_head`), which is then the start of the run.
             "train": that, and pairs are drawn from both sets. Where rare classes have more validation than training
@@ -216,10 +219,6 @@ class SelMixConfig(TrainingArguments):
             self.sampling = checked_sampling(self.sampling)
         if self.backbone_learning_rate is None:
             self.backbone_learning_rate = self.learning_rate / 30 or WORKED_OUT_BACKBONE_RATE
-        if not self.refresh_steps:
-            self.refresh_steps = 10 if self.freeze_backbone else 50
-        if not self.pseudo_label_steps:
-            self.pseudo_label_steps = self.refresh_steps * (1 if self.freeze_backbone else 10)
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         self._check()
@@ -231,7 +230,7 @@ class SelMixConfig(TrainingArguments):
                 "dispatch_batches would cut inputs and labels of a batch at the same length, though a batch of pairs "
                 "has two samples a label: leave it out, every process draws its own pairs."
             )
-        check_evaluations(self, self.max_steps)
+        self._check_lengths()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
         if self.n_gpu > 1:
@@ -248,14 +247,38 @@ class SelMixConfig(TrainingArguments):
         except ValueError:
             return self.inverse_temperature
 
-    def steps_for(self, num_classes: int) -> int:
-        """`max_steps`, or where it is 0 the length that suits so many classes: in pairs (with `sampling`: samples), so
-        that larger batches and more processes take fewer steps."""
-        if self.max_steps:
-            return self.max_steps
-        pairs = _PAIRS * math.sqrt(max(1, num_classes / _OF_CLASSES))
+    def work_out(self, num_classes: int) -> None:
+        """Set what is left at 0 and follows from the number of classes: `max_steps`, `refresh_steps` and
+        `pseudo_label_steps`. The length is in pairs (with `sampling`: samples), so that larger batches and more
+        processes take fewer steps.
+
+        Raises:
+            ValueError: evaluations beyond the run, or pseudo-labels that change within a period.
+        """
         of_step = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
-        return max(1, round(pairs / of_step / self.refresh_steps)) * self.refresh_steps
+        steps = self.max_steps or _PAIRS * math.sqrt(max(1, num_classes / _OF_CLASSES)) / of_step
+        if not self.refresh_steps:
+            self.refresh_steps = max(10 if self.freeze_backbone else 50, round(steps / _LOOKS))
+        if not self.max_steps:
+            self.max_steps = max(1, round(steps / self.refresh_steps)) * self.refresh_steps
+        if not self.pseudo_label_steps:
+            self.pseudo_label_steps = self.refresh_steps * (1 if self.freeze_backbone else 10)
+        self._check_lengths()
+
+    def for_classes(self, num_classes: int) -> SelMixConfig:
+        """A copy, worked out for so many classes."""
+        made = copy.copy(self)
+        made.work_out(num_classes)
+        return made
+
+    def _check_lengths(self) -> None:
+        if self.refresh_steps and self.pseudo_label_steps % self.refresh_steps:
+            raise ValueError(
+                f"pseudo_label_steps must be a multiple of refresh_steps={self.refresh_steps}, found "
+                f"{self.pseudo_label_steps}: the pairs of a period are drawn when it begins."
+            )
+        if self.refresh_steps:
+            check_evaluations(self, self.max_steps)
 
     def make_objective(self, objective: Any = None, class_counts: Any = None) -> Objective:
         """The objective that the options describe, for training class counts (shape K).
@@ -370,10 +393,8 @@ class SelMixConfig(TrainingArguments):
                 f"confusion_temperature must be positive, found {self.confusion_temperature}: for the limit 0 set "
                 "confusion='hard'."
             )
-        if self.max_steps < 0:
-            raise ValueError(f"max_steps must be at least 1, or 0 for a length by the data, found {self.max_steps}.")
-        for name in [name for name in _COUNTS if name != "max_steps"]:
-            if getattr(self, name) < 1:
+        for name in _COUNTS:
+            if getattr(self, name) < (name not in _WORKED_OUT):
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise ValueError(
@@ -383,11 +404,6 @@ class SelMixConfig(TrainingArguments):
         for name in ("seed", "data_seed"):
             if not 0 <= (getattr(self, name) or 0) < 2**32:
                 raise ValueError(f"{name} must lie between 0 and 2**32 - 1, found {getattr(self, name)}.")
-        if self.pseudo_label_steps % self.refresh_steps:
-            raise ValueError(
-                f"pseudo_label_steps must be a multiple of refresh_steps={self.refresh_steps}, found "
-                f"{self.pseudo_label_steps}: the pairs of a period are drawn when it begins."
-            )
         if self.pseudo_label_source not in ("model", "ema", "oracle"):
             raise ValueError(
                 f"pseudo_label_source must be 'model', 'ema' or 'oracle', found {self.pseudo_label_source!r}: a "
@@ -416,8 +432,8 @@ class SelMixConfig(TrainingArguments):
             )
         if self.num_train_epochs != _UNTOUCHED_EPOCHS:
             raise ValueError(
-                f"num_train_epochs={self.num_train_epochs} would count SelMix periods of {self.refresh_steps} steps, "
-                "not passes over the data: set max_steps instead."
+                f"num_train_epochs={self.num_train_epochs} would count SelMix periods of refresh_steps steps, not passes "
+                "over the data: set max_steps instead."
             )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay False: the raw columns are needed to make pairs.")

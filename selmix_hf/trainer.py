@@ -172,7 +172,7 @@ class SelMixTrainer(DrawingTrainer):
             probe_batch(self.unlabeled_dataset, self.data_collator.eval_collator, "unlabeled_dataset")
         self.teacher = prepared_teacher(teacher, args.device)
         self.head = find_trained_head(self.model, probe, head_name, args.freeze_backbone)
-        args.max_steps = args.steps_for(self.head.num_classes)
+        args.work_out(self.head.num_classes)
         self._given_rate = args.learning_rate
         self._mixer: InputMixer | None = None
         if mixing is not None or args.mixing != "feature":
