@@ -5,10 +5,15 @@
 
 Studies (`--studies`, default all): pair_sampling (selmix, uniform, greedy), inverse_temperature (five orders of
 magnitude around the one that "auto" begins with), beta_min, refresh_steps, validation_size, imbalance (10 to 500, and
-down to two images in the rarest class; the head is fitted anew to each), backbone (the head alone, or all weights) and
-mixing (feature, input, cutmix, puzzlemix; all weights). Everything else is as SelMixConfig's options say.
+down to two samples in the rarest class; the head is fitted anew to each), backbone (the head alone, or all weights),
+mixing (feature, input, cutmix, puzzlemix; all weights; of images alone). Everything else is as SelMixConfig's options
+say.
 
-One half of the validation images steers, the other is measured, and every seed halves them anew: the test images are
+Data: images or texts, taken as they are or made long-tailed, as in compare.py; no test split is needed. Of validation
+samples that are unequally many a class, validation_size takes as many as it says, or all there are; imbalance draws
+from the training split what that allows.
+
+One half of the validation samples steers, the other is measured, and every seed halves them anew: the test samples are
 not looked at. Weights at the end of a run are measured, none are selected. Into output_dir go report.md, a picture a
 study and analysis.json.
 
@@ -20,33 +25,34 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import transformers
 
-from selmix_hf.analysis import MILDEST, Laboratory, long_tailed_profile, run_study, studies
-from selmix_hf.analysis_report import TITLES, write_report
+from selmix_hf.analysis import MILDEST, OF_PIXELS, Laboratory, long_tailed_profile, run_study, studies
+from selmix_hf.analysis_report import title_of, write_report
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.benchmark import leaving_with_a_sentence, naming_a_broken_image, run_stage1
-from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, drawn_data
+from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.benchmark_results import provenance
 from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
 from selmix_hf.labels import class_labels, first_of_each
-from selmix_hf.loading import load_images
 from selmix_hf.long_tail import LongTailedSplit
+from selmix_hf.own_data import OwnDataArguments, load_own, own_data
 
 SCRIPT = "analysis.py"
 WHOLE_NETWORK = {"learning_rate": 0.003, "backbone_learning_rate": 0.0003, "max_steps": 300, "refresh_steps": 20}
 
 
 @dataclass(kw_only=True)
-class Arguments(LongTailedArguments, BenchmarkArguments):
-    dataset: str = field(metadata={"help": "A Hub id, or a folder with train.parquet."})
+class Arguments(OwnDataArguments, BenchmarkArguments):
     studies: list[str] = field(default_factory=list, metadata={"help": f"Of {', '.join(studies({}))}; default: all."})
     objectives: list[str] = field(
         default_factory=lambda: ["min_recall", "mean_recall", "h_mean"], metadata={"help": "Each study for each."}
@@ -69,25 +75,38 @@ class Arguments(LongTailedArguments, BenchmarkArguments):
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
-    dataset = load_images(arguments.dataset, test="train")  # no test set is needed
-    data = drawn_data(arguments, dataset, folder, Path(arguments.dataset).name)
-    if not arguments.studies or "imbalance" in arguments.studies:
+    dataset, modality = load_own(arguments, ["train"])
+    data = own_data(arguments, dataset, modality, folder, Path(arguments.dataset).name)
+    if "validation" not in dataset and (not arguments.studies or "imbalance" in arguments.studies):
         data.splits["pool"] = dataset["train"].select(_unused(dataset["train"], data, folder))
     return data
 
 
-def _unused(images: Any, data: BenchmarkData, folder: Path) -> np.ndarray:
-    """Rows of images in no split: as many of each class as the study of imbalance can draw."""
+def _unused(samples: Any, data: BenchmarkData, folder: Path) -> np.ndarray:
+    """Rows of samples in no split: as many of each class as the study of imbalance can draw."""
     split = LongTailedSplit.load(folder / "split.json")
-    keys = range(len(images)) if split.key_column is None else images[split.key_column]
+    keys = range(len(samples)) if split.key_column is None else samples[split.key_column]
     used = {*split.train, *split.validation}
     rows_N = np.array([row for row, key in enumerate(keys) if key not in used], np.int64)
     wanted_K = long_tailed_profile(data.train_counts, round(data.train_counts.max() / MILDEST)) - data.train_counts
-    return first_of_each(rows_N, class_labels(images, data.label_column), np.maximum(wanted_K, 0))
+    return first_of_each(rows_N, class_labels(samples, data.label_column), np.maximum(wanted_K, 0))
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
+def _without_those_of_images(names: list[str], asked: list[str], data: BenchmarkData) -> list[str]:
+    """The studies to be made: all that suit the samples, or those asked for."""
+    if data.modality.of_pixels:
+        return asked or names
+    if wrong := [name for name in asked if name in OF_PIXELS]:
+        raise ValueError(
+            f"--studies: {wrong[0]} mixes images before the model, and the samples here are {data.samples}: leave it "
+            "out."
+        )
+    return asked or [name for name in names if name not in OF_PIXELS]
+
+
+def main(argv: list[str] | None = None, load: Callable[[Arguments, Path], BenchmarkData] = load) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     began = time.perf_counter()
     with leaving_with_a_sentence(SCRIPT):
@@ -99,20 +118,30 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         folder = Path(str(config.output_dir))
         config.feature_cache_dir = config.feature_cache_dir or str(folder / "features")
         data = load(arguments, folder)
+        known = studies(arguments.whole_network)
+        chosen = _without_those_of_images([*known], arguments.studies, data)
     checkpoint = run_stage1(SCRIPT, arguments, config, data)
     with leaving_with_a_sentence(SCRIPT):
         laboratory = Laboratory(arguments, config, data, checkpoint)
     is_main = config.process_index == 0
     say = partial(print, flush=True) if is_main else lambda *_: None
-    asked = studies(arguments.whole_network)
+    say(data.summary)
+    if left_out := [name for name in known if not arguments.studies and name not in chosen]:
+        say(f"Left out, being of images: {', '.join(left_out)}.")
     options = sys.argv[1:] if argv is None else argv
-    record: dict[str, Any] = {**provenance(SCRIPT, options, arguments, config, data.name), "studies": {}}
-    for name in arguments.studies or asked:
-        say(f"{TITLES[name]}:")
+    record: dict[str, Any] = {
+        **provenance(SCRIPT, options, arguments, config, data.name),
+        "task": data.modality.task,
+        "remark": data.remark,
+        "split_digest": data.digest,
+        "studies": {},
+    }
+    for name in chosen:
+        say(f"{title_of(name, data.samples)}:")
         with naming_a_broken_image(SCRIPT, data):
             record["studies"][name] = run_study(
                 laboratory,
-                asked[name],
+                known[name],
                 arguments.objectives,
                 record["seeds"],
                 say,

@@ -6,18 +6,25 @@
 
 For each objective: nothing; post-hoc logit adjustment; a bias a class chosen on validation; tau-normalisation; cRT and
 LWS; balanced-softmax and logit-adjusted retraining of the head; a cost-sensitive reduction; the head retrained on
-training and validation images, without and with a bias a class; uniform mixup; SelMix. All see the same images, as
+training and validation samples, without and with a bias a class; uniform mixup; SelMix. All see the same samples, as
 many of them a step as SelMix does (two a pair), for as many steps; where SelMix first refits the head, the 2,000 steps
-of that come on top. Each is tried with `--num_settings` settings (default five) on validation images that it was not
-fitted on: what is fitted on validation images is fitted on either half and measured on the other. The best by the
-objective is fitted once more, with all validation images, for every seed, and looked at on the test images. Learning
+of that come on top. Each is tried with `--num_settings` settings (default five) on validation samples that it was not
+fitted on: what is fitted on validation samples is fitted on either half and measured on the other. The best by the
+objective is fitted once more, with all validation samples, for every seed, and looked at on the test samples. Learning
 rates of retrained heads suit features whose mean squared norm is in the hundreds, as behind most pretrained networks.
 With `--freeze_backbone false` SelMix, uniform mixup and the cost-sensitive reduction train all weights, and give those
-that scored best on the validation images at one of the looks. With `--gain_set_use refit` (or train) these three, and
-of a frozen backbone SelMix and uniform mixup, train on validation images too in settings that do not say otherwise.
+that scored best on the validation samples at one of the looks. With `--gain_set_use refit` (or train) these three, and
+of a frozen backbone SelMix and uniform mixup, train on validation samples too in settings that do not say otherwise.
 
-Into output_dir go compare.md (the table), compare.json, front.png (mean against worst-class recall), split.json, and
-what was fitted (fits): the same command goes on where it was interrupted, also with more objectives or settings.
+Data: images, or texts and a checkpoint with its tokenizer; `--text_column`, `--image_column` where there are several
+columns that could be meant. With train, validation and test splits they are taken as they are, also where they are
+long-tailed by nature; without a validation split, or with `--imbalance_factor` or another option of a drawn split, the
+training split is made long-tailed here. Other samples: `main(load=...)`, a function that gives a `BenchmarkData` with
+its `Modality`.
+
+Into output_dir go compare.md (the table), compare.json, front.png (mean against worst-class recall), split.json where
+something was drawn, and what was fitted (fits): the same command goes on where it was interrupted, also with more
+objectives or settings.
 
 Measured: docs/results.md, with the commands and how long they took.
 """
@@ -27,6 +34,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,12 +46,12 @@ import transformers
 
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.benchmark import leaving_with_a_sentence, naming_a_broken_image, run_stage1
-from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, drawn_data
+from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.benchmark_results import provenance, rounded
 from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
 from selmix_hf.labels import class_labels
-from selmix_hf.loading import load_images
+from selmix_hf.own_data import OwnDataArguments, load_own, own_data
 from selmix_hf.rivals import SELMIX
 from selmix_hf.same_start import NUM_SETTINGS, OnFeatures, SameStart, contenders
 from selmix_hf.same_start_report import write_report
@@ -53,8 +61,7 @@ SCRIPT = "compare.py"
 
 
 @dataclass(kw_only=True)
-class Arguments(LongTailedArguments, BenchmarkArguments):
-    dataset: str = field(metadata={"help": "A Hub id, or a folder with train.parquet and test.parquet."})
+class Arguments(OwnDataArguments, BenchmarkArguments):
     objectives: list[str] = field(
         default_factory=lambda: ["min_recall", "mean_recall", "h_mean"], metadata={"help": "One block each."}
     )
@@ -62,7 +69,7 @@ class Arguments(LongTailedArguments, BenchmarkArguments):
         default_factory=list, metadata={"help": f"Rivals of SelMix; default all: {', '.join(contenders(True))}."}
     )
     num_settings: int = field(default=NUM_SETTINGS, metadata={"help": "Tried for each method, at most; 1: no search."})
-    folds: int = field(default=2, metadata={"help": "Halves of the validation images that the search fits on: 1, 2."})
+    folds: int = field(default=2, metadata={"help": "Halves of the validation set that the search fits on: 1, 2."})
 
     def _check(self) -> None:
         super()._check()
@@ -73,22 +80,26 @@ class Arguments(LongTailedArguments, BenchmarkArguments):
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
+    dataset, modality = load_own(arguments, ["train", "test"])
     name = Path(arguments.dataset).name
-    if arguments.split is None:
+    if "validation" not in dataset and arguments.split is None:
         name = f"{name} (rho = {arguments.imbalance_factor:g})"
-    data = drawn_data(arguments, load_images(arguments.dataset), folder, name)
+    return own_data(arguments, dataset, modality, folder, name)
+
+
+def _require_halves(data: BenchmarkData) -> None:
+    """Refuse validation sets that the search cannot cut."""
     if "validation" not in data.splits:
         raise ValueError("there is no validation set, which steers the training: set validation_per_class above 0.")
     fewest = int(np.bincount(class_labels(data.splits["validation"], data.label_column)).min())
     if fewest < 4:
         raise ValueError(
-            f"the search cuts the validation images of each class into halves, twice; found a class with {fewest}: "
-            "set validation_per_class to 4 at least."
+            f"the search cuts the validation {data.samples} of each class into halves, twice; found a class with "
+            f"{fewest}: set validation_per_class to 4 at least, or give a validation split that has them."
         )
-    return data
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
+def main(argv: list[str] | None = None, load: Callable[[Arguments, Path], BenchmarkData] = load) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
@@ -101,18 +112,22 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         _refuse_what_is_not_compared(config)
         folder = Path(str(config.output_dir))
         data = load(arguments, folder)
+        _require_halves(data)
     checkpoint = run_stage1(SCRIPT, arguments, config, data)
     with leaving_with_a_sentence(SCRIPT):
         bench = Workbench(arguments, config, data, checkpoint, ("train", "validation", "test"))
     is_main = config.process_index == 0
     say = partial(print, flush=True) if is_main else lambda *_: None
+    say(data.summary)
     with naming_a_broken_image(SCRIPT, data):
         since = time.perf_counter()
         if config.freeze_backbone or any(isinstance(method, OnFeatures) for method in methods.values()):
-            say(f"Features of {len(bench.images):,} images ...")
+            say(f"Features of {len(bench.images):,} {data.samples} ...")
             bench.head_and_features()
         record: dict[str, Any] = {
             **provenance(SCRIPT, sys.argv[1:] if argv is None else argv, arguments, config, data.name),
+            "task": data.modality.task,
+            "remark": data.remark,
             "split_digest": data.digest,
             "train_counts": data.train_counts.tolist(),
             "num_test": len(bench.rows["test"]),

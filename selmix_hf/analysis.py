@@ -1,6 +1,6 @@
 """Studies of SelMix from one checkpoint: one option at a time, everything else at the run's own settings.
 
-One half of the validation images steers, the other is measured, and every seed halves them anew; test images take no
+One half of the validation samples steers, the other is measured, every seed halves them anew; the test set takes no
 part. Shape suffixes: N samples, D features, K classes.
 """
 
@@ -28,6 +28,7 @@ from selmix_hf.workbench import RowTrainer, Workbench
 MEASURED = ("psi", "mean_recall", "min_recall", "h_mean", "smallest_coverage")
 IMBALANCES = (10, 50, 100, 200, 500)
 MILDEST = IMBALANCES[0]
+OF_PIXELS = ("mixing",)  # studies of images alone
 _HISTORY = ("steps", "psi")
 
 
@@ -39,8 +40,8 @@ class Setting:
         label: for tables.
         value: for the axis of a plot; None for names.
         options: of SelMixConfig, in the place of the run's own.
-        per_class: steer by so many images a class.
-        smallest_class: draw the training images anew, from as many of the most frequent class as before down to so
+        per_class: steer by so many samples a class, or all where it has fewer.
+        smallest_class: draw the training samples anew, from as many of the most frequent class as before down to so
             many of the rarest one, and begin with a head fitted to them by the logit-adjusted loss.
     """
 
@@ -56,7 +57,7 @@ class Laboratory(Workbench):
 
     Args:
         arguments, config, checkpoint: as for `Workbench`.
-        data: "train" and "validation" are used, and "pool": further images that smaller imbalance may draw from.
+        data: "train" and "validation" are used, and "pool": further samples that smaller imbalance may draw from.
 
     Raises:
         FileNotFoundError, ValueError: as `loading.load_classifier` and `SelMixTrainer`, for a checkpoint or data that
@@ -71,7 +72,7 @@ class Laboratory(Workbench):
         self.trainer(self.configured(), self.rows["train"], self.halves(0)[0])
 
     def run(self, objective: str, seed: int, setting: Setting) -> dict[str, Any]:
-        """Measured before and after, and the history of the objective on the images that steer."""
+        """Measured before and after, and the history of the objective on the samples that steer."""
         key = f"{objective} {seed} {dataclasses.replace(setting, label='', value=None)}"
         if key not in self._done:
             self._done[key] = self._run(objective, seed, setting)
@@ -110,7 +111,7 @@ class Laboratory(Workbench):
         return first_of_each(self._trainable(), self.labels_N, wanted_K)
 
     def can_draw(self, smallest_class: int) -> bool:
-        """Whether there are images enough for a training set with so many of the rarest class."""
+        """Whether there are samples enough for a training set with so many of the rarest class."""
         wanted_K = long_tailed_profile(self.data.train_counts, smallest_class)
         found_K = np.bincount(self.labels_N[self._trainable()], minlength=self.num_classes)
         return bool((found_K >= wanted_K).all())
@@ -162,17 +163,17 @@ def _temperatures(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
 
 def _validation_sizes(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
     steering_N, _ = laboratory.halves(0)
-    most = int(np.bincount(laboratory.labels_N[steering_N]).min())
+    most = int(np.bincount(laboratory.labels_N[steering_N]).max())
     for size in [size for size in (5, 10, 20, 50, 100, 200, 500) if size < most]:
         yield Setting(str(size), size, per_class=size)
     yield Setting(f"{most} (all)", most)
 
 
 def _imbalances(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
-    """Those for which every class has images enough; the training set as it is where there are none."""
+    """Those for which every class has samples enough; the training set as it is where there are none."""
     largest = int(laboratory.data.train_counts.max())
     smallest_of = {f"{factor}": max(round(largest / factor), 1) for factor in IMBALANCES if largest / factor > 2}
-    smallest_of[f"{largest / 2:g} (2 images)"] = 2
+    smallest_of[f"{largest / 2:g} (2 {laboratory.data.samples})"] = 2
     drawn = False
     for label, smallest in smallest_of.items():
         if laboratory.can_draw(smallest):

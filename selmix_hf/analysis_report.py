@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from selmix_hf.card_parts import said_of, samples_of
 from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd
 from selmix_hf.plots import make_figure
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
-TITLES = {
+_TITLES = {
     "pair_sampling": "How pairs are drawn",
     "inverse_temperature": "The inverse temperature s",
     "beta_min": "How strongly features are mixed",
@@ -27,7 +28,7 @@ TITLES = {
     "backbone": "The head alone, or all weights",
     "mixing": "What is mixed",
 }
-AXES = {  # what a study's values are; "" where they are names
+_AXES = {  # what a study's values are; "" where they are names
     "pair_sampling": "",
     "inverse_temperature": "s",
     "beta_min": "beta_min",
@@ -38,6 +39,15 @@ AXES = {  # what a study's values are; "" where they are names
     "mixing": "",
 }
 _LINE, _START, _AUTO = "#1f6fb2", "#9aa5b1", ("#d9480f", "#e8a33d")
+
+
+def title_of(study: str, samples: str = "images") -> str:
+    """What a study asks, for a person."""
+    return said_of(samples, _TITLES[study])
+
+
+def _axis(study: str, samples: str) -> str:
+    return said_of(samples, _AXES[study])
 
 
 def _title(objective: str) -> str:
@@ -130,10 +140,10 @@ def plot_study(study: Mapping[str, Rows], axis: str, title: str) -> Figure:
     return _figure(study, title, "measured", partial(_draw_settings, axis=axis), legend_width=0.4, legend_size=8)
 
 
-def plot_convergence(study: Mapping[str, Rows], title: str) -> Figure:
-    """One panel an objective: the objective on the images that steer over the steps, a curve for each setting; s₀ is
+def plot_convergence(study: Mapping[str, Rows], title: str, samples: str = "images") -> Figure:
+    """One panel an objective: the objective on the samples that steer over the steps, a curve for each setting; s₀ is
     the s that "auto" begins with."""
-    return _figure(study, title, "on the images that steer", _draw_curves, legend_width=1.2, legend_size=7)
+    return _figure(study, title, f"on the {samples} that steer", _draw_curves, legend_width=1.2, legend_size=7)
 
 
 def _figure(
@@ -210,9 +220,9 @@ def _curve(row: Mapping[str, Any]) -> np.ndarray:
     return np.convolve(padded, np.full(5, 0.2), "valid")
 
 
-def study_report(name: str, study: Mapping[str, Rows]) -> str:
+def study_report(name: str, study: Mapping[str, Rows], samples: str = "images") -> str:
     """The tables of a study, Markdown."""
-    tables = [study_table(study, AXES[name] or TITLES[name].lower())]
+    tables = [study_table(study, _axis(name, samples) or title_of(name).lower())]
     if name == "inverse_temperature":
         tables = [auto_against_fixed({"": study}), *tables, convergence_table(study)]
     return "\n\n".join(tables)
@@ -221,10 +231,11 @@ def study_report(name: str, study: Mapping[str, Rows]) -> str:
 def save_study_plots(record: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str, list[str]]:
     """The pictures of every study; returns the names of the files of each."""
     files: dict[str, list[str]] = {}
+    samples = _samples_of(record)
     for name, study in record["studies"].items():
-        figures = {name: plot_study(study, AXES[name], TITLES[name])}
+        figures = {name: plot_study(study, _axis(name, samples), title_of(name, samples))}
         if name == "inverse_temperature":
-            figures["convergence"] = plot_convergence(study, "Speed of convergence")
+            figures["convergence"] = plot_convergence(study, "Speed of convergence", samples)
         for file, figure in figures.items():
             figure.savefig(folder / f"{prefix}{file}.png", dpi=110)
         files[name] = [f"{prefix}{file}.png" for file in figures]
@@ -233,14 +244,20 @@ def save_study_plots(record: Mapping[str, Any], folder: Path, prefix: str = "") 
 
 def write_report(record: Mapping[str, Any], folder: Path) -> str:
     """The whole report, Markdown; its pictures are saved in the folder."""
-    where = f"{record['base_model']} on {record['dataset']}"
+    where, samples = f"{record['base_model']} on {record['dataset']}", _samples_of(record)
     parts = [f"# SelMix from {where}", f"    {record['command']}"]
     parts.append(
         f"{record['hardware']}, {record['seconds']:.0f} s. Mean ± standard deviation over seeds "
-        f"{', '.join(map(str, record['seeds']))}, on the half of the validation images that does not steer."
+        f"{', '.join(map(str, record['seeds']))}, on the half of the validation {samples} that does not steer."
     )
+    parts += [record["remark"]] * bool(record.get("remark"))
     files = save_study_plots(record, folder)
     for name, study in record["studies"].items():
-        parts += [f"## {TITLES[name]}", study_report(name, study)]
-        parts += [f"![{TITLES[name]}]({file})" for file in files[name]]
+        title = title_of(name, samples)
+        parts += [f"## {title}", study_report(name, study, samples)]
+        parts += [f"![{title}]({file})" for file in files[name]]
     return "\n\n".join(parts) + "\n"
+
+
+def _samples_of(record: Mapping[str, Any]) -> str:
+    return samples_of(record.get("task", "image-classification"))  # not in older records

@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 import transformers
@@ -82,6 +83,7 @@ def run_recipe(
         SystemExit: with a sentence, when an option or the data are wrong, or when the push at the end failed.
     """
     transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     timer = Timer()
     with timer.part("loading"), leaving_with_a_sentence(script):  # what can be wrong is found before expensive work
@@ -91,7 +93,9 @@ def run_recipe(
             validate_repo_id(config.hub_model_id)
         data = load(arguments, Path(config.output_dir))
         if "unlabeled" not in data.splits and isinstance(arguments, SemiSupervisedStart):
-            raise ValueError("there are no unlabelled images: set unlabeled_max_per_class, or give a split with them.")
+            raise ValueError(
+                f"there are no unlabelled {data.samples}: set unlabeled_max_per_class, or give a split with them."
+            )
         if "validation" not in data.splits:
             raise ValueError(
                 "there is no validation set, which steers the training: set validation_per_class above 0."
@@ -107,7 +111,7 @@ def run_stage1(script: str, arguments: BenchmarkArguments, config: SelMixConfig,
     """The checkpoint that SelMix starts from, trained here if the options say so.
 
     Raises:
-        SystemExit: with a sentence, when an option is wrong, or an image cannot be decoded.
+        SystemExit: with a sentence, when an option is wrong or means nothing here, or an image cannot be decoded.
     """
     with naming_a_broken_image(script, data):
         with leaving_with_a_sentence(script):
@@ -164,6 +168,7 @@ class _Benchmark:
         command: str,
     ) -> None:
         self.script, self.arguments, self.data, self.timer, self.command = script, arguments, data, timer, command
+        self.is_prepared = False  # the data, for the collator
         # Trainer would push while it trains, and a push that fails would take the run with it
         self.push, config.push_to_hub = config.push_to_hub, False
         self.config, self.folder = config, Path(str(config.output_dir))
@@ -181,9 +186,8 @@ class _Benchmark:
             trainer = self._trainer(self.configs[0], checkpoint)
         is_main = trainer.is_world_process_zero()
         if is_main:
-            sizes = ", ".join(f"{len(part):,} {name}" for name, part in self.data.splits.items())
-            print(f"{sizes} images, split {self.data.digest[:12]}.{' ' * bool(self.data.remark)}{self.data.remark}")
-            print("Looking at the test images for the start ...", flush=True)
+            print(self.data.summary)
+            print(f"Looking at the test {self.data.samples} for the start ...", flush=True)
         start_N = self._predict(trainer)
         before, to_push = self._report(start_N), None
         runs: list[dict[str, Any]] = []
@@ -194,7 +198,8 @@ class _Benchmark:
                     trainer = self._trainer(config, checkpoint)
             trainer.log({f"test_{name}": value for name, value in before.items()})  # for the card
             if is_main:
-                first = "features of the training and validation images once, then " if config.freeze_backbone else ""
+                first = f"features of the training and validation {self.data.samples} once, then "
+                first *= config.freeze_backbone
                 print(f"Seed {config.seed}, {config.objective}: {first}{config.max_steps} steps", flush=True)
             began = time.perf_counter()
             with self.timer.part("training steps"):
@@ -226,10 +231,11 @@ class _Benchmark:
         if is_main:
             (self.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             seeds = ", ".join(str(run["seed"]) for run in runs)
-            print(f"\nOn the {len(self.labels):,} test images, seeds {seeds}:\n")
+            samples = self.data.samples
+            print(f"\nOn the {len(self.labels):,} test {samples}, seeds {seeds}:\n")
             reports = [run["test_after"] for run in runs]
-            print(before_after_table([before] * len(runs), reports, intervals, per_class=True))
-            print(f"\n{interval_note('test images', len(runs), 'worst_share' in before)}")
+            print(before_after_table([before] * len(runs), reports, intervals, per_class=True, samples=samples))
+            print(f"\n{interval_note(f'test {samples}', len(runs), 'worst_share' in before)}")
             print(f"Time: {timing_line(results['timing'])}")
             print(f"Model, plots and numbers are in {self.folder}/.", flush=True)
         if to_push is not None:
@@ -240,6 +246,8 @@ class _Benchmark:
 
     def _trainer(self, config: SelMixConfig, checkpoint: str) -> SelMixTrainer:
         model, processor = load_start(self.arguments, self.data, checkpoint)
+        if not self.is_prepared:
+            self.data, self.is_prepared = self.data.prepared(processor), True
         used = getattr(self.arguments, "use_unlabeled", False)
         trainer = SelMixTrainer(
             model=model,
@@ -249,6 +257,7 @@ class _Benchmark:
             eval_dataset=self.data.splits["validation"],  # chooses the checkpoint
             train_transform=augmentation(self.arguments, self.data, processor),
             processing_class=processor,
+            data_collator=self.data.data_collator(processor),
             label_column=self.data.label_column,
             unlabeled_dataset=self.data.splits["unlabeled"] if used else None,
             unlabeled_labels=self.data.unlabeled_labels if used else None,
@@ -259,7 +268,7 @@ class _Benchmark:
         return trainer
 
     def _predict(self, trainer: SelMixTrainer) -> np.ndarray:
-        """Predicted classes of the test images, shape N."""
+        """Predicted classes of the test samples, shape N."""
         return trainer.predicted_classes(self.data.splits["test"]).numpy()
 
     def _counts(self, predicted_N: np.ndarray) -> torch.Tensor:
@@ -291,6 +300,7 @@ class _Benchmark:
             "split_digest": self.data.digest,
             "remark": self.data.remark,
             "command": self.command,
+            "tasks": self.data.modality.task,
         }
 
     def _results(self, runs: list[dict[str, Any]], intervals: dict[str, Any]) -> dict[str, Any]:
@@ -305,6 +315,7 @@ class _Benchmark:
             "base_model": without_folders(self.arguments.model_name_or_path),
             "dataset": self.data.name,
             "dataset_id": self.data.dataset_id,
+            "task": self.data.modality.task,
             "split_digest": self.data.digest,
             "remark": self.data.remark,
             "class_names": self.names,

@@ -1,21 +1,24 @@
-"""The images of a benchmark: splits that are drawn, or published list files."""
+"""The samples of a benchmark: splits that are drawn, or published list files."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import DatasetDict, Image
+from datasets import DatasetDict
 
+from selmix_hf.adapters import image_columns
+from selmix_hf.collator import Collator
 from selmix_hf.confusion import require_all_classes
 from selmix_hf.labels import class_labels, infer_label_column
 from selmix_hf.list_files import load_list_files
 from selmix_hf.long_tail import LongTailedSplit, make_long_tailed
+from selmix_hf.modality import Images, Modality
 
 
 @dataclass
@@ -24,13 +27,14 @@ class BenchmarkData:
 
     Attributes:
         splits: "train" (long-tailed), "validation" (steers and selects), "test", and perhaps "unlabeled".
-        digest: sha256 that fixes which images are in "train" and "validation".
+        digest: sha256 that fixes which samples are in "train" and "validation".
         name: of the dataset, for people.
         dataset_id: on the Hub, or None.
         photos: images of many sizes, which augmentation crops and scales; else all have one size.
         remark: a sentence that the output must carry, or "".
         unlabeled_labels: true classes of "unlabeled", for analysis alone.
         own_label_column: which column holds the class; None: the one that can.
+        modality: what the samples are, and how a classifier of them is loaded and fed.
     """
 
     splits: DatasetDict
@@ -41,6 +45,7 @@ class BenchmarkData:
     remark: str = ""
     own_label_column: str | None = None
     unlabeled_labels: Sequence[int] | None = None
+    modality: Modality = field(default_factory=Images)
 
     def __post_init__(self) -> None:
         num_classes = len(self.class_names)
@@ -56,21 +61,36 @@ class BenchmarkData:
 
     @property
     def image_column(self) -> str:
-        return next(name for name, kind in self.splits["train"].features.items() if isinstance(kind, Image))
+        return str(image_columns(self.splits["train"])[0])
+
+    @property
+    def samples(self) -> str:
+        """What they are called, in the plural."""
+        return self.modality.samples
+
+    @property
+    def summary(self) -> str:
+        """A line on what this is."""
+        sizes = ", ".join(f"{len(part):,} {name}" for name, part in self.splits.items())
+        return f"{sizes} {self.samples}, split {self.digest[:12]}.{' ' * bool(self.remark)}{self.remark}"
+
+    def prepared(self, processor: Any) -> BenchmarkData:
+        """With every split as the collator wants it."""
+        splits = {part: self.modality.prepared(dataset, processor) for part, dataset in self.splits.items()}
+        return replace(self, splits=DatasetDict(splits))
+
+    def data_collator(self, processor: Any) -> Collator | None:
+        """For a trainer's `data_collator`; None: what the trainer takes by default."""
+        return self.modality.data_collator(processor, self.label_column)
+
+    def probe(self, processor: Any) -> dict[str, Any]:
+        """Model inputs of a sample or two."""
+        return self.modality.probe(processor, self.splits["train"], self.label_column)
 
     def broken_image(self) -> str | None:
         """A sentence on the first image that cannot be decoded; reads images until then."""
-        for part, dataset in self.splits.items():
-            column = dataset.select_columns(self.image_column)
-            for row in range(len(column)):
-                try:
-                    column[row]
-                except (OSError, SyntaxError) as error:
-                    path = column.cast_column(self.image_column, Image(decode=False))[row][self.image_column]["path"]
-                    return (
-                        f"{path or f'row {row}'} of the split {part} is no whole image ({error}): download it again."
-                    )
-        return None
+        sentences = (self.modality.broken(dataset, f"the split {part}") for part, dataset in self.splits.items())
+        return next(filter(None, sentences), None)
 
     @property
     def class_names(self) -> list[str]:
@@ -80,7 +100,7 @@ class BenchmarkData:
 
     @property
     def train_counts(self) -> np.ndarray:
-        """Training images of each class, shape K."""
+        """Training samples of each class, shape K."""
         return np.bincount(class_labels(self.splits["train"], self.label_column), minlength=len(self.class_names))
 
 
@@ -113,7 +133,7 @@ def split_images(
 
     Args:
         arguments: say how to draw, or which split to read.
-        dataset: "train" and "test".
+        dataset: "train", and "test" where it is needed.
         save_to: the split is written there.
         options: of `make_long_tailed`, such as `profile`.
 
@@ -122,6 +142,7 @@ def split_images(
     """
     if arguments.label_column is None and arguments.usual_label_column in dataset["train"].column_names:
         arguments.label_column = arguments.usual_label_column
+    test = {part: dataset[part] for part in ("test",) if part in dataset}
     if isinstance(arguments, SemiSupervisedArguments) and arguments.unlabeled_max_per_class is not None:
         options["unlabeled_max_per_class"] = arguments.unlabeled_max_per_class
         options["unlabeled_imbalance_factor"] = arguments.unlabeled_imbalance_factor
@@ -136,7 +157,7 @@ def split_images(
             save_to=save_to,
             **options,
         )
-        return DatasetDict(**splits, test=dataset["test"]), LongTailedSplit.load(save_to)
+        return DatasetDict(**splits, **test), LongTailedSplit.load(save_to)
     if not Path(arguments.split).is_file():
         raise FileNotFoundError(f"--split: there is no file {arguments.split!r} (looked in {Path.cwd()}).")
     split = LongTailedSplit.load(arguments.split)
@@ -144,7 +165,7 @@ def split_images(
     if "validation" not in splits:
         raise ValueError(f"--split: {arguments.split} has no validation images, which SelMix is steered by.")
     split.save(save_to)
-    return DatasetDict(**splits, test=dataset["test"]), split
+    return DatasetDict(**splits, **test), split
 
 
 def drawn_data(

@@ -26,12 +26,18 @@ _DONE = "stage1.json"  # written last: the folder is complete
 
 @dataclass(kw_only=True)
 class BenchmarkArguments:
-    """Options that all image benchmarks share, beside those of SelMixConfig."""
+    """Options that all benchmarks share, beside those of SelMixConfig."""
 
     model_name_or_path: str = field(metadata={"help": "Start: a Hub id, or a folder with config.json and weights."})
-    image_size: int | None = field(default=None, metadata={"help": "Side in pixels; default: the checkpoint's."})
-    augment: bool = field(default=False, metadata={"help": "Random crop and flip; when frozen, see feature_views."})
-    channels_last: bool = field(default=False, metadata={"help": "Memory format; faster for many CNNs, even on CPU."})
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side of images in pixels; default: the checkpoint's."}
+    )
+    augment: bool = field(
+        default=False, metadata={"help": "Random crop and flip of images; when frozen, see feature_views."}
+    )
+    channels_last: bool = field(
+        default=False, metadata={"help": "Memory format of images; faster for many CNNs, even on CPU."}
+    )
     license: str | None = field(
         default=None, metadata={"help": "Of the model, for the card; an identifier of the Hub."}
     )
@@ -44,7 +50,7 @@ class BenchmarkArguments:
         default=None, metadata={"help": "Of that optimizer: momentum=0.9,nesterov=true."}
     )
     stage1_weight_decay: float = field(default=0.0, metadata={"help": "Of stage 1."})
-    stage1_batch_size: int = field(default=64, metadata={"help": "Images a step and device."})
+    stage1_batch_size: int = field(default=64, metadata={"help": "Samples a step and device."})
     stage1_mixup_alpha: float = field(default=0.0, metadata={"help": "Of mixup in stage 1; 0: none."})
     stage1_sampling: str = field(default="natural", metadata={"help": "As SelMixConfig's sampling, for stage 1."})
 
@@ -97,6 +103,27 @@ class SemiSupervisedStart(BenchmarkArguments):
             raise ValueError(f"stage1_threshold is FixMatch's: {self.stage1_method} has none, leave it out.")
 
 
+def refuse_options_of_images(arguments: BenchmarkArguments, config: SelMixConfig, data: BenchmarkData) -> None:
+    """Refuse options that mean nothing for what the samples are.
+
+    Raises:
+        ValueError: one of them was given.
+    """
+    of_images = {
+        "image_size": arguments.image_size is not None,
+        "augment": arguments.augment,
+        "channels_last": arguments.channels_last,
+        "stage1_method": getattr(arguments, "stage1_method", "supervised") != "supervised",
+        "mixing": config.mixing in ("cutmix", "puzzlemix"),
+    }
+    of_floats = {"mixing": config.mixing != "feature", "stage1_mixup_alpha": arguments.stage1_mixup_alpha > 0}
+    modality = data.modality
+    given = [name for name, is_given in of_images.items() if is_given and not modality.of_pixels]
+    given += [name for name, is_given in of_floats.items() if is_given and not modality.of_floats]
+    if given:
+        raise ValueError(f"{given[0]} is for images, and the samples here are {data.samples}: leave it out.")
+
+
 def augmentation(arguments: BenchmarkArguments, data: BenchmarkData, processor: Any) -> CropAndFlip | None:
     """The random view that the options and the kind of images ask for."""
     if not arguments.augment:
@@ -118,12 +145,14 @@ class Stage1:
         checkpoint: what SelMix starts from.
 
     Raises:
-        FileNotFoundError, ValueError: nothing to start from, or a model of other settings in output_dir/stage1.
+        FileNotFoundError, ValueError: nothing to start from, options of images where the samples are none, or a model
+            of other settings in output_dir/stage1.
     """
 
     def __init__(self, arguments: BenchmarkArguments, config: SelMixConfig, data: BenchmarkData) -> None:
         self.trainer: Stage1Trainer | None = None
         self.checkpoint = arguments.model_name_or_path
+        refuse_options_of_images(arguments, config, data)
         if arguments.stage1_steps <= 0:
             return
         self.folder = Path(str(config.output_dir)) / "stage1"
@@ -133,6 +162,8 @@ class Stage1:
         }
         self.settings |= {name: getattr(arguments, name) for name in ("model_name_or_path", "image_size", "augment")}
         self.settings |= {"seed": config.seed, "split_digest": data.digest}
+        of_texts = ("column", "max_length")
+        self.settings |= {name: getattr(data.modality, name) for name in of_texts if hasattr(data.modality, name)}
         if (self.folder / _DONE).is_file():
             found = {option.name: option.default for option in fields(arguments)}  # of one that came later
             found |= json.loads((self.folder / _DONE).read_text(encoding="utf-8"))
@@ -145,7 +176,10 @@ class Stage1:
                 )
             return
         set_seed(config.seed)  # of the new head
-        model, processor = load_for_classes(arguments.model_name_or_path, data.class_names, arguments.image_size)
+        model, processor = load_for_classes(
+            arguments.model_name_or_path, data.class_names, arguments.image_size, data.modality, data.probe
+        )
+        data = data.prepared(processor)
         if arguments.channels_last:
             model = model.to(memory_format=torch.channels_last)
         options = TrainingArguments(
@@ -178,6 +212,7 @@ class Stage1:
                 model,
                 options,
                 **shared,
+                data_collator=data.data_collator(processor),
                 mixup_alpha=arguments.stage1_mixup_alpha,
                 sampling=arguments.stage1_sampling,
                 train_transform=view,
@@ -203,8 +238,8 @@ class Stage1:
 
 
 def load_start(arguments: BenchmarkArguments, data: BenchmarkData, checkpoint: str) -> tuple[Any, Any]:
-    """Model and image processor that SelMix starts from."""
-    model, processor = load_classifier(checkpoint, data.class_names, arguments.image_size)
+    """Model and processor (of images, a tokenizer, ...) that SelMix starts from."""
+    model, processor = load_classifier(checkpoint, data.class_names, arguments.image_size, data.modality)
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model, processor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,16 @@ def samples_of(task: str | None) -> str:
     return _SAMPLES.get(task or "", "samples")
 
 
+def said_of(samples: str, sentence: str) -> str:
+    """A sentence about images, said of other samples; what stands in quotes, such as a class, stays."""
+
+    def other(match: re.Match[str]) -> str:
+        word = samples.removesuffix("s")
+        return "a " * bool(match[1]) + (word.title() if match[2] == "I" else word) + match[3]
+
+    return re.sub(r"(?<![\w'\"])(an )?(i|I)mage(s?)(?![\w'\"])", other, sentence)
+
+
 _AUTO_CLASSES = {
     "image-classification": "AutoModelForImageClassification",
     "audio-classification": "AutoModelForAudioClassification",
@@ -66,6 +77,13 @@ _AUTO_CLASSES = {
 def auto_class_of(task: str | None) -> str:
     """The class of transformers that loads a model of a task."""
     return _AUTO_CLASSES.get(task or "", "AutoModel")
+
+
+def has_pipeline(task: str) -> bool:
+    """Whether `transformers.pipeline` knows a task."""
+    from transformers.pipelines import PIPELINE_REGISTRY  # heavy
+
+    return task in _AUTO_CLASSES or task in PIPELINE_REGISTRY.get_supported_tasks()
 
 
 def task_of(architecture: str) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from selmix_hf.card_parts import said_of
 from selmix_hf.confusion import require_all_classes
 from selmix_hf.metrics import class_groups
 from selmix_hf.minimum import worst_share_mean, worst_share_title
@@ -71,6 +72,7 @@ def before_after_table(
     after: Sequence[Mapping[str, Any]],
     intervals: Mapping[str, tuple[float, float, float]] | None = None,
     per_class: bool = False,
+    samples: str = "images",
 ) -> str:
     """Before, after and the change, with the spread over seeds where there are several, and intervals of recalls.
 
@@ -79,9 +81,10 @@ def before_after_table(
         intervals: of `paired_bootstrap`, of the changes, for a last column.
         per_class: whether to add the recall of every class; of more than 20 classes, the ten worst before and the
             ten worst after.
+        samples: what they are called.
     """
-    titles = key_metrics([*before, *after])
-    titles |= {name: title for name, title in GROUP_METRICS.items() if name in before[0]}
+    groups = {name: said_of(samples, title) for name, title in GROUP_METRICS.items() if name in before[0]}
+    titles = key_metrics([*before, *after]) | groups
     num_summaries = len(titles)
     if per_class:
         titles |= {n: f"recall of {n.removeprefix('recall/')}" for n in classes_shown(before, after)}

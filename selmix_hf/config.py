@@ -432,8 +432,8 @@ class SelMixConfig(TrainingArguments):
             )
         if self.num_train_epochs != _UNTOUCHED_EPOCHS:
             raise ValueError(
-                f"num_train_epochs={self.num_train_epochs} would count SelMix periods of refresh_steps steps, not passes "
-                "over the data: set max_steps instead."
+                f"num_train_epochs={self.num_train_epochs} would count SelMix periods of refresh_steps steps, not "
+                "passes over the data: set max_steps instead."
             )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay False: the raw columns are needed to make pairs.")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, Image, load_dataset
+from datasets import DatasetDict, load_dataset
 from pyarrow.parquet import read_schema
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, TimmWrapperConfig
+from transformers import AutoConfig, TimmWrapperConfig
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
 from selmix_hf import wide_resnet  # checkpoints name its architectures
+from selmix_hf.adapters import image_columns
 from selmix_hf.heads import find_head
 from selmix_hf.labels import excerpt, set_class_names
+from selmix_hf.modality import Images, Modality
+
+_IMAGES = Images()
 
 
 def load_images(name: str, test: str = "test", more: Sequence[str] = ()) -> DatasetDict:
@@ -29,16 +31,41 @@ def load_images(name: str, test: str = "test", more: Sequence[str] = ()) -> Data
         more: further splits that are needed, under their own names.
 
     Raises:
-        FileNotFoundError: nothing that can be loaded.
-        ValueError: a file that is not parquet, a split is missing, there is not one image column, or a row has no
-            image.
+        FileNotFoundError, ValueError: as `load_splits`; there is not one image column, or a row has no image.
     """
-    folder = Path(name)
-    parts = ["train", test, *more]
-    files = {part: folder / f"{part}.parquet" for part in parts}
-    wanted = f"{', '.join(f'{part}.parquet' for part in parts[:-1])} and {parts[-1]}.parquet"
+    dataset = load_splits(name, ["train", test], apart=more)
+    columns = image_columns(dataset["train"])
+    if len(columns) != 1:
+        raise ValueError(
+            f"the dataset {name!r} must have one image column, found {columns or 'none'} among "
+            f"{', '.join(dataset['train'].column_names)}."
+        )
+    for part, split in dataset.items():
+        _IMAGES.check(split, f"the split {part} of the dataset {name!r}")
+    return DatasetDict(train=dataset["train"], test=dataset[test], **{part: dataset[part] for part in more})
+
+
+def load_splits(
+    name: str, needed: Sequence[str], optional: Sequence[str] = (), apart: Sequence[str] = ()
+) -> DatasetDict:
+    """Splits of a Hub id, or of a folder with a parquet file each, under their own names.
+
+    Args:
+        name: a Hub id or a folder.
+        needed: splits of the same columns.
+        optional: likewise, where they are there.
+        apart: needed too; they may have other columns.
+
+    Raises:
+        FileNotFoundError: nothing that can be loaded.
+        ValueError: a file that is not parquet, files that do not fit together, or a split is missing.
+    """
+    folder, parts = Path(name), list(dict.fromkeys([*needed, *apart]))
+    wanted = listed([f"{part}.parquet" for part in parts])
     advice = f"Give a folder with {wanted}, or a Hub id such as uoft-cs/cifar10 with the network on."
     if folder.is_dir():
+        parts += [part for part in optional if (folder / f"{part}.parquet").is_file()]
+        files = {part: folder / f"{part}.parquet" for part in parts}
         missing = [file.name for file in files.values() if not file.is_file()]
         if missing:
             found = ", ".join(sorted(file.name for file in folder.glob("*.parquet"))) or "none"
@@ -51,67 +78,51 @@ def load_images(name: str, test: str = "test", more: Sequence[str] = ()) -> Data
                 read_schema(file)
             except Exception as error:  # of pyarrow, of the file system
                 raise ValueError(f"{file} is no parquet file ({error}): download it again. {advice}") from error
+        alike = {part: str(file) for part, file in files.items() if part not in apart}
         try:
-            dataset = load_dataset("parquet", data_files={part: str(files[part]) for part in ("train", test)})
-            for part in more:  # may have no labels
+            dataset = load_dataset("parquet", data_files=alike)
+            for part in apart:  # may have no labels
                 dataset[part] = load_dataset("parquet", data_files={part: str(files[part])}, split=part)
         except Exception as error:  # of pyarrow, of datasets
             cause = " ".join(str(error.__cause__ or error).split())
             raise ValueError(
-                f"train.parquet and {test}.parquet in {name!r} do not make one dataset ({cause:.300}). {advice}"
+                f"{listed([files[part].name for part in alike])} in {name!r} do not make one dataset "
+                f"({cause:.300}). {advice}"
             ) from error
-    else:
-        try:
-            dataset = load_dataset(name)
-        except Exception as error:
-            raise FileNotFoundError(
-                f"{name!r} is no folder here ({Path.cwd()}) and could not be loaded from the Hub "
-                f"({type(error).__name__}). {advice}"
-            ) from error
+        return dataset
+    try:
+        dataset = load_dataset(name)
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{name!r} is no folder here ({Path.cwd()}) and could not be loaded from the Hub "
+            f"({type(error).__name__}). {advice}"
+        ) from error
     if not set(parts) <= set(dataset):
-        needed = f"{', '.join(parts[:-1])} and {parts[-1]}"
-        raise ValueError(f"the dataset {name!r} must have splits {needed}, found {', '.join(dataset)}.")
-    columns = [column for column, kind in dataset["train"].features.items() if isinstance(kind, Image)]
-    if len(columns) != 1:
-        raise ValueError(
-            f"the dataset {name!r} must have one image column, found {columns or 'none'} among "
-            f"{', '.join(dataset['train'].column_names)}."
-        )
-    for part in parts:
-        _require_images(dataset[part], f"the split {part} of the dataset {name!r}")
-    return DatasetDict(train=dataset["train"], test=dataset[test], **{part: dataset[part] for part in more})
+        raise ValueError(f"the dataset {name!r} must have splits {listed(parts)}, found {', '.join(dataset)}.")
+    return DatasetDict({part: dataset[part] for part in [*parts, *optional] if part in dataset})
 
 
-def _require_images(dataset: Dataset, name: str) -> None:
-    """Whether they can be decoded is seen when they are; a row without any is found here, from the columns' null bits.
-
-    Raises:
-        ValueError: a row without an image.
-    """
-    for column in [column for column, kind in dataset.features.items() if isinstance(kind, Image)]:
-        images = dataset.data.column(column)
-        has_neither_N = pc.and_(*(pc.is_null(pc.struct_field(images, part)) for part in ("bytes", "path")))
-        rows = np.flatnonzero(has_neither_N)
-        if len(rows):
-            raise ValueError(
-                f"{name} has no image in row {rows[0]} of its column {column!r} ({len(rows)} such rows of "
-                f"{len(dataset)}): leave them out of the data."
-            )
+def listed(names: Sequence[str]) -> str:
+    """Such as "a, b and c"."""
+    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + [names[-1]])
 
 
-def load_classifier(name: str, class_names: Sequence[str], image_size: int | None = None) -> tuple[Any, Any]:
-    """An image classifier trained on the given classes, and its image processor.
+def load_classifier(
+    name: str, class_names: Sequence[str], image_size: int | None = None, modality: Modality = _IMAGES
+) -> tuple[Any, Any]:
+    """A classifier trained on the given classes, its weights float32, and its image processor, tokenizer, ...
 
     Args:
         name: a Hub id or a folder.
         class_names: K names, for the check and the message.
         image_size: side in pixels, in the place of the checkpoint's own; saved with the model.
+        modality: what it classifies; default: images.
 
     Raises:
         FileNotFoundError: nothing that can be loaded.
-        ValueError: another number of classes, or weights that are missing.
+        ValueError: another number of classes, weights that are missing, or a processor that does not suit.
     """
-    model, info, processor = _load(name)
+    model, info, processor = _load(name, modality)
     if model.config.num_labels != len(class_names):
         raise ValueError(
             f"the checkpoint {name!r} tells {model.config.num_labels} classes apart, the data have "
@@ -129,13 +140,13 @@ def load_classifier(name: str, class_names: Sequence[str], image_size: int | Non
     return model, processor if image_size is None else _resized(model, processor, image_size)
 
 
-def _load(name: str, **options: Any) -> tuple[Any, dict[str, Any], Any]:
-    """Model, what was missing in its checkpoint, image processor."""
+def _load(name: str, modality: Modality, **options: Any) -> tuple[Any, dict[str, Any], Any]:
+    """Model, what was missing in its checkpoint, processor."""
     try:
-        model, info = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True, **options)
-        processor = AutoImageProcessor.from_pretrained(name)
+        model, info, processor = modality.load(name, **options)
     except (OSError, ValueError) as error:
-        raise _not_found(name, error) from error
+        raise _not_found(name, modality, error) from error
+    modality.fit_processor(model, processor)
     return model, info, processor
 
 
@@ -148,22 +159,30 @@ def knows_classes(name: str, class_names: Sequence[str]) -> bool:
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise _not_found(name, error) from error
+        raise _not_found(name, _IMAGES, error) from error
     return sorted(map(str, (config.id2label or {}).values())) == sorted(class_names)
 
 
-def load_for_classes(name: str, class_names: Sequence[str], image_size: int | None = None) -> tuple[Any, Any]:
-    """A pretrained model with a head for the given classes, to be trained first, and its image processor.
+def load_for_classes(
+    name: str,
+    class_names: Sequence[str],
+    image_size: int | None = None,
+    modality: Modality = _IMAGES,
+    probe: Callable[[Any], dict[str, Any]] = _IMAGES.probe,
+) -> tuple[Any, Any]:
+    """A pretrained model with a head for the given classes, to be trained first, and its processor.
 
-    A head of another size, or none, gives way to one with random weights; a head of the right size stays.
+    A head of another size, or none, gives way to one with random weights; a head of the right size stays. So do the
+    layers that many text and audio classifiers have between backbone and head, where a checkpoint lacks them.
 
     Args:
-        name, class_names, image_size: as for `load_classifier`; the name of a `wide_resnet` gives one with random
-            weights.
+        name, class_names, image_size, modality: as for `load_classifier`; the name of a `wide_resnet` gives one with
+            random weights.
+        probe: from the processor to model inputs, by which the head is found; default: a blank image.
 
     Raises:
         FileNotFoundError: nothing that can be loaded.
-        ValueError: weights of the backbone are missing.
+        ValueError: weights of the backbone are missing, or a processor that does not suit.
     """
     if name in wide_resnet.default_cfgs:
         cfg: dict[str, Any] = dict(wide_resnet.default_cfgs[name])
@@ -176,16 +195,20 @@ def load_for_classes(name: str, class_names: Sequence[str], image_size: int | No
         processor = TimmWrapperImageProcessor(pretrained_cfg=cfg, architecture=name)
         return model, processor if image_size is None else _resized(model, processor, image_size)
     try:
-        config = AutoConfig.from_pretrained(name, num_labels=len(class_names))
+        config_class = getattr(modality.model_class, "config_class", None) or AutoConfig
+        config = config_class.from_pretrained(name, num_labels=len(class_names))
     except (OSError, ValueError) as error:
-        raise _not_found(name, error) from error
+        raise _not_found(name, modality, error) from error
     set_class_names(config, class_names)
     if getattr(config, "model_args", None):  # a timm model saved with its number of classes
         config.model_args = {k: v for k, v in config.model_args.items() if k != "num_classes"}
-    model, info, processor = _load(name, config=config, ignore_mismatched_sizes=True)
-    blank = np.zeros((64, 64, 3), np.uint8)
-    head = find_head(model, dict(processor(blank, return_tensors="pt")))
-    missing = [key for key in sorted(info["missing_keys"]) if not key.startswith(tuple(head.names))]
+    model, info, processor = _load(name, modality, config=config, ignore_mismatched_sizes=True)
+    head = find_head(model, probe(processor))
+    missing = [
+        key
+        for key in sorted(info["missing_keys"])
+        if not key.startswith(tuple(head.names)) and _of_backbone(key, model.base_model_prefix)
+    ]
     if missing:
         raise ValueError(
             f"the checkpoint {name!r} lacks {len(missing)} weights of the backbone, which would be random "
@@ -194,11 +217,15 @@ def load_for_classes(name: str, class_names: Sequence[str], image_size: int | No
     return model, processor if image_size is None else _resized(model, processor, image_size)
 
 
-def _not_found(name: str, error: Exception) -> FileNotFoundError:
+def _of_backbone(key: str, prefix: str) -> bool:
+    """Not of the layers behind it, nor of a pooler, which language models are published without."""
+    return not prefix or (key.startswith(f"{prefix}.") and not key.startswith(f"{prefix}.pooler."))
+
+
+def _not_found(name: str, modality: Modality, error: Exception) -> FileNotFoundError:
     return FileNotFoundError(
-        f"no image classifier with its image processor could be loaded from {name!r}, as a "
-        f"folder in {Path.cwd()} or from the Hub ({str(error).splitlines()[0]}). Give a folder that "
-        "save_pretrained wrote, or a Hub id with the network on."
+        f"no {modality.wanted} could be loaded from {name!r}, as a folder in {Path.cwd()} or from the Hub "
+        f"({str(error).splitlines()[0]}). Give a folder that save_pretrained wrote, or a Hub id with the network on."
     )
 
 

@@ -507,7 +507,7 @@ def _keys(dataset: Dataset, key_column: str | None) -> Sequence[int | str]:
     feature = dataset.features[key_column]
     plain = dataset.with_format(None).select_columns([key_column])
     if isinstance(feature, Image):
-        keys: list[int | str] = list(_image_digests(plain.cast_column(key_column, Image(decode=False)), key_column))
+        keys: list[int | str] = list(image_digests(plain.cast_column(key_column, Image(decode=False)), key_column))
     elif is_integer(feature) or (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
         keys = plain[key_column][:]
     else:
@@ -525,7 +525,8 @@ def _keys(dataset: Dataset, key_column: str | None) -> Sequence[int | str]:
     return keys
 
 
-def _image_digests(dataset: Dataset, column: str) -> Iterator[str]:
+def image_digests(dataset: Dataset, column: str) -> Iterator[str]:
+    """sha256 of the encoded bytes of each image, in a column that does not decode them."""
     for batch in dataset.iter(batch_size=256):
         for image in batch[column]:
             if image is None:

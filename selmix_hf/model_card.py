@@ -15,7 +15,7 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from selmix_hf.architectures import home_of_architecture
-from selmix_hf.card_parts import PAPER, assemble, auto_class_of, samples_of, task_of
+from selmix_hf.card_parts import PAPER, assemble, auto_class_of, has_pipeline, said_of, samples_of, task_of
 from selmix_hf.comparison import (
     GROUP_METRICS,
     INTERVAL,
@@ -240,8 +240,12 @@ def _use(facts: CardFacts) -> list[str]:
         if facts.import_first
         else ""
     )
+    if not facts.adapter and not has_pipeline(facts.task):
+        return ["`from_pretrained` of the model's own class loads it; transformers has no pipeline for this task."]
     if not facts.adapter:
         call = f'classify = pipeline("{facts.task}", "{facts.name}")'
+        if facts.task == "text-classification":
+            call += '\nclassify("...", truncation=True)  # a text that is too long is cut'
         return [f"```python\n{needs}from transformers import pipeline\n\n{call}\n```"]
     auto, base = auto_class_of(facts.task), facts.base_id or "<the base model>"
     lines = [
@@ -296,7 +300,8 @@ def _results(
     if after is None:
         return "Not evaluated."
     start = after if before is None else before
-    titles = key_metrics([start, after]) | {name: title for name, title in GROUP_METRICS.items() if name in after}
+    groups = {name: said_of(samples, title) for name, title in GROUP_METRICS.items() if name in after}
+    titles = key_metrics([start, after]) | groups
     every = {name: name.removeprefix("recall/") for name in after if name.startswith("recall/")}
     shown = classes_shown([start], [after])
     fresh = prefix == "test"

@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from selmix_hf.card_parts import samples_of
 from selmix_hf.comparison import before_after_table, interval_cell, interval_note, key_metrics, number_cell
 from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.selection import comparable
@@ -27,12 +28,15 @@ def render_record(record: Mapping[str, Any], plots: list[str], license: str | No
         license: an identifier of the Hub.
     """
     runs, released = record["runs"], record["runs"][released_run(record)]
+    task = record.get("task", "image-classification")  # not in older records
+    samples = samples_of(task)
     seeds = ", ".join(str(run["seed"]) for run in runs)
     table = before_after_table(
         [run["test_before"] for run in runs],
         [run["test_after"] for run in runs],
         record["change_and_interval"] or None,
         per_class=True,
+        samples=samples,
     )
     after = released["test_after"]
     titles = key_metrics([after])
@@ -48,20 +52,21 @@ def render_record(record: Mapping[str, Any], plots: list[str], license: str | No
         if len(runs) > 1
         else ""
     )
-    note = interval_note("test images", len(runs), "worst_share" in after)
+    note = interval_note(f"test {samples}", len(runs), "worst_share" in after)
     remark = f" {record['remark']}" if record.get("remark") else ""
+    measured_on = f"On test {samples}, which took no part in training or selection."
     facts = CardFacts(
         name=record["name"],
         base=record["base_model"],
         base_id=record["base_model"] if "/" in (record["base_model"] or "") else None,  # a bare name may be a folder's
-        task="image-classification",
+        task=task,
         objective=record["objective"],
         settings=record["settings"],
         class_names=record["class_names"],
         train_counts=record["train_counts"],
         set_name="test",
         measured=released["test_after"],
-        results=f"On test images, which took no part in training or selection.{several}{remark}\n\n{table}\n\n{note}",
+        results=f"{measured_on}{several}{remark}\n\n{table}\n\n{note}",
         plots=plots,
         digest=record["split_digest"],
         command=record["command"],

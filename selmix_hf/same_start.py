@@ -1,9 +1,9 @@
 """SelMix beside its rivals: from one checkpoint, on one split, each with the best of a few settings.
 
-Settings are chosen on validation images that the method was not fitted on; then the method is fitted with all of them,
-once a seed, and looked at on the test images. Of a frozen backbone the weights at the end of a run count, for every
-method; with all weights in training those that scored best on the validation images at one of the looks, the start
-among them. Shape suffixes: N samples, K classes.
+Settings are chosen on validation samples that the method was not fitted on; then the method is fitted with all of
+them, once a seed, and looked at on the test samples. Of a frozen backbone the weights at the end of a run count, for
+every method; with all weights in training those that scored best on the validation samples at one of the looks, the
+start among them. Shape suffixes: N samples, K classes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _BEST_KEPT = {
     "save_total_limit": 1,
     "save_only_model": True,
 }
-Predictor = Callable[[np.ndarray], Tensor]  # rows of images -> their classes
+Predictor = Callable[[np.ndarray], Tensor]  # rows of `Workbench.images` -> their classes
 
 
 class Contender(Protocol):
@@ -102,7 +102,7 @@ class OnFeatures:
             return features_ND[torch.as_tensor(rows_N)], torch.as_tensor(bench.labels_N[rows_N])
 
         config = bench.config
-        images_a_step = 2 * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
+        samples_a_step = 2 * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
         weight, bias = self.rival.fit(
             Start(
                 head,
@@ -110,7 +110,7 @@ class OnFeatures:
                 samples(steering_N),
                 bench.objective(objective),
                 config.max_steps,
-                images_a_step,
+                samples_a_step,
                 config.refresh_steps,
                 seed,
             ),
@@ -126,7 +126,7 @@ class ByTrainer:
 
     A setting holds options of SelMixConfig; a factor of the run's own learning rates ("scale"); "cross", two runs of
     half the length as `gain_set.cross_fit` has them; and "bias_share", the share that is added of a class bias, tuned
-    on the validation images after training ("cross": scored by the head that they steered).
+    on the validation samples after training ("cross": scored by the head that they steered).
     """
 
     tried: Callable[[Objective], Sequence[Setting]]
@@ -182,7 +182,7 @@ class ByTrainer:
 
 
 def _selmix_settings(objective: Objective, freeze_backbone: bool) -> Sequence[Setting]:
-    """The defaults, and uses of the validation images beside steering, by the kind of objective."""
+    """The defaults, and uses of the validation samples beside steering, by the kind of objective."""
     refit: Setting = {"gain_set_use": "refit"}
     train: Setting = {"gain_set_use": "train"}
     if isinstance(objective.metric, MinimumMetric):
@@ -234,7 +234,7 @@ class SameStart:
             an interrupted comparison goes on where it stopped.
         seeds: of the final runs.
         num_settings: of each method, at most; 1: the most usual one, nothing is searched.
-        folds: 2: a method that is fitted on validation images is fitted on either half, and measured on the other;
+        folds: 2: a method that is fitted on validation samples is fitted on either half, and measured on the other;
             1: on one of the halves alone.
         num_resamples: of the bootstrap.
     """
@@ -253,7 +253,7 @@ class SameStart:
         self.fits = Fits(Path(str(bench.config.output_dir)) / _FITS, bench.identity())
 
     def run(self, name: str, contender: Contender, objective: str) -> dict[str, Any]:
-        """Search, then the final runs: setting, what was tried, reports of the test images, seconds, memory."""
+        """Search, then the final runs: setting, what was tried, reports of the test samples, seconds, memory."""
         aim = self.bench.objective(objective)
         settings = list(contender.settings(aim))[: self.num_settings]
         counts = [
@@ -275,7 +275,7 @@ class SameStart:
         }
 
     def differences(self, result: dict[str, Any], selmix: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
-        """SelMix minus the method, each averaged over seeds, with paired bootstrap intervals over test images."""
+        """SelMix minus the method, each averaged over seeds, with paired bootstrap intervals over test samples."""
         most = max(len(result["predicted"]), len(selmix["predicted"]))
         its, ours = (
             np.stack([side["predicted"][i % len(side["predicted"])] for i in range(most)]) for side in (result, selmix)
@@ -293,7 +293,7 @@ class SameStart:
         )
 
     def _held_out_counts(self, name: str, contender: Contender, objective: str, setting: Setting) -> Tensor:
-        """Of validation images that the method was not fitted on, all folds together; K x K."""
+        """Of validation samples that the method was not fitted on, all folds together; K x K."""
         first_N, second_N = self.bench.halves(self.seeds[0])
         parts = [(first_N, second_N), (second_N, first_N)][: self.folds]
         if not contender.reads_validation:
@@ -306,7 +306,7 @@ class SameStart:
         return counts_KK
 
     def _finally(self, name: str, contender: Contender, objective: str, setting: Setting, seed: int) -> Fit:
-        """Fitted with all validation images, measured on the test images."""
+        """Fitted with all validation samples, measured on the test samples."""
         steering_N = np.concatenate(self.bench.halves(seed))
         return self._fit(name, contender, objective, setting, seed, steering_N, self.bench.rows["test"])
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from selmix_hf.card_parts import samples_of
 from selmix_hf.comparison import (
     GROUP_METRICS,
     INTERVAL,
@@ -183,17 +184,19 @@ def _summary(result: Mapping[str, Any], objective: str, with_mean: bool) -> list
 def write_report(record: Mapping[str, Any], folder: Path) -> str:
     """The report, Markdown; its picture, front.png, is saved in the folder."""
     where = f"{record['base_model']} on {record['dataset']}"
-    plot_front(record, f"{where}, test images").savefig(folder / "front.png", dpi=110)
+    samples = samples_of(record.get("task", "image-classification"))  # not in older records
+    plot_front(record, f"{where}, test {samples}").savefig(folder / "front.png", dpi=110)
     seeds = ", ".join(map(str, record["seeds"]))
     parts = [
         f"# From the same start: {where}",
         f"    {record['command']}",
         f"{record['hardware']}, {record['seconds']:.0f} s in all, {record['feature_seconds']:.0f} s of them for the "
-        f"features. On {record['num_test']:,} test images; mean ± standard deviation over seeds {seeds}. Settings "
-        "were chosen on validation images that the method was not fitted on. The first interval is that of the worst "
-        "recall over the choice of test images, over seeds from the lowest end to the highest; the second that of the "
-        "difference (paired bootstrap). Seconds are those of one fit, without the features; GiB is what the process "
-        "grew by meanwhile.",
+        f"features. On {record['num_test']:,} test {samples}; mean ± standard deviation over seeds {seeds}. Settings "
+        f"were chosen on validation {samples} that the method was not fitted on. The first interval is that of the "
+        f"worst recall over the choice of test {samples}, over seeds from the lowest end to the highest; the second "
+        "that of the difference (paired bootstrap). Seconds are those of one fit, without the features; GiB is what "
+        "the process grew by meanwhile.",
+        *[record["remark"]] * bool(record.get("remark")),
         table(record),
         front_lines(record),
         "![Mean against worst recall](front.png)",

@@ -1,4 +1,4 @@
-"""Runs of SelMix from one checkpoint on any selection of one set of images; features are computed once.
+"""Runs of SelMix from one checkpoint on any selection of one set of samples; features are computed once.
 
 Shape suffixes: N samples, D features, K classes.
 """
@@ -24,11 +24,12 @@ from selmix_hf.labels import class_labels
 from selmix_hf.objectives import Objective
 from selmix_hf.trainer import SelMixTrainer
 
-ROW = "selmix_row"  # column: number of the image in `Workbench.images`
+ROW = "selmix_row"  # column: number of the sample in `Workbench.images`
 NOTHING_KEPT = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 _NOT_OF_A_RUN = {"objectives", "methods", "num_settings", "folds", "seeds", "objective", "seed"}
 _NOT_OF_A_RUN |= {"model_name_or_path", "dataset", "split", "feature_cache_dir", "gain_set_use"}
 _NOT_OF_A_RUN |= {"dataloader_num_workers", "dataloader_persistent_workers"}
+_NOT_OF_A_RUN |= {"image_column", "text_column", "max_length"}  # `Workbench.images` has them in it
 _ON_FEATURES = {"freeze_backbone": True, "mixing": "feature", "reuse_samples": False}
 
 
@@ -52,17 +53,18 @@ class RowTrainer(SelMixTrainer):
 
 
 class Workbench:
-    """One checkpoint, and all images of a benchmark that a study may choose from.
+    """One checkpoint, and all samples of a benchmark that a study may choose from.
 
     Args:
         arguments: of the recipe: the start, augmentation.
-        config: the run's own settings; with a frozen backbone `feature_cache_dir` keeps the features of all images.
+        config: the run's own settings; with a frozen backbone `feature_cache_dir` keeps the features of all samples.
         data: the splits.
         checkpoint: the start; loaded here, once.
         parts: the splits that are used, where the data have them.
 
     Attributes:
-        images: all of them; rows are numbers of images in it.
+        data: as the collator wants it: texts are tokenised.
+        images: all samples, of whatever kind; rows are numbers of samples in it.
         rows: the rows of each split.
         labels_N: the class of each row.
 
@@ -79,9 +81,10 @@ class Workbench:
         parts: tuple[str, ...] = ("train", "validation"),
     ) -> None:
         if config.feature_views > 1:
-            raise ValueError("feature_views must stay 1 here: features are those of the images as they are.")
-        self.arguments, self.config, self.data = arguments, config, data
+            raise ValueError(f"feature_views must stay 1 here: features are those of the {data.samples} as they are.")
+        self.arguments, self.config = arguments, config
         self._model, self._processor = load_start(arguments, data, checkpoint)
+        self.data = data = data.prepared(self._processor)
         used = {name: data.splits[name] for name in parts if name in data.splits}
         columns = used["train"].column_names
         images: Dataset = concatenate_datasets([part.select_columns(columns) for part in used.values()])
@@ -97,7 +100,7 @@ class Workbench:
         return len(self.data.class_names)
 
     def identity(self) -> dict[str, Any]:
-        """What every run here depends on, fit for JSON: weights of the start, images, number of processes, versions,
+        """What every run here depends on, fit for JSON: weights of the start, samples, number of processes, versions,
         options; not what sets runs apart."""
         settings = settings_of(self.config, self.arguments)
         return {
@@ -110,7 +113,7 @@ class Workbench:
         }
 
     def halves(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the validation images in two parts, half of each class."""
+        """Rows of the validation samples in two parts, half of each class."""
         rows_N = np.random.default_rng(seed).permutation(self.rows["validation"])
         rows_N = rows_N[np.argsort(self.labels_N[rows_N], kind="stable")]
         return rows_N[::2], rows_N[1::2]
@@ -142,6 +145,7 @@ class Workbench:
             eval_dataset=steering,
             train_transform=view,
             processing_class=self._processor,
+            data_collator=self.data.data_collator(self._processor),
             label_column=self.data.label_column,
             **own,
         )
