@@ -187,7 +187,7 @@ def _shown(score: float) -> str:
 
 
 def check_evaluations(args: Any, max_steps: int | None) -> None:
-    """Refuse options by which nothing but the start is ever looked at or saved, so that a run would return it.
+    """Refuse options by which no evaluation of a run, its start and perhaps its last step aside, could be chosen.
 
     Args:
         args: of the run, as TrainingArguments leaves them.
@@ -198,13 +198,13 @@ def check_evaluations(args: Any, max_steps: int | None) -> None:
     """
     if not max_steps or not args.load_best_model_at_end or args.eval_strategy == "no":
         return
-    why = "beyond the run: load_best_model_at_end=True would return the start."
+    why = "beyond the run, which leaves load_best_model_at_end=True nothing to choose from."
     for kind in ("eval", "save"):
         steps = getattr(args, f"{kind}_steps")  # below 1 it is a share of the run
         if getattr(args, f"{kind}_strategy") == "steps" and steps > max_steps:
             unset = " (that of logging_steps, where it is not set)" * (kind == "eval")
             raise ValueError(
-                f"{kind}_steps must be at most max_steps={max_steps}, found {steps}{unset}, {why} Set {kind}_steps to "
+                f"{kind}_steps must be at most max_steps={max_steps}, found {steps}{unset}: {why} Set {kind}_steps to "
                 f"{max_steps} or less, or {kind}_strategy to {'epoch' if kind == 'eval' else 'best'!r}."
             )
     by_step = args.eval_strategy == "steps"
@@ -213,5 +213,5 @@ def check_evaluations(args: Any, max_steps: int | None) -> None:
         unit = "steps" if by_step else f"periods of refresh_steps={args.refresh_steps} steps"
         raise ValueError(
             f"eval_delay counts {unit} with eval_strategy={'steps' if by_step else 'epoch'!r} and must be at most "
-            f"{end:g}, where max_steps={max_steps} ends; found {args.eval_delay:g}, {why}"
+            f"{end:g}, where max_steps={max_steps} ends; found {args.eval_delay:g}: {why}"
         )

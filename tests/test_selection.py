@@ -149,11 +149,10 @@ def test_a_callback_that_looks_at_another_set_changes_nothing(tmp_path):
 
 
 def test_two_trainings_in_a_row_choose_each_for_itself(tmp_path):
-    run = tiny.trainer(tmp_path, max_steps=4)
-    play(run, {0: START, 4: BETTER_REST}).train()
-    run = play(run, {0: START, 4: FEWER_AT_ZERO})
-    run.train()
-    assert run.state.best_global_step == 4
+    run = play(tiny.trainer(tmp_path, max_steps=4), {0: START, 4: BETTER_REST})
+    for _ in range(2):
+        run.train()
+        assert run.state.best_global_step == 4
 
 
 @pytest.mark.parametrize("name", ["loss", "min_recall"])
@@ -373,22 +372,22 @@ STEPS = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4, "s
         ),
         (
             {"eval_strategy": "steps"},
-            r"at most max_steps=100, found 500 \(that of logging_steps, where it is not set\), beyond the run",
+            r"at most max_steps=100, found 500 \(that of logging_steps, where it is not set\): beyond the run",
         ),
         (
             {**STEPS, "save_steps": 104},
-            "save_steps must be at most max_steps=100, found 104, .* save_strategy to 'best'",
+            "save_steps must be at most max_steps=100, found 104: .* save_strategy to 'best'",
         ),
         (
             {**STEPS, "eval_delay": 100.5},
-            "eval_delay counts steps with eval_strategy='steps' and must be at most 100, .* found 100.5, beyond",
+            "eval_delay counts steps with eval_strategy='steps' and must be at most 100, .* found 100.5: beyond",
         ),
         ({**STEPS, "eval_steps": 0.5, "save_steps": 0.5, "eval_delay": 200}, "must be at most 100, .* found 200"),
         (
             {"refresh_steps": 40, "eval_delay": 2.6},
             "counts periods of refresh_steps=40 steps with eval_strategy='epoch' and must be at most 2.5, where",
         ),
-        ({"refresh_steps": 40, "eval_delay": 100}, "must be at most 2.5, where max_steps=100 ends; found 100, beyond"),
+        ({"refresh_steps": 40, "eval_delay": 100}, "must be at most 2.5, where max_steps=100 ends; found 100: beyond"),
     ],
 )
 def test_evaluations_beyond_the_run_are_refused(options, sentence):
