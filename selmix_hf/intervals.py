@@ -82,23 +82,23 @@ def worst_share_recall_interval(
     """The interval of the mean recall of the worst share of the classes, whichever these are; that of
     `min_recall_interval` where the share is no more than one class.
 
-    With n = share K it is m(r), the least of all sums x = sum_k lambda_k r_k with lambda_k from 0 to 1/n and sum 1:
-    n classes at 1/n each, a last one with what is left. Each end is the better one of two, either of which is wrong
+    With w = share K it is m(r), the least of all sums x = sum_k lambda_k r_k with lambda_k from 0 to 1/w and sum 1:
+    classes at 1/w each, and one with what is left of 1. Each end is the better one of two, either of which is wrong
     with probability e = (1 - confidence) / 4 at most.
 
     Class by class, by Clopper-Pearson. Let lambda* be the one of the true recalls. Where a lower end is too high,
     m(low) > m(r), the sum of lambda*_k low_k, which is no less than m(low), is more than that of lambda*_k r_k: low_k
-    > r_k for one of the ceil(n) classes that are truly worst. These must hold at once (Sidak), not all K. The upper
+    > r_k for one of the ceil(w) classes that are truly worst. These must hold at once (Sidak), not all K. The upper
     end, m(high), needs all K: any of them may be among the worst.
 
-    Pooled. For one lambda, the sum X of the observed recalls and a >= x, with kl of two Bernoulli variables,
+    Pooled. For one lambda, X the same sum of the observed recalls, and a >= x, with kl of two Bernoulli variables,
 
-        P(X >= a) <= exp(-N kl(a, x)),   N = n times the samples of the smallest class,
+        P(X >= a) <= exp(-N kl(a, x)),   N = w times the samples of the smallest class,
 
-    and so below: N X is a sum of hits of weight b = N lambda_k / n_k <= 1, where sum b = N; log(1 - r + r e^(s b)) is
-    convex in b, hence b log(1 - r + r e^s) at most, which is concave in r (Hoeffding 1963, theorem 1, for weights).
+    and so below: N X is a sum of hits of weight b = N lambda_k / n_k <= 1, where sum b = N; log(1 - r + r e^(t b)) is
+    convex in b, hence b log(1 - r + r e^t) at most, which is concave in r (Hoeffding 1963, theorem 1, for weights).
     The lower end is made from the observed m, which is no more than the X of lambda*, and needs no correction. The
-    upper end needs it of every lambda of that form, so many as there are, since chance chose the lowest.
+    upper end needs this of every lambda of that form, e divided by their number, since chance chose the lowest.
 
     Few classes, or one far smaller than the others, are known better one by one, many alike ones pooled.
 

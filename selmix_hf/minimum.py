@@ -74,8 +74,8 @@ class MinimumMetric:
     capped at n_min ln 2: no single image may more than double a multiplier.
 
     With a share they are then projected, see `capped_softmax`, and the next step begins with the projected ones: what
-    is remembered of a class is never above its cap, so that one which recovers leaves it at once. Components that stay
-    as they are lead to the projection of softmax(-eta r) either way.
+    is remembered of a class is never above the cap, so that one that recovers loses weight at once.
+    Components that stay as they are lead to the projection of softmax(-eta r) either way.
 
     Args:
         components: C -> r, shape J.
