@@ -1,8 +1,8 @@
 """The starts of `benchmarks.natural`: features, labels and a head each, made once and kept as safetensors.
 
-Set suffixes: train, gain (steers and chooses), test. Everything has a seed; nothing is downloaded. Start names say data,
-number of classes, and how the head came about: "plain" and "logit-adjusted" are the losses that it, or the whole
-network, was trained with; "probe" is a linear head on features of a network that was trained for something else.
+Everything has a seed; nothing is downloaded. Names say what the data are and how the head came about: "plain" and
+"logit-adjusted" are the losses that it, or the whole network, was trained with; a "probe" is a linear head on features
+of a network that was trained for something else.
 """
 
 from __future__ import annotations
@@ -97,14 +97,6 @@ def _cifar(network: str, loss: str) -> Callable[[Path, Path], Start]:
         return _of_images(start, images.cifar10_lt(root), folder, root)
 
     return make
-
-
-def _cifar_mild(folder: Path, root: Path) -> Start:
-    """rho = 10, 500 validation images a class."""
-    dataset = load_images(str(root / "data" / "cifar10"))
-    splits = make_long_tailed(dataset["train"], imbalance_factor=10, max_per_class=1500, validation_per_class=500)
-    start = images.Start("CIFAR-10-LT-10", "lite0", "plain", 64, "tf_efficientnet_lite0", 400, 0.01)
-    return _of_images(start, DatasetDict(**splits, test=dataset["test"]), folder, root)
 
 
 def _cifar_probe(folder: Path, root: Path) -> Start:
@@ -203,7 +195,6 @@ def probed(start: Start, num_classes: int, adjusted: bool = False, rate: float =
 STARTS: dict[str, Callable[[Path, Path], Start]] = {
     "CIFAR-10-LT, lite0, logit-adjusted": _cifar("lite0", "logit-adjusted"),
     "CIFAR-10-LT, lite0, plain": _cifar("lite0", "plain"),
-    "CIFAR-10-LT, rho 10, lite0, plain": _cifar_mild,
     "CIFAR-10-LT, scratch, logit-adjusted": _cifar("scratch", "logit-adjusted"),
     "CIFAR-10-LT, scratch, plain": _cifar("scratch", "plain"),
     "CIFAR-10-LT, probe": _cifar_probe,

@@ -16,6 +16,16 @@ Set = tuple[Tensor, Tensor]  # features N x D, labels N
 Head = tuple[Tensor, Tensor]
 
 
+class FeatureTrainer(SelMixTrainer):
+    """Whose features are there already: no pass over the sets."""
+
+    def _eval_features(self, dataset: Any) -> Tensor:
+        return dataset.features
+
+    def _views_of(self, dataset: Any) -> list[Tensor]:
+        return [dataset.features]
+
+
 def trainer_on_features(
     train: Set, gain: Set, head: Head, folder: str | Path, callbacks: list[Any] | None = None, **options: Any
 ) -> SelMixTrainer:
@@ -28,7 +38,7 @@ def trainer_on_features(
     model = BareHead(HeadConfig(num_features=num_features, num_labels=num_labels))
     model.classifier.weight.data, model.classifier.bias.data = head[0].clone(), head[1].clone()
     quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "report_to": "none"}
-    trainer = SelMixTrainer(
+    trainer = FeatureTrainer(
         model,
         SelMixConfig(
             str(folder),

@@ -171,6 +171,7 @@ class _Benchmark:
         self.is_prepared = False  # the data, for the collator
         # Trainer would push while it trains, and a push that fails would take the run with it
         self.push, config.push_to_hub = config.push_to_hub, False
+        config = config.for_classes(len(data.class_names))
         self.config, self.folder = config, Path(str(config.output_dir))
         self.names = distinct_names(data.class_names)
         self.labels = class_labels(data.splits["test"], data.label_column)

@@ -46,7 +46,7 @@ _WORKED_OUT = ("max_steps", "refresh_steps", "pseudo_label_steps")
 _COUNTS = ("feature_views", *_WORKED_OUT, *_BATCHES)
 _SWITCHES = ("freeze_backbone", "reuse_samples")
 _OF_MULTIPLIERS = ("min_rate", "min_memory", "constraint_update", "constraint_rate")
-_OF_PAIRS = ("pair_sampling", "inverse_temperature", "target_share", "mixing", "beta_min", "reuse_samples", *_OF_GAIN)
+OF_PAIRS = ("pair_sampling", "inverse_temperature", "target_share", "mixing", "beta_min", "reuse_samples", *_OF_GAIN)
 
 
 @dataclass
@@ -311,7 +311,7 @@ class SelMixConfig(TrainingArguments):
             ValueError: such an option is set.
         """
         defaults = {name: option.default for name, option in self.__dataclass_fields__.items()}
-        given = [name for name in (*_OF_PAIRS, *_OF_MULTIPLIERS) if getattr(self, name) != defaults[name]]
+        given = [name for name in (*OF_PAIRS, *_OF_MULTIPLIERS) if getattr(self, name) != defaults[name]]
         if given:
             raise ValueError(
                 f"{because} draws single samples, nothing is mixed and no gains steer: leave {', '.join(given)} at "
@@ -394,8 +394,8 @@ class SelMixConfig(TrainingArguments):
                 "confusion='hard'."
             )
         for name in _COUNTS:
-            if getattr(self, name) < (name not in _WORKED_OUT):
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
+            if getattr(self, name) < (least := int(name not in _WORKED_OUT)):
+                raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}.")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise ValueError(
                 "dataloader_persistent_workers keeps processes that load images, but dataloader_num_workers is 0: set "

@@ -40,6 +40,7 @@ class ConfusionTrainer(HubTrainer):
     _train_features: FeatureDataset | None
     _statistics_at: dict[int, ClassStatistics]
     _gain_set_samples: tuple[int, HeadSamples] | None = None
+    _padding: HeadSamples | None = None
     selection: Selection
     _prefix = "eval"
     _recalls: dict[str, tuple[float, ...]]
@@ -67,12 +68,13 @@ class ConfusionTrainer(HubTrainer):
         return self._statistics_at[step]
 
     def _soft_confusion(self) -> SoftConfusion:
-        """Of the current weights on the gain set, whose features are those of the pass that counted."""
+        """Of the current weights on the gain set, whose features are those of the pass that counted, and on the
+        training samples that fill it up."""
         self._gain_set_statistics()
         dataset, args = self._stored_features.get(id(self.gain_dataset), (None, None))[1], self.args
         if dataset is not None:
             rows = slice(args.process_index, None, args.world_size)
-            samples = HeadSamples(dataset.views[0][rows], dataset.labels[rows])
+            samples = HeadSamples(dataset.views[0][rows], dataset.labels[rows], self._padding)
         else:
             assert self._gain_set_samples is not None
             step, samples = self._gain_set_samples

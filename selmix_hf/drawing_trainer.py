@@ -14,12 +14,16 @@ from transformers.utils import logging
 from selmix_hf.collator import probe_batch
 from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, FeatureSamples
 from selmix_hf.head_start import HeadStart
+from selmix_hf.labels import first_of_each
 from selmix_hf.pair_distribution import PairState
 from selmix_hf.pseudo_label_trainer import PseudoLabelTrainer
 from selmix_hf.sampling import ClassIndex, DrawnSamples, PairDataset, PairSampler
+from selmix_hf.soft_gain import HeadSamples
 from selmix_hf.weighted_sampling import WeightedSampler, identity
 
 logger = logging.get_logger(__name__)
+
+_FULL_CLASS, _FULL_SET = 20, 50_000  # samples that a soft confusion matrix has at least; of all classes: see there
 
 
 class DrawingTrainer(PseudoLabelTrainer):
@@ -103,7 +107,22 @@ class DrawingTrainer(PseudoLabelTrainer):
         logger.info("freeze_backbone: computing the pooled features of train_dataset and gain_dataset once.")
         self._as_features(self.gain_dataset, self._gain_labels)
         self._train_features = FeatureDataset(self._views_of(self.train_dataset), self._train_labels)
+        self._padding = self._samples_that_fill_up() if self._soft else None
         return self._train_features
+
+    def _samples_that_fill_up(self) -> HeadSamples | None:
+        """Training samples of the classes with less than 20 gain samples (of very many classes: fewer), which a soft
+        confusion matrix would fit; this process's share of them."""
+        args, num_classes = self.args, self.head.num_classes
+        wanted = min(_FULL_CLASS, max(1, _FULL_SET // num_classes))
+        missing_K = np.maximum(wanted - np.bincount(self._gain_labels, minlength=num_classes), 0)
+        order_N = np.random.default_rng(self._seed()).permutation(len(self._train_labels))
+        rows_R = first_of_each(order_N, self._train_labels, missing_K)[args.process_index :: args.world_size]
+        if not missing_K.any():
+            return None
+        return HeadSamples(
+            self._train_features.take(torch.from_numpy(rows_R)), torch.as_tensor(self._train_labels[rows_R])
+        )
 
     def _mixed_inputs(self) -> dict[str, Any]:
         """Two samples of what the mixing takes."""

@@ -8,6 +8,7 @@ with, where the model's own is worse. Shape suffixes: N samples, D features, K c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ logger = logging.get_logger(__name__)
 RATES = (0.5, 2.0, 8.0, 32.0, 128.0)  # of the retrained heads, over the mean squared norm of the features
 _FACTOR, _ALL_WEIGHTS = 4.0, 0.3  # of SelMix's rate without momentum to theirs with .9; where the backbone trains too
 _USUAL_PAIRS = 64  # a step
-_STEPS, _BATCH = 2000, 128
+_STEPS, _BATCH, _EPOCHS = 2000, 128, 200  # the last at most
 _PER_CLASS = 500  # training samples that are looked at where the backbone trains too
 _AT_ONCE = 4096  # samples
 
@@ -71,9 +72,10 @@ def retrained_heads(
     """
     norm = mean_squared_norm(features)
     rates = [rate / norm for rate in RATES]
+    steps = min(_STEPS, math.ceil(_EPOCHS * len(labels) / _BATCH))
     tried = []
     for loss in LOSSES:
-        options = {"steps": _STEPS, "batch_size": _BATCH, "fit_bias": fit_bias, "seed": seed}
+        options = {"steps": steps, "batch_size": _BATCH, "fit_bias": fit_bias, "seed": seed}
         for head in fit_side_by_side(features, labels, num_classes, rates, loss, **options):
             predicted_N = torch.cat([_logits(head, chunk).argmax(1) for chunk in gain_features.split(_AT_ONCE)])
             tried.append(Tried(head, confusion_counts(gain_labels, predicted_N, num_classes)))

@@ -167,7 +167,7 @@ class Objective:
         updated = {c.name: c.update_multiplier(multipliers.get(c.name), smoothed_KK) for c in self.constraints}
         if soft_counts is not None:
             smoothed_KK = smooth_confusion(soft_counts, self.class_prior)
-            sizes_K = (1 / (1 / sizes_K.double()).mean()).expand(len(counts))
+            sizes_K = (1 / (1 / soft_counts.sum(1)).mean()).expand(len(counts))
         own = self.metric.update_multiplier(multipliers.get(self.metric.name), smoothed_KK, sizes_K)
         return updated if own is None else {self.metric.name: own, **updated}
 

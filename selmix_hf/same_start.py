@@ -25,7 +25,7 @@ from torch import Tensor
 from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss
 from selmix_hf.callbacks import CostSensitiveCallback
 from selmix_hf.comparison import paired_bootstrap
-from selmix_hf.config import SelMixConfig
+from selmix_hf.config import OF_PAIRS, SelMixConfig
 from selmix_hf.confusion import confusion_counts, confusion_matrix, distinct_names
 from selmix_hf.fits import Fit, Fits
 from selmix_hf.gain_set import average_heads, class_bias_of, halves_of
@@ -38,11 +38,7 @@ from selmix_hf.timing import PeakMemory
 from selmix_hf.workbench import Workbench
 
 NUM_SETTINGS = 5
-_OF_PAIRS = {
-    option.name: option.default
-    for option in dataclasses.fields(SelMixConfig)
-    if option.name in ("pair_sampling", "inverse_temperature", "target_share", "beta_min", "mixing", "reuse_samples")
-}
+_OF_PAIRS = {option.name: option.default for option in dataclasses.fields(SelMixConfig) if option.name in OF_PAIRS}
 _FITS = "fits"  # folder in output_dir
 _UNFINISHED = f"{_FITS}/unfinished"  # while a run of all weights is under way
 _BEST_KEPT = {
@@ -152,8 +148,9 @@ class ByTrainer:
         if not bench.config.freeze_backbone:
             options |= {**_BEST_KEPT, "output_dir": f"{bench.config.output_dir}/{_UNFINISHED}"}
         scale, share = options.pop("scale", 1.0), options.pop("bias_share", 0.0)
-        for name in ("learning_rate", "backbone_learning_rate"):
-            options[name] = scale * getattr(bench.config, name)
+        if scale != 1:
+            options["learning_rate"] = scale * bench.learning_rate()
+            options["backbone_learning_rate"] = scale * float(bench.config.backbone_learning_rate or 0)
         train_N, parts = bench.rows["train"], [(np.empty(0, np.int64), steering_N)]
         if options.pop("cross", False):
             first_N, second_N = (steering_N[rows_N] for rows_N in halves_of(bench.labels_N[steering_N]))

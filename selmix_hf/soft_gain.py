@@ -37,20 +37,26 @@ class HeadSamples:
     """Samples as the head sees them; where several processes look, those of this one.
 
     Attributes:
-        features: N x D.
+        features: N x D, of any floating dtype; may be memory-mapped.
         labels: integers, shape N.
+        more: further samples.
     """
 
     features: Tensor
     labels: Tensor
+    more: HeadSamples | None = None
 
-    def probabilities(self, weight: Tensor, bias: Tensor | None, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-        """Rows, and their softmax((W z + b) / T), float64, R x K: at most 4 million numbers at once."""
+    def probabilities(
+        self, weight: Tensor, bias: Tensor | None, temperature: float
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Features, labels and softmax((W z + b) / T), R x D, R and R x K: at most 4 million probabilities at once."""
         rows = max(1, _AT_ONCE // len(weight))
-        for start in range(0, len(self.labels), rows):
-            chunk = slice(start, start + rows)
-            logits_RK = torch.nn.functional.linear(self.features[chunk].to(weight), weight, bias)
-            yield chunk, (logits_RK.to(sum_dtype(weight.device)) / temperature).softmax(1)
+        for features_RD, labels_R in zip(self.features.split(rows), self.labels.split(rows), strict=True):
+            features_RD, labels_R = features_RD.to(weight), labels_R.to(weight.device, torch.long)
+            logits_RK = torch.nn.functional.linear(features_RD, weight, bias)
+            yield features_RD, labels_R, (logits_RK.to(sum_dtype(weight.device)) / temperature).softmax(1)
+        if self.more is not None:
+            yield from self.more.probabilities(weight, bias, temperature)
 
 
 def soft_confusion_counts(
@@ -72,8 +78,8 @@ def soft_confusion_counts(
     """
     _check_temperature(temperature)
     sums_KK = torch.zeros(len(weight), len(weight), dtype=sum_dtype(weight.device), device=weight.device)
-    for chunk, prob_RK in samples.probabilities(weight, bias, temperature):
-        sums_KK.index_add_(0, samples.labels[chunk].to(weight.device, torch.long), prob_RK)
+    for _, labels_R, prob_RK in samples.probabilities(weight, bias, temperature):
+        sums_KK.index_add_(0, labels_R, prob_RK)
     return sums_KK
 
 
@@ -109,10 +115,10 @@ def soft_direction(
     share_KK = share_KK.to(weight.device, sum_dtype(weight.device))
     direction_KD = torch.zeros_like(weight, dtype=share_KK.dtype)
     bias_K = torch.zeros_like(direction_KD[:, 0])
-    for chunk, prob_RK in samples.probabilities(weight, bias, temperature):
-        own_RK = share_KK[samples.labels[chunk].to(weight.device)]
+    for features_RD, labels_R, prob_RK in samples.probabilities(weight, bias, temperature):
+        own_RK = share_KK[labels_R]
         own_RK = prob_RK * (own_RK - (prob_RK * own_RK).sum(1, keepdim=True))
-        direction_KD += own_RK.to(weight).T @ samples.features[chunk].to(weight)
+        direction_KD += own_RK.to(weight).T @ features_RD
         bias_K += own_RK.sum(0)
     return direction_KD, bias_K
 
@@ -136,6 +142,15 @@ class SoftConfusion:
         own_KK = soft_confusion_counts(samples, self._weight, self._bias, temperature)
         self.counts = sum_over_processes(own_KK).cpu()
 
+    def centroids(self, gain_sums: Tensor) -> Tensor:
+        """Mean feature of each class, K x D, over the samples here: the sums of those of the gain set (over all
+        processes), and what `more` adds."""
+        sums_KD = gain_sums.clone()
+        if (more := self.samples.more) is not None:
+            own_KD = torch.zeros_like(sums_KD).index_add_(0, more.labels.to(sums_KD.device), more.features.to(sums_KD))
+            sums_KD += sum_over_processes(own_KD)
+        return sums_KD / self.counts.sum(1, keepdim=True).to(sums_KD)
+
     def gain(
         self,
         objective: Objective,
@@ -143,7 +158,7 @@ class SoftConfusion:
         centroids: Tensor,
         beta: float | Sequence[float] = 0.8,
     ) -> Tensor:
-        """The gain matrix, float32, K x K; see `gain.head_gain`.
+        """The gain matrix, float32, K x K, with the centroids of the mixes; see `gain.head_gain`.
 
         Beside what that takes, K x D numbers and some million probabilities at a time: no N x K matrix is kept.
         """

@@ -262,7 +262,7 @@ class SelMixTrainer(DrawingTrainer):
         seen = self.pair_state.multipliers, counts, None if soft is None else soft.counts
         multipliers = self.objective.update_multipliers(*seen)
         if soft is not None:
-            gain = soft.gain(self.objective, multipliers, statistics.centroids, beta)
+            gain = soft.gain(self.objective, multipliers, soft.centroids(statistics.feature_sums), beta)
         gradient = metric_gradient(self.objective, counts, multipliers=multipliers)
         if soft is None:
             gain = head_gain(self.head, statistics.centroids, gradient, beta)

@@ -82,7 +82,7 @@ class Workbench:
     ) -> None:
         if config.feature_views > 1:
             raise ValueError(f"feature_views must stay 1 here: features are those of the {data.samples} as they are.")
-        self.arguments, self.config = arguments, config
+        self.arguments, self.config = arguments, config.for_classes(len(data.class_names))
         self._model, self._processor = load_start(arguments, data, checkpoint)
         self.data = data = data.prepared(self._processor)
         used = {name: data.splits[name] for name in parts if name in data.splits}
@@ -94,6 +94,7 @@ class Workbench:
         self.rows = dict(zip(used, np.split(np.arange(len(images)), ends[:-1]), strict=True))
         self._stored: _RowFeatures | None = None
         self._head: tuple[Tensor, Tensor] | None = None
+        self._rate = config.learning_rate
 
     @property
     def num_classes(self) -> int:
@@ -121,6 +122,14 @@ class Workbench:
     def objective(self, name: str) -> Objective:
         """With the run's constraints and the training set's head and tail."""
         return self.config.make_objective(name, self.data.train_counts)
+
+    def learning_rate(self) -> float:
+        """The run's, which is worked out once where none was given."""
+        if not self._rate:
+            trainer = self.trainer(self.configured(max_steps=1), self.rows["train"], self.rows["validation"])
+            trainer.train()
+            self._rate = trainer.args.learning_rate
+        return self._rate
 
     def configured(self, **options: Any) -> SelMixConfig:
         """The run's settings with others in their place; without them nothing is evaluated or saved while it

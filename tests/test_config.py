@@ -31,14 +31,35 @@ def test_the_docstring_lists_exactly_the_changed_defaults():
     assert documented == changed
 
 
-def test_learning_rates_and_periods_follow_the_backbone():
-    whole, frozen = SelMixConfig(**QUIET), SelMixConfig(freeze_backbone=True, **QUIET)
-    assert (whole.learning_rate, whole.refresh_steps) == (0.003, 50)
-    assert (frozen.learning_rate, frozen.refresh_steps) == (0.01, 10)
-    assert whole.backbone_learning_rate == pytest.approx(0.0001)
+def test_learning_rates_are_given_or_left_to_the_data():
+    config = SelMixConfig(**QUIET)
+    assert (config.learning_rate, config.backbone_learning_rate) == (0, pytest.approx(0.0001))
     assert SelMixConfig(learning_rate=0.6, **QUIET).backbone_learning_rate == pytest.approx(0.02)
     assert SelMixConfig(backbone_learning_rate=0.0, **QUIET).backbone_learning_rate == 0
-    assert SelMixConfig(freeze_backbone=True, refresh_steps=7, **QUIET).refresh_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "num_classes", "steps", "period"),
+    [
+        ({"freeze_backbone": True}, 2, 2000, 10),
+        ({"freeze_backbone": True}, 10, 2000, 10),
+        ({"freeze_backbone": True}, 57, 4776, 24),  # 128,000 sqrt(5.7) pairs = 4,775 steps; 200 looks: 24 steps each
+        ({"freeze_backbone": True}, 1000, 20_000, 100),
+        ({}, 10, 2000, 50),
+        ({}, 1000, 20_000, 100),
+        ({"per_device_train_batch_size": 32, "gradient_accumulation_steps": 4}, 10, 1000, 50),
+        ({"max_steps": 123}, 1000, 123, 50),
+        ({"max_steps": 123, "refresh_steps": 7}, 1000, 123, 7),
+        ({"refresh_steps": 300}, 10, 2100, 300),
+    ],
+)
+def test_length_and_periods_follow_the_number_of_classes(options, num_classes, steps, period):
+    config = SelMixConfig(**options, **QUIET)
+    made = config.for_classes(num_classes)
+    assert (made.max_steps, made.refresh_steps) == (steps, period)
+    assert made.pseudo_label_steps == period * (1 if made.freeze_backbone else 10)
+    assert config.max_steps == options.get("max_steps", 0)  # as it was
+    assert made.for_classes(4 * num_classes).max_steps == steps  # now it is given
 
 
 def test_the_best_checkpoint_is_the_highest_score():
@@ -225,13 +246,16 @@ def test_options_of_pairs_are_refused_beside_single_samples(name):
         ({"constraint_rate": -1}, "constraint_rate must not be negative"),
         ({"constraint_tolerance": -0.01}, "constraint_tolerance must not be negative"),
         ({"feature_cache_dir": "features"}, "feature_cache_dir keeps the features of freeze_backbone=True"),
-        ({"refresh_steps": -1}, "refresh_steps must be at least 1"),
-        ({"max_steps": -1}, "max_steps must be at least 1"),
+        ({"refresh_steps": -1}, "refresh_steps must be at least 0, found -1"),
+        ({"max_steps": -1}, "max_steps must be at least 0, found -1"),
+        ({"confusion": "fuzzy"}, "confusion must be 'soft' or 'hard', found 'fuzzy'"),
+        ({"confusion_temperature": 0.0}, "confusion_temperature must be positive, found 0.0.*confusion='hard'"),
+        ({"head_start": "new"}, "head_start must be 'best' or 'as_is', found 'new'"),
         ({"reuse_samples": True, "freeze_backbone": True}, "reuse_samples saves work of the backbone"),
         ({"feature_views": 2}, "feature_views stores views for freeze_backbone=True"),
         (
             {"num_train_epochs": 10},
-            "num_train_epochs=10 would count SelMix periods of 50 steps.*set max_steps instead",
+            "num_train_epochs=10 would count SelMix periods of refresh_steps steps.*set max_steps instead",
         ),
         ({"remove_unused_columns": True}, "remove_unused_columns must stay False"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size would change the length of a period"),

@@ -145,6 +145,7 @@ def config(folder: str | Path, **options: Any) -> SelMixConfig:
         "per_device_train_batch_size": 8,
         "per_device_eval_batch_size": 16,
         "learning_rate": 0.1,
+        "head_start": "as_is",
         "backbone_learning_rate": 0.01,
         "lr_scheduler_type": "constant",
         "logging_steps": 1,

@@ -41,6 +41,7 @@ def fit_side_by_side(
     learning_rates: Sequence[float],
     loss: str = "logit_adjusted",
     *,
+    tau: float = 1.0,
     steps: int = 2000,
     batch_size: int = 128,
     momentum: float = 0.9,
@@ -58,6 +59,7 @@ def fit_side_by_side(
         num_classes: K.
         learning_rates: S of them.
         loss: of `LOSSES`.
+        tau: strength of the logit adjustment; 1 is the balanced softmax.
         steps, batch_size, momentum, weight_decay, seed: of the training.
         fit_bias: whether there is a bias; else it stays 0.
 
@@ -75,7 +77,7 @@ def fit_side_by_side(
     adjust_K = torch.zeros(num_classes)
     share_N = torch.ones(len(labels)).double()
     if loss == "logit_adjusted":
-        adjust_K = (counts_K / counts_K.sum()).log().float()
+        adjust_K = (tau * (counts_K / counts_K.sum()).log()).float()
     else:
         share_N = class_balanced_weight(labels)
     edges_N, generator = share_N.cumsum(0), torch.Generator().manual_seed(seed)
