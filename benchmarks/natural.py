@@ -2,8 +2,8 @@
 
     SELMIX_REFERENCE_DATA=... python -m benchmarks.natural --seeds 0 1 2 --output_dir natural
 
-The starts are those of `benchmarks.natural_starts`: 10 to 1,000 classes, images and texts, plain, logit-adjusted,
-probes and networks from scratch, a few to hundreds of samples a class that steer. Backbones are frozen; every method sees the
+The starts are those of `benchmarks.natural_starts`: 10 to 1,000 classes, images and texts; plain, logit-adjusted,
+probes and networks from scratch; a few to hundreds of samples a class that steer. Backbones are frozen; every method sees the
 same features. SelMix is `SelMixTrainer` with nothing set but the objective. Beside it, from the same start:
 
 - logit-adjusted (tau .5, 1 or 1.5), balanced-softmax (tau 1), class-balanced heads, retrained from zeros at five rates

@@ -98,8 +98,7 @@ def _without_those_of_images(names: list[str], asked: list[str], data: Benchmark
         return asked or names
     if wrong := [name for name in asked if name in OF_PIXELS]:
         raise ValueError(
-            f"--studies: {wrong[0]} mixes images before the model, and the samples here are {data.samples}: leave it "
-            "out."
+            f"--studies: {wrong[0]} is of images, and these data are for {data.modality.task}: leave it out."
         )
     return asked or [name for name in names if name not in OF_PIXELS]
 

@@ -199,8 +199,8 @@ class _Benchmark:
                     trainer = self._trainer(config, checkpoint)
             trainer.log({f"test_{name}": value for name, value in before.items()})  # for the card
             if is_main:
-                first = f"features of the training and validation {self.data.samples} once, then "
-                first *= config.freeze_backbone
+                once = f"features of the training and validation {self.data.samples} once, then "
+                first = once if config.freeze_backbone else ""
                 print(f"Seed {config.seed}, {config.objective}: {first}{config.max_steps} steps", flush=True)
             began = time.perf_counter()
             with self.timer.part("training steps"):

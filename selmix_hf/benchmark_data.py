@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,8 +77,9 @@ class BenchmarkData:
 
     def prepared(self, processor: Any) -> BenchmarkData:
         """With every split as the collator wants it."""
-        splits = {part: self.modality.prepared(dataset, processor) for part, dataset in self.splits.items()}
-        return replace(self, splits=DatasetDict(splits))
+        prepared = copy.copy(self)
+        prepared.splits = DatasetDict({k: self.modality.prepared(part, processor) for k, part in self.splits.items()})
+        return prepared
 
     def data_collator(self, processor: Any) -> Collator | None:
         """For a trainer's `data_collator`; None: what the trainer takes by default."""

@@ -121,7 +121,7 @@ def refuse_options_of_images(arguments: BenchmarkArguments, config: SelMixConfig
     given = [name for name, is_given in of_images.items() if is_given and not modality.of_pixels]
     given += [name for name, is_given in of_floats.items() if is_given and not modality.of_floats]
     if given:
-        raise ValueError(f"{given[0]} is for images, and the samples here are {data.samples}: leave it out.")
+        raise ValueError(f"{given[0]} is for images, and these data are for {modality.task}: leave it out.")
 
 
 def augmentation(arguments: BenchmarkArguments, data: BenchmarkData, processor: Any) -> CropAndFlip | None:

@@ -204,7 +204,7 @@ class Texts(Modality):
         )
 
     def check(self, dataset: Dataset, name: str) -> None:
-        missing_N = pc.is_null(dataset.with_format("arrow")[:][self.column])
+        missing_N = pc.is_null(dataset.select_columns(self.column).with_format("arrow")[:][self.column])
         _require_none(np.flatnonzero(missing_N), "text", self.column, dataset, name)
 
     def digests(self, dataset: Dataset) -> Iterator[str]:

@@ -25,7 +25,7 @@ _OF_DRAWING = ("split", "imbalance_factor", "max_per_class", "validation_per_cla
 class OwnDataArguments(LongTailedArguments):
     """Options of a recipe on a user's own data.
 
-    Where these have a validation split and no option of `_OF_DRAWING` is given, they are taken as they are.
+    Data with a validation split are taken as they are, unless an option that says how to draw one is given.
     """
 
     dataset: str = field(metadata={"help": "A Hub id, or a folder with train.parquet, test.parquet, ..."})

@@ -221,7 +221,11 @@ class SelMixHead:
             config.num_labels = len(self.class_names)
             register_architecture(config)
             model = model_class.from_pretrained(
-                self.base_model, revision=self.base_revision, config=config, ignore_mismatched_sizes=True, **kwargs
+                self.base_model,
+                revision=self.base_revision,
+                config=config,
+                ignore_mismatched_sizes=True,
+                **{"dtype": next(iter(self.tensors.values())).dtype, **kwargs},  # the base may be stored in another
             )
         except OSError as error:
             raise FileNotFoundError(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from selmix_hf.card_parts import samples_of, task_of
+from selmix_hf.card_parts import has_pipeline, said_of, samples_of, task_of
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,25 @@ def test_the_task_of_a_model(architecture, task):
 def test_what_the_samples_of_a_task_are_called():
     tasks = ("image-classification", "text-classification", "audio-classification", "tabular-classification", None)
     assert [samples_of(task) for task in tasks] == ["images", "texts", "recordings", "samples", "samples"]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "of_texts"),
+    [
+        (
+            "class 'images' (3) has 12 images, but 8 for training",
+            "class 'images' (3) has 12 texts, but 8 for training",
+        ),
+        ("leaves 2 classes without an image", "leaves 2 classes without a text"),
+        ("without an unlabelled image; it can be 1/4", "without an unlabelled text; it can be 1/4"),
+        ("Images that steer", "Texts that steer"),
+        ("image_column of imagery", "image_column of imagery"),
+    ],
+)
+def test_a_sentence_on_images_said_of_others(sentence, of_texts):
+    assert said_of("texts", sentence) == of_texts and said_of("images", of_texts) == of_texts
+
+
+def test_tasks_that_a_pipeline_knows():
+    known = {task: has_pipeline(task) for task in ("text-classification", "fill-mask", "tabular-classification")}
+    assert known == {"text-classification": True, "fill-mask": True, "tabular-classification": False}

@@ -1,0 +1,106 @@
+"""What a text classifier is loaded as, and what its texts become."""
+
+import hashlib
+
+import pytest
+import texts
+import tiny
+import torch
+from transformers import AutoTokenizer, BertModel
+
+from selmix_hf.loading import load_classifier, load_for_classes
+from selmix_hf.modality import Images, Texts
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return str(texts.save_model(tmp_path / "checkpoint"))
+
+
+def test_half_precision_is_not_kept(checkpoint):
+    assert texts.bert().from_pretrained(checkpoint).dtype == torch.float16
+    model, tokenizer = load_classifier(checkpoint, texts.NAMES, modality=Texts())
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert model.config.id2label == dict(enumerate(texts.NAMES)) and tokenizer.pad_token == "[PAD]"
+
+
+def test_an_image_classifier_in_half_precision_neither(tmp_path):
+    tiny.model("vit").to(torch.float16).save_pretrained(tmp_path)
+    tiny.processor().save_pretrained(tmp_path)
+    assert load_classifier(str(tmp_path), tiny.NAMES)[0].dtype == torch.float32
+
+
+def test_texts_become_tokens_once_and_are_cut(checkpoint):
+    data = texts.texts((1, 1, 1))
+    row = data.add_item({"text": "web " * 40, "label": 2}).select([3])
+    for asked, length in ((None, 32), (6, 6)):  # the tiny model has 32 positions
+        modality = Texts(max_length=asked)
+        model, tokenizer = load_classifier(checkpoint, texts.NAMES, modality=modality)
+        (tokens,) = modality.prepared(row, tokenizer)["input_ids"]
+        web = texts.WORDS.index("web")
+        assert tokens == [1, *[web] * (length - 2), 2]
+        tokenizer.save_pretrained(f"{checkpoint}/again")
+        assert AutoTokenizer.from_pretrained(f"{checkpoint}/again").model_max_length == length
+
+
+def test_a_tokenizer_that_lies_elsewhere_gives_the_same_dataset(checkpoint, tmp_path):
+    data, prints = texts.texts((2, 2, 2)), []
+    texts.save_model(tmp_path / "other")
+    for folder, length in ((checkpoint, None), (checkpoint, None), (tmp_path / "other", None), (checkpoint, 6)):
+        modality = Texts(max_length=length)
+        tokenizer = load_classifier(str(folder), texts.NAMES, modality=modality)[1]
+        prints.append([modality.prepared(data, tokenizer)._fingerprint for _ in range(2)])
+    assert prints[0] == prints[1] == prints[2] and len({*prints[0], *prints[3]}) == 2
+
+
+@pytest.mark.parametrize(
+    ("max_length", "change", "sentence"),
+    [
+        (2, {}, "max_length must lie between 3 and 32 for this model and its tokenizer, found 2"),
+        (33, {}, "max_length must lie between 3 and 32 for this model and its tokenizer, found 33"),
+        (20, {"model_max_length": 16}, "max_length must lie between 3 and 16 .*, found 20"),
+        (None, {"pad_token": None}, "the tokenizer has no padding token"),
+    ],
+)
+def test_what_does_not_suit_is_refused(max_length, change, sentence, checkpoint):
+    texts.tokenizer(**change).save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match=sentence):
+        load_classifier(checkpoint, texts.NAMES, modality=Texts(max_length=max_length))
+
+
+def test_a_checkpoint_of_something_else(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="tells 3 classes apart, the data have 2 names"):
+        load_classifier(checkpoint, ["a", "b"], modality=Texts())
+    with pytest.raises(FileNotFoundError, match="no text classifier with its tokenizer could be loaded from 'nobody/"):
+        load_classifier("nobody/model", texts.NAMES, modality=Texts())
+    tiny.model("vit").save_pretrained(tmp_path / "vit")
+    with pytest.raises(FileNotFoundError, match="no text classifier with its tokenizer could be loaded from .*vit"):
+        load_classifier(str(tmp_path / "vit"), texts.NAMES, modality=Texts())
+
+
+def test_a_language_model_gets_a_head_and_a_pooler_but_no_backbone(tmp_path):
+    """Language models are published without the layers of a classifier; all else must be there."""
+    data, modality = texts.texts((1, 1, 1)), Texts()
+
+    def load(model):
+        model.save_pretrained(tmp_path / "base")
+        texts.tokenizer().save_pretrained(tmp_path / "base")
+        probe = {"probe": lambda tokenizer: modality.probe(tokenizer, data, "label")}
+        return load_for_classes(str(tmp_path / "base"), texts.NAMES, modality=modality, **probe)[0]
+
+    whole = texts.bert()
+    model = load(BertModel(whole.config, add_pooling_layer=False))
+    assert model.config.id2label == dict(enumerate(texts.NAMES)) and model.classifier.out_features == 3
+    damaged = BertModel(whole.config)
+    del damaged.encoder.layer[0].output
+    with pytest.raises(ValueError, match="lacks 4 weights of the backbone, .*bert.encoder.layer.0.output"):
+        load(damaged)
+
+
+def test_digests_are_of_the_content(tmp_path):
+    data = texts.texts((1, 1, 0))
+    assert list(Texts().digests(data)) == [hashlib.sha256(text.encode()).hexdigest() for text in data["text"]]
+    images = tiny.images((1, 1, 1, 0))
+    images.to_parquet(tmp_path / "images.parquet")
+    again = type(images).from_parquet(str(tmp_path / "images.parquet"))
+    assert list(Images().digests(images)) == list(Images().digests(again)) and len({*Images().digests(again)}) == 3
