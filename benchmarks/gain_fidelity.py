@@ -24,7 +24,7 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks.defaults import cifar10_sets
-from benchmarks.on_features import trainer_on_features
+from benchmarks.on_features import TEN_CLASSES, trainer_on_features
 from selmix_hf.callbacks import GainFidelityCallback
 from selmix_hf.comparison import markdown_table
 from selmix_hf.gain_fidelity import GainFidelity
@@ -63,7 +63,9 @@ def shortened(numbers: Mapping[Any, float]) -> dict[Any, float]:
     return {name: float(f"{value:.4g}") for name, value in numbers.items()}
 
 
-def measure(objectives: Sequence[str], max_steps: int, every: int, target_share: float) -> dict[str, Any]:
+def measure(
+    objectives: Sequence[str], max_steps: int, every: int, target_share: float, confusion: str = "hard"
+) -> dict[str, Any]:
     train, halves, head = cifar10_sets(Path(os.environ["SELMIX_REFERENCE_DATA"]), None)
     gain = (torch.cat([part[0] for part in halves[0]]), torch.cat([part[1] for part in halves[0]]))
     record = {}
@@ -71,6 +73,7 @@ def measure(objectives: Sequence[str], max_steps: int, every: int, target_share:
         looks = Looks(every)
         with tempfile.TemporaryDirectory() as folder:
             options = {"objective": objective, "max_steps": max_steps, "target_share": target_share}
+            options |= {**TEN_CLASSES, "confusion": confusion}
             trainer_on_features(train, gain, head, folder, [looks], **options).train()
         record[objective] = looks.rows
         print(table({objective: looks.rows}), flush=True)
@@ -130,9 +133,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--every", type=int, default=20, help="refreshes from one look to the next")
     parser.add_argument("--target_share", type=float, default=0.0, help="of SelMixConfig; 0: its default")
+    parser.add_argument("--confusion", choices=("hard", "soft"), default="hard", help="what the gain is of")
     parser.add_argument("--json", type=Path, help="also write the record here")
     options = parser.parse_args()
-    record = measure(options.objectives, options.steps, options.every, options.target_share)
+    record = measure(options.objectives, options.steps, options.every, options.target_share, options.confusion)
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

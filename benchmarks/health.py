@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.defaults import cifar10_sets, classifier_sets
-from benchmarks.on_features import Head, Set, trainer_on_features
+from benchmarks.on_features import TEN_CLASSES, Head, Set, trainer_on_features
 from selmix_hf import SelMixConfig, SelMixTrainer
 from selmix_hf.comparison import markdown_table
 from selmix_hf.confusion import confusion_counts, confusion_matrix
@@ -105,7 +105,7 @@ def run_on_features(
         part = gain if case.per_class is None else cut(gain, case.per_class, seed)
         options = {"objective": case.objective, "seed": seed, "target_share": target_share, **case.options}
         with tempfile.TemporaryDirectory() as folder:
-            trainer = trainer_on_features(train, part, head, folder, **options)
+            trainer = trainer_on_features(train, part, head, folder, **TEN_CLASSES | options)
             trainer.train()
         results.append(measures(trainer))
         if held_out is not None:

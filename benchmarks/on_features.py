@@ -12,6 +12,8 @@ from transformers import PrinterCallback
 from benchmarks.frozen import BareHead, HeadConfig, StoredSet, collate
 from selmix_hf import SelMixConfig, SelMixTrainer
 
+# recipes/configs/ten_classes.yaml but for the length
+TEN_CLASSES = {"learning_rate": 0.01, "refresh_steps": 10, "confusion": "hard", "head_start": "as_is"}
 Set = tuple[Tensor, Tensor]  # features N x D, labels N
 Head = tuple[Tensor, Tensor]
 
