@@ -27,11 +27,11 @@ from benchmarks import (
     gpu,
     health,
     mixing,
+    natural_report,
     network,
     pairs,
     reuse,
     semi_supervised,
-    starts,
     startup,
     validation_size,
     worst_class,
@@ -51,6 +51,7 @@ DOCS = (
     "defaults",
     "gain_fidelity",
     "health",
+    "many_classes",
     "method",
     "performance",
     "results",
@@ -200,7 +201,14 @@ def tables() -> dict[str, Callable[[], str]]:
         "cifar10_lt": cifar10_lt_table,
         "digits": digits_table,
         "targets": targets_table,
-        "starts": lambda: short(starts.table(read(RECORDED / "starts.json"))),
+        "natural": lambda: natural_report.readme_table(read(RECORDED / "natural.json")),
+        "natural_mean_recall": lambda: natural_report.summary_table(read(RECORDED / "natural.json"), "mean_recall"),
+        "natural_worst_share": lambda: natural_report.summary_table(
+            read(RECORDED / "natural.json"), "worst_share_recall"
+        ),
+        "natural_texts": lambda: natural_report.single_table(
+            next(record for record in read(RECORDED / "natural.json") if record["start"] == "texts, plain")
+        ),
         "gain": lambda: gain.table(read(RECORDED / "gain.json")["rows"]),
         "gain_8142": lambda: gain.table(read(RECORDED / "gain_8142.json")["rows"]),
         "gain_fidelity": lambda: short(gain_fidelity.table(read(RECORDED / "gain_fidelity.json"))),
@@ -295,6 +303,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for file in chain.from_iterable(files.values()):
                 if f"({IMAGES.name}/{file})" not in page:  # not shown
                     (IMAGES / file).unlink()
+        natural_report.save_plot(read(RECORDED / "natural.json"), IMAGES / "natural.png")
         gain_fidelity.save_plots(read(RECORDED / "gain_fidelity.json"))
         save_fronts()
     texts = regenerate()
