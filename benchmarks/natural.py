@@ -109,9 +109,7 @@ def measure(name: str, start: Start, objectives: Sequence[str], seeds: Sequence[
         record = {
             "start": name,
             "num_classes": len(start.head[1]),
-            "samples": {
-                part: [int(n.min()), int(n.max())] for part, n in zip(("train", "gain", "test"), sizes, strict=True)
-            },
+            "samples": {part: [int(n.min()), int(n.max())] for part, n in sizes.items()},
             "before": report(*start.head, start.test),
             "standard_error": 0.0,
             "hardware": hardware(1, True),
