@@ -179,7 +179,7 @@ class Texts(Modality):
         known, needed = len(processor), getattr(model.config, "vocab_size", None) or 0
         if 2 * known < needed:  # transformers makes an empty one where its files are missing
             raise ValueError(
-                f"the tokenizer knows {known:,} tokens and the model {needed:,}: save the tokenizer that the model was "
+                f"the tokenizer knows {known:,} tokens and the model {needed:,}: save the one that the model was "
                 "trained with beside it."
             )
         if processor.pad_token is None:

@@ -81,7 +81,7 @@ def test_a_checkpoint_of_something_else(checkpoint, tmp_path):
 def test_a_checkpoint_without_its_tokenizer(tmp_path):
     """transformers makes one that knows no word, unsaid."""
     texts.bert().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="the tokenizer knows 5 tokens and the model 15: save the tokenizer that the"):
+    with pytest.raises(ValueError, match="the tokenizer knows 5 tokens and the model 15: save the one that the model"):
         load_classifier(str(tmp_path), texts.NAMES, modality=Texts())
 
 
