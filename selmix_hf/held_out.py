@@ -6,12 +6,12 @@ import hashlib
 import os
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Image
 
 from selmix_hf.labels import class_labels, infer_label_column, require_dataset
 from selmix_hf.long_tail import LongTailedSplit
 
-LEAST = 3  # one image each for training, validation and test
+LEAST = 3  # one sample each for training, validation and test
 
 
 def hold_out(
@@ -22,10 +22,10 @@ def hold_out(
     label_column: str | None = None,
     save_to: str | os.PathLike[str] | None = None,
 ) -> DatasetDict:
-    """Splits "train", "validation" and "test", with images of every class in each.
+    """Splits "train", "validation" and "test", with samples of every class in each.
 
-    From a class of n images, n x share go to validation and to test, rounded down, but at least one; the others train.
-    Images are drawn by the rank of sha256("{seed}|{row}") within their class.
+    Of a class of n samples, n x share go to validation and to test, rounded down, but at least one; the others train.
+    Samples are drawn by the rank of sha256("{seed}|{row}") within their class.
 
     Args:
         validation, test: shares of each class.
@@ -35,7 +35,7 @@ def hold_out(
 
     Raises:
         FileExistsError: `save_to` holds another split.
-        ValueError: shares that leave nothing to train on, a class with fewer than three images, unusable labels.
+        ValueError: shares that leave nothing to train on, a class with fewer than three samples, unusable labels.
     """
     require_dataset(dataset)
     if not (0 < validation and 0 < test and validation + test < 1):
@@ -49,9 +49,10 @@ def hold_out(
     counts_K = np.bincount(labels_N, minlength=len(names or ()))
     small = [f"{names[k] if names else k} ({counts_K[k]})" for k in np.flatnonzero(counts_K < LEAST)]
     if small:
+        samples = "images" if any(isinstance(kind, Image) for kind in dataset.features.values()) else "samples"
         raise ValueError(
-            f"every class needs {LEAST} images or more, one each for training, validation and test; too few have "
-            f"{', '.join(small[:5])}. Add images, or leave those classes out."
+            f"every class needs {LEAST} {samples} or more, one each for training, validation and test; too few have "
+            f"{', '.join(small[:5])}. Add {samples}, or leave those classes out."
         )
     rank_N = np.array([hashlib.sha256(f"{seed}|{row}".encode()).hexdigest() for row in range(len(labels_N))])
     rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}

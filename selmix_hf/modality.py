@@ -176,6 +176,12 @@ class Texts(Modality):
 
     def fit_processor(self, model: Any, processor: Any) -> None:
         """The tokenizer cuts texts where they become too long, here and in whatever loads it later."""
+        known, needed = len(processor), getattr(model.config, "vocab_size", None) or 0
+        if 2 * known < needed:  # transformers makes an empty one where its files are missing
+            raise ValueError(
+                f"the tokenizer knows {known:,} tokens and the model {needed:,}: save the one that the model was "
+                "trained with beside it."
+            )
         if processor.pad_token is None:
             raise ValueError(
                 "the tokenizer has no padding token, without which texts of several lengths make no batch: set its "

@@ -87,7 +87,8 @@ class Workbench:
         self.data = data = data.prepared(self._processor)
         used = {name: data.splits[name] for name in parts if name in data.splits}
         columns = used["train"].column_names
-        images: Dataset = concatenate_datasets([part.select_columns(columns) for part in used.values()])
+        some = [part.select_columns(columns) for part in used.values() if len(part)]  # an empty one may lack columns
+        images: Dataset = concatenate_datasets(some)
         self.images = images.add_column(ROW, range(len(images)))
         self.labels_N = class_labels(self.images, data.label_column)
         ends = np.cumsum([len(part) for part in used.values()])

@@ -50,3 +50,7 @@ def test_bad_shares(options):
 def test_a_class_that_is_too_small():
     with pytest.raises(ValueError, match=r"needs 3 images or more.*too few have blue \(2\), grey \(0\)\. Add images"):
         hold_out(tiny.images((9, 9, 2, 0)))
+    with pytest.raises(
+        ValueError, match=r"needs 3 samples or more.*too few have blue \(2\), grey \(0\)\. Add samples"
+    ):
+        hold_out(tiny.images((9, 9, 2, 0)).remove_columns("image"))

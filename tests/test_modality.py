@@ -78,6 +78,13 @@ def test_a_checkpoint_of_something_else(checkpoint, tmp_path):
         load_classifier(str(tmp_path / "vit"), texts.NAMES, modality=Texts())
 
 
+def test_a_checkpoint_without_its_tokenizer(tmp_path):
+    """transformers makes one that knows no word, unsaid."""
+    texts.bert().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="the tokenizer knows 5 tokens and the model 15: save the one that the model"):
+        load_classifier(str(tmp_path), texts.NAMES, modality=Texts())
+
+
 def test_a_language_model_gets_a_head_and_a_pooler_but_no_backbone(tmp_path):
     """Language models are published without the layers of a classifier; all else must be there."""
     data, modality = texts.texts((1, 1, 1)), Texts()

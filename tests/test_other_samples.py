@@ -70,10 +70,11 @@ def test_analysis(folder, tmp_path, capsys):
     assert "image" not in said + report
 
 
-def test_analysis_of_texts_made_long_tailed(folder, tmp_path):
-    """Those in no split are tokens too: the study of imbalance draws from them."""
+@pytest.mark.parametrize("factor", [10, 30], ids=["nothing left to draw from", "texts left to draw from"])
+def test_analysis_of_texts_made_long_tailed(factor, folder, tmp_path):
+    """The study of imbalance draws from texts in no split, which are tokenised too."""
     texts.texts((40, 40, 40)).to_parquet(tmp_path / "train.parquet")
-    drawn = ["--dataset", tmp_path, "--max_per_class", 30, "--imbalance_factor", 10, "--validation_per_class", 4]
+    drawn = ["--dataset", tmp_path, "--max_per_class", 30, "--imbalance_factor", factor, "--validation_per_class", 4]
     few = ["--studies", "imbalance", "--objectives", "min_recall"]
     record = analysis.main(texts.options_for(folder, tmp_path / "out", *drawn, *FROZEN, *few))
     assert [row["label"] for row in record["studies"]["imbalance"]["min_recall"]] == ["10", "15 (2 texts)"]
