@@ -111,7 +111,7 @@ def soft_direction(
     sizes_K = soft_counts.sum(1)
     soft_KK = smooth_confusion(soft_counts, objective.class_prior)
     psi_KK = lagrangian_derivative(objective, soft_KK, multipliers)
-    share_KK = psi_KK.mul_((soft_KK.sum(1) / (sizes_K + 1) / temperature)[:, None])
+    share_KK = psi_KK * (soft_KK.sum(1) / (sizes_K + 1) / temperature)[:, None]
     share_KK = share_KK.to(weight.device, sum_dtype(weight.device))
     direction_KD = torch.zeros_like(weight, dtype=share_KK.dtype)
     bias_K = torch.zeros_like(direction_KD[:, 0])

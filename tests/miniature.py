@@ -30,4 +30,4 @@ def options_for(folder: Path, out: Path, pairs: int) -> list[str]:
     options = ["--model_name_or_path", str(folder / "checkpoint"), "--dataset", str(folder), "--use_cpu"]
     options += ["--imbalance_factor", "10", "--max_per_class", "30", "--validation_per_class", "20"]
     options += ["--per_device_train_batch_size", str(pairs), "--max_steps", "4", "--refresh_steps", "2"]
-    return [*options, "--learning_rate", "0.01", "--output_dir", str(out)]
+    return [*options, "--learning_rate", "0.01", "--head_start", "as_is", "--output_dir", str(out)]

@@ -97,7 +97,7 @@ def cifar100(tmp_path_factory):
 
 def options(checkpoint, out, *more):
     few = ["--use_cpu", "--per_device_train_batch_size", "4", "--max_steps", "4", "--refresh_steps", "2"]
-    few += ["--learning_rate", "1e-3"]
+    few += ["--learning_rate", "1e-3", "--head_start", "as_is"]
     return ["--model_name_or_path", checkpoint, "--output_dir", str(out), *few, *map(str, more)]
 
 

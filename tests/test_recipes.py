@@ -59,6 +59,7 @@ def checkpoint(tmp_path_factory):
 def cifar10_options(images, checkpoint, out, *more):
     own = ["--model_name_or_path", str(checkpoint), "--dataset", str(images), "--output_dir", str(out)]
     drawn = ["--validation_per_class", "4", "--imbalance_factor", "4", "--use_cpu"]
+    drawn += ["--learning_rate", "0.01", "--head_start", "as_is"]
     return [*own, *drawn, "--per_device_train_batch_size", "4", "--max_steps", "4", "--refresh_steps", "2", *more]
 
 

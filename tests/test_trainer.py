@@ -76,6 +76,7 @@ def test_evaluate_takes_raw_images_at_any_time(finished):
 def test_metric_names(finished):
     expected = "loss psi selection_score accuracy mean_recall min_recall worst_class g_mean h_mean macro_f1 "
     expected += "smallest_coverage head_recall tail_recall min_head_tail_recall medium_recall few_recall "
+    expected += "worst_share_recall worst_share_recall_low worst_share_recall_high zero_recall_classes "
     expected += "min_recall_low min_recall_high runtime samples_per_second steps_per_second "
     expected += " ".join(f"{kind}/{name}" for kind in ("recall", "recall_low", "recall_high") for name in tiny.NAMES)
     assert {f"test_{name}" for name in expected.split()} == finished.seen["after"].keys() - {"epoch"}
@@ -140,7 +141,7 @@ def test_frozen_and_evaluation_passes_agree_with_plain_evaluation(freeze, tmp_pa
     """The gain set is evaluated from the pass of the refresh, an equal set by a pass of its own: same numbers."""
     calls = []
     statistics = DatasetPass.statistics
-    monkeypatch.setattr(DatasetPass, "statistics", lambda *args: calls.append(args[1]) or statistics(*args))
+    monkeypatch.setattr(DatasetPass, "statistics", lambda *a, **own: calls.append(a[1]) or statistics(*a, **own))
     gain = tiny.images(tiny.GAIN_COUNTS, seed=1)
     sets = {"gain": gain, "copy": tiny.images(tiny.GAIN_COUNTS, seed=1)}
     options = {"metric_for_best_model": "eval_gain_selection_score", "freeze_backbone": freeze}
@@ -193,7 +194,8 @@ def test_selection_puts_feasible_checkpoints_first(tmp_path):
 
 def test_frozen_run_equals_the_whole_one_with_a_still_backbone(tmp_path):
     """Pairs, losses and weights are the same whether the backbone runs every step or its features are stored."""
-    options = {"backbone_learning_rate": 0.0, "max_steps": 12, **tiny.BARE}
+    full = tiny.images((20, 20, 20, 20), seed=1)  # a class with fewer would be filled up where features are stored
+    options = {"backbone_learning_rate": 0.0, "max_steps": 12, "gain_dataset": full, **tiny.BARE}
     whole = tiny.trainer(tmp_path / "whole", "resnet", **options)
     frozen = tiny.trainer(tmp_path / "frozen", "resnet", freeze_backbone=True, **options)
     whole.train()
@@ -720,7 +722,7 @@ def test_a_perfect_gain_set_is_said(tmp_path, caplog):
 
 
 def test_negative_gains_are_said(tmp_path, caplog, monkeypatch):
-    run = tiny.trainer(tmp_path, freeze_backbone=True, **tiny.BARE)
+    run = tiny.trainer(tmp_path, freeze_backbone=True, confusion="hard", **tiny.BARE)
     plain = selmix_hf.trainer.head_gain
     monkeypatch.setattr(selmix_hf.trainer, "head_gain", lambda *args: -plain(*args).abs())
     run.train()
@@ -856,25 +858,31 @@ def test_a_run_that_was_never_feasible_is_said(tmp_path, caplog):
 # --- options reach what they are for -----------------------------------------------------------------------------
 
 
-def test_multipliers_go_on_from_period_to_period_at_the_rates_of_the_options(tmp_path):
-    """Worked out anew from the counts of every refresh: mu <- (mu - rate * slack)+, log lambda as a running mean."""
+@pytest.mark.parametrize("confusion", ["hard", "soft"])
+def test_multipliers_go_on_from_period_to_period_at_the_rates_of_the_options(confusion, tmp_path):
+    """Worked out anew from the counts of every refresh, or the soft ones: mu <- (mu - rate * slack)+, log lambda as a running mean."""
     options = {"constraints": {"coverage": 0.95}, "constraint_rate": 0.7, "min_rate": 4.0, "min_memory": 0.6}
-    run = tiny.trainer(tmp_path, max_steps=16, learning_rate=0.01, **options, **tiny.BARE)
+    run = tiny.trainer(tmp_path, max_steps=16, learning_rate=0.01, confusion=confusion, **options, **tiny.BARE)
     seen = []
-    run.add_callback(At("on_step_begin", lambda state: seen.append((run.gain_counts, run.pair_state.multipliers))))
+
+    def look(state):
+        soft = run._soft_confusion().counts if confusion == "soft" else run.gain_counts
+        seen.append((run.gain_counts, soft, run.pair_state.multipliers))
+
+    run.add_callback(At("on_epoch_begin", look))  # after the refresh
     run.train()
     constraint, log_minimum = torch.zeros(4, dtype=torch.float64), None
-    periods = seen[::4]
-    assert len(periods) == 4
-    for counts, multipliers in periods:
+    assert len(seen) == 4
+    for counts, soft, multipliers in seen:
         smoothed = smooth_confusion(counts, "balanced")
         constraint = (constraint - 0.7 * (4 * smoothed.sum(0) - 0.95)).clamp(min=0)
+        smoothed = smooth_confusion(soft, "balanced")
         target = -4.0 * smoothed.diagonal() / smoothed.sum(1)
         log_minimum = target if log_minimum is None else 0.6 * log_minimum + 0.4 * target
         log_minimum = log_minimum.log_softmax(0)
         assert torch.allclose(multipliers["coverage"], constraint)
         assert torch.allclose(multipliers["min_recall"], log_minimum.exp())
-    assert float(constraint.max()) > 1.1 * float(periods[0][1]["coverage"].max())  # they did add up
+    assert float(constraint.max()) > 1.1 * float(seen[0][2]["coverage"].max())  # they did add up
 
 
 @pytest.mark.parametrize(("share", "tail"), [(0.25, ["grey"]), (0.5, ["blue", "grey"])])

@@ -63,4 +63,5 @@ def options_for(folder: Path, out: Path, *more) -> list[str]:
     """Of a run of four steps and two refreshes."""
     options = ["--model_name_or_path", folder / "checkpoint", "--dataset", folder, "--output_dir", out, "--use_cpu"]
     options += ["--max_steps", 4, "--refresh_steps", 2, "--per_device_train_batch_size", 4, "--learning_rate", 0.01]
+    options += ["--head_start", "as_is"]
     return [*map(str, options), *map(str, more)]
