@@ -25,6 +25,7 @@ from selmix_hf.minimum import MinimumMetric, check_worst_share
 Multipliers = dict[str, Tensor]
 
 INFEASIBLE = -1e6  # no score of a matrix that violates a constraint is above it
+_SOFT_SHARE = 0.75  # of what the multipliers of a minimum follow, the rest is counted
 _ROUNDING = 1e-9  # K * (1 / K) may fall short of 1 by a rounding error
 
 
@@ -161,12 +162,13 @@ class Objective:
         self, multipliers: Mapping[str, Tensor], counts: Tensor, soft_counts: Tensor | None = None
     ) -> Multipliers:
         """Multipliers of the next period from the current ones and the counts (K x K) of the validation set; those of
-        the metric from the mean of counted and soft recalls where soft counts are given (`soft_gain`). One sample
-        moves those less, so that a class of typical size, the harmonic mean, stands for the smallest one."""
+        the metric, where soft counts are given (`soft_gain`), for three quarters from soft recalls, and for one from
+        counted ones: where logits are small, soft recalls hardly differ. One sample moves soft ones less, so that a
+        class of typical size, the harmonic mean, stands for the smallest one."""
         smoothed_KK, sizes_K = smooth_confusion(counts, self.class_prior), counts.sum(1)
         updated = {c.name: c.update_multiplier(multipliers.get(c.name), smoothed_KK) for c in self.constraints}
         if soft_counts is not None:
-            smoothed_KK = (smooth_confusion(soft_counts, self.class_prior) + smoothed_KK) / 2
+            smoothed_KK = torch.lerp(smoothed_KK, smooth_confusion(soft_counts, self.class_prior), _SOFT_SHARE)
             sizes_K = (1 / (1 / soft_counts.sum(1)).mean()).expand(len(counts))
         own = self.metric.update_multiplier(multipliers.get(self.metric.name), smoothed_KK, sizes_K)
         return updated if own is None else {self.metric.name: own, **updated}

@@ -393,7 +393,7 @@ def test_multipliers_of_a_minimum_follow_counted_and_soft_recalls():
     soft = torch.tensor([[1.5, 0.5], [2.0, 4.0]], dtype=torch.float64)
     found = get_objective("min_recall", min_rate=10.0).update_multipliers({}, counts, soft)["min_recall"]
     # half a sample on the hits: (1.5/3, 6.5/7) counted, (2/3, 4.5/7) soft; harmonic mean of 2 and 6: 3
-    recall = torch.tensor([(1.5 / 3 + 2 / 3) / 2, (6.5 / 7 + 4.5 / 7) / 2], dtype=torch.float64)
+    recall = torch.tensor([(1.5 / 3 + 3 * 2 / 3) / 4, (6.5 / 7 + 3 * 4.5 / 7) / 4], dtype=torch.float64)
     torch.testing.assert_close(found, torch.softmax(-3 * math.log(2) * recall, 0))
     constrained = get_objective("min_recall", {"coverage": 0.95})
     plain, given = (constrained.update_multipliers({}, counts, seen)["coverage"] for seen in (None, soft))

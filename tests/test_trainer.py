@@ -876,7 +876,7 @@ def test_multipliers_go_on_from_period_to_period_at_the_rates_of_the_options(con
     for counts, soft, multipliers in seen:
         smoothed = smooth_confusion(counts, "balanced")
         constraint = (constraint - 0.7 * (4 * smoothed.sum(0) - 0.95)).clamp(min=0)
-        smoothed = (smooth_confusion(soft, "balanced") + smoothed) / 2
+        smoothed = 0.75 * smooth_confusion(soft, "balanced") + 0.25 * smoothed
         target = -4.0 * smoothed.diagonal() / smoothed.sum(1)
         log_minimum = target if log_minimum is None else 0.6 * log_minimum + 0.4 * target
         log_minimum = log_minimum.log_softmax(0)
