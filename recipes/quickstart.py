@@ -135,12 +135,16 @@ def stage1_trainer(model: Any, splits: DatasetDict, metric: str = "mean_recall",
 
 
 def selmix_trainer(model: Any, splits: DatasetDict, **options: Any) -> SelMixTrainer:
-    """All weights, and the defaults but for three things: the network was trained from scratch, so its backbone may
-    move faster than the default of 0.0001; 32 pairs and ten steps a period, since network and gain set are tiny."""
+    """All weights, from the model's own head, with gains from counts and the rate that was tuned for networks of ten
+    classes. The network was trained from scratch, so its backbone may move faster than the default of 0.0001; 32 pairs
+    and ten steps a period, since network and gain set are tiny."""
     trainer = SelMixTrainer(
         model=model,
         args=SelMixConfig(
+            learning_rate=0.003,
             backbone_learning_rate=0.0003,
+            confusion="hard",
+            head_start="as_is",
             per_device_train_batch_size=32,  # 64 images
             refresh_steps=LOOK,
             **SHARED,

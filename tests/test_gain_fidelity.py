@@ -251,7 +251,8 @@ def test_a_look_is_of_the_weights_and_gains_of_its_refresh(freeze, tmp_path):
             super().on_refresh(trainer)
             seen.append((self.latest, trainer.gain))
 
-    run = tiny.trainer(tmp_path, "convnext", freeze_backbone=freeze, callbacks=[Watch(1, step_size=1e-4)], **tiny.BARE)
+    options = {"callbacks": [Watch(1, step_size=1e-4)], "confusion": "hard", **tiny.BARE}
+    run = tiny.trainer(tmp_path, "convnext", freeze_backbone=freeze, **options)
     run.train()
     for fidelity, gain in seen:
         assert torch.allclose(fidelity.predicted, 1e-4 * gain.double().flatten())

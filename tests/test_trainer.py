@@ -860,7 +860,8 @@ def test_a_run_that_was_never_feasible_is_said(tmp_path, caplog):
 
 @pytest.mark.parametrize("confusion", ["hard", "soft"])
 def test_multipliers_go_on_from_period_to_period_at_the_rates_of_the_options(confusion, tmp_path):
-    """Worked out anew from the counts of every refresh, or the soft ones: mu <- (mu - rate * slack)+, log lambda as a running mean."""
+    """Worked out anew from the counts of every refresh: mu <- (mu - rate * slack)+, log lambda as a running mean; with
+    soft counts lambda follows those for three quarters."""
     options = {"constraints": {"coverage": 0.95}, "constraint_rate": 0.7, "min_rate": 4.0, "min_memory": 0.6}
     run = tiny.trainer(tmp_path, max_steps=16, learning_rate=0.01, confusion=confusion, **options, **tiny.BARE)
     seen = []
