@@ -5,7 +5,8 @@
 One run of 2,000 steps for each objective with the defaults, on stored features. Every 20 refreshes (200 steps), from
 the same weights, all 100 pairs of classes take one step of each size: on the mix of centroids that the gain predicts,
 and along the mean gradient of 64 mixes of training features. The learning rate of the run is 0.01.
-The record is of `--target_share 0.5`.
+The record is of `--target_share 0.5`. `--start` takes one of the starts in natural/starts instead, and with
+`--confusion soft` the gains of the soft confusion matrix are held against what a step changes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks.defaults import cifar10_sets
+from benchmarks.natural_starts import made
 from benchmarks.on_features import TEN_CLASSES, trainer_on_features
 from selmix_hf.callbacks import GainFidelityCallback
 from selmix_hf.comparison import markdown_table
@@ -64,16 +66,26 @@ def shortened(numbers: Mapping[Any, float]) -> dict[Any, float]:
 
 
 def measure(
-    objectives: Sequence[str], max_steps: int, every: int, target_share: float, confusion: str = "hard"
+    objectives: Sequence[str],
+    max_steps: int,
+    every: int,
+    target_share: float,
+    confusion: str = "hard",
+    start: str | None = None,
+    learning_rate: float = 0.01,
 ) -> dict[str, Any]:
-    train, halves, head = cifar10_sets(Path(os.environ["SELMIX_REFERENCE_DATA"]), None)
-    gain = (torch.cat([part[0] for part in halves[0]]), torch.cat([part[1] for part in halves[0]]))
+    if start is None:
+        train, halves, head = cifar10_sets(Path(os.environ["SELMIX_REFERENCE_DATA"]), None)
+        gain = (torch.cat([part[0] for part in halves[0]]), torch.cat([part[1] for part in halves[0]]))
+    else:
+        found = made(start, Path("natural") / "starts")
+        train, gain, head = found.train, found.gain, found.head
     record = {}
     for objective in objectives:
         looks = Looks(every)
         with tempfile.TemporaryDirectory() as folder:
             options = {"objective": objective, "max_steps": max_steps, "target_share": target_share}
-            options |= {**TEN_CLASSES, "confusion": confusion}
+            options |= {**TEN_CLASSES, "confusion": confusion, "learning_rate": learning_rate}
             trainer_on_features(train, gain, head, folder, [looks], **options).train()
         record[objective] = looks.rows
         print(table({objective: looks.rows}), flush=True)
@@ -134,9 +146,12 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, help="refreshes from one look to the next")
     parser.add_argument("--target_share", type=float, default=0.0, help="of SelMixConfig; 0: its default")
     parser.add_argument("--confusion", choices=("hard", "soft"), default="hard", help="what the gain is of")
+    parser.add_argument("--start", help="one of benchmarks.natural_starts in the place of the reference")
+    parser.add_argument("--learning_rate", type=float, default=0.01)
     parser.add_argument("--json", type=Path, help="also write the record here")
     options = parser.parse_args()
-    record = measure(options.objectives, options.steps, options.every, options.target_share, options.confusion)
+    given = options.objectives, options.steps, options.every, options.target_share, options.confusion
+    record = measure(*given, options.start, options.learning_rate)
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
