@@ -85,6 +85,7 @@ class HealthWatch:
         distribution: PairDistribution | None,
         logs: Sequence[Mapping[str, Any]],
         reach: float = 0.0,
+        settled: bool = True,
     ) -> None:
         """Look at a refresh.
 
@@ -93,6 +94,7 @@ class HealthWatch:
             distribution: P and what was decided on the way; None likewise.
             logs: those of the run, this refresh's among them.
             reach: learning rate times optimizer steps: what a run makes of a gain, to first order.
+            settled: whether a swing and a stale P matter; a rate that was worked out is high until it has fallen.
         """
         last = [log for log in logs if "gain_set_psi" in log][-_LONG_WINDOW:]
         if last[-1]["gain_set_worst_recall"] == 1:
@@ -103,6 +105,8 @@ class HealthWatch:
             )
         elif gain is not None and distribution is not None:
             self._look_at_gains(gain, distribution, reach)
+        if not settled:
+            return
         size, limit = swing(last), _SWING_OF_MINIMUM if self._is_minimum else _SWING
         if size is not None and size > limit:
             or_else = ", or let more pairs share in P: a larger target_share or a smaller inverse_temperature"

@@ -60,6 +60,15 @@ def test_a_swing_is_said():
     assert heard(logs(SWINGING, error=0.005), "min_recall")[0] == {"swing"}
 
 
+def test_a_rate_that_was_worked_out_may_swing_until_it_has_fallen():
+    said = []
+    watch = HealthWatch(get_objective("mean_recall"), said.append)
+    watch.look(None, None, logs(SWINGING), settled=False)
+    assert not said
+    watch.look(None, None, logs(SWINGING))
+    assert watch.said == {"swing"}
+
+
 def test_single_samples_hear_nothing_of_pairs():
     said = []
     watch = HealthWatch(get_objective("mean_recall"), said.append)
@@ -195,7 +204,7 @@ def refreshes(run):
 
 
 def test_a_run_at_a_fit_rate_is_let_alone_and_one_that_is_spoilt_is_not(tmp_path, caplog):
-    options = {**FROZEN, **tiny.BARE, "refresh_steps": 2, "max_steps": 40, "target_share": 0.5}
+    options = {**FROZEN, **tiny.BARE, "refresh_steps": 2, "max_steps": 40, "target_share": 0.5, "confusion": "hard"}
     fit = tiny.trainer(tmp_path / "fit", "convnext", learning_rate=0.02, **options)
     fit.train()
     assert fit.health.said == set()
