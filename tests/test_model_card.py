@@ -173,6 +173,7 @@ def test_the_best_checkpoints_numbers_not_the_last_steps(tmp_path):
         learning_rate=100.0,
         objective="mean_recall",
         freeze_backbone=True,
+        confusion="hard",
     )
     trainer.train()
     assert trainer.state.best_global_step < trainer.state.global_step
