@@ -277,8 +277,7 @@ class SelMixConfig(TrainingArguments):
                 f"pseudo_label_steps must be a multiple of refresh_steps={self.refresh_steps}, found "
                 f"{self.pseudo_label_steps}: the pairs of a period are drawn when it begins."
             )
-        if self.refresh_steps:
-            check_evaluations(self, self.max_steps)
+        check_evaluations(self, self.max_steps)
 
     def make_objective(self, objective: Any = None, class_counts: Any = None) -> Objective:
         """The objective that the options describe, for training class counts (shape K).

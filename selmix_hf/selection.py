@@ -208,6 +208,8 @@ def check_evaluations(args: Any, max_steps: int | None) -> None:
                 f"{max_steps} or less, or {kind}_strategy to {'epoch' if kind == 'eval' else 'best'!r}."
             )
     by_step = args.eval_strategy == "steps"
+    if not by_step and not args.refresh_steps:  # the length of a period is not known yet
+        return
     end = max_steps if by_step else max_steps / args.refresh_steps
     if args.eval_delay > end:
         unit = "steps" if by_step else f"periods of refresh_steps={args.refresh_steps} steps"
