@@ -61,7 +61,7 @@ DOCS = (
 )
 PAGES = ("README.md", "recipes/README.md", *(f"docs/{name}.md" for name in DOCS))
 CIFAR10_LT = {  # row -> card
-    "min recall, defaults": "cifar10-lt-min-recall-defaults",
+    "min recall, `ten_classes.yaml`": "cifar10-lt-min-recall-ten-classes",
     "min recall, `cifar10_lt_min_recall.yaml`": "cifar10-lt-min-recall",
     "mean recall, `cifar10_lt_mean_recall.yaml`": "cifar10-lt-mean-recall",
     "H-mean, `cifar10_lt_h_mean.yaml`": "cifar10-lt-h-mean",

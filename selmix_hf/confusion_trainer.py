@@ -41,6 +41,7 @@ class ConfusionTrainer(HubTrainer):
     _statistics_at: dict[int, ClassStatistics]
     _gain_set_samples: tuple[int, HeadSamples] | None = None
     _padding: HeadSamples | None = None
+    _given_rate: float
     selection: Selection
     _prefix = "eval"
     _recalls: dict[str, tuple[float, ...]]
@@ -175,17 +176,27 @@ class ConfusionTrainer(HubTrainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As Trainer's, but ties are broken (`selection.Selection`), and with `load_best_model_at_end` weights that
-        are not saved, which could not be returned, are not the best."""
+        are not saved, which could not be returned, are not the best. Nor are those at a high rate, see `_settled`."""
         name, step, strategy = self.selection.metric, self.state.global_step, self.args.save_strategy
         if name not in metrics:
             return super()._determine_best_metric(metrics, trial)
         saved = strategy == "best" or self.control.should_save or step == 0 or not self.args.load_best_model_at_end
-        better = saved and self.selection.improves(metrics[name], self._recalls.get(name, ()), step)
+        better = (
+            saved
+            and (step == 0 or self._settled)
+            and self.selection.improves(metrics[name], self._recalls.get(name, ()), step)
+        )
         if better:
             self.state.best_metric = metrics[name]
             if strategy != "no":
                 self.state.best_global_step = step
         return better
+
+    @property
+    def _settled(self) -> bool:
+        """A rate that was worked out is high until it has fallen: before the last quarter of a run what the weights
+        score on a gain set is in good part chance."""
+        return bool(self._given_rate) or self.state.global_step >= 0.75 * self.state.max_steps
 
     def _say_what_was_chosen(self) -> None:
         say_if_never_feasible(self.state.log_history, self._say)

@@ -30,7 +30,6 @@ class DrawingTrainer(PseudoLabelTrainer):
     """The part of `SelMixTrainer` that draws what is trained on, from images or from stored features."""
 
     sample_weights: NDArray[np.float64] | None
-    _given_rate: float
     _head_start: HeadStart | None = None
 
     def get_train_dataloader(self) -> DataLoader:

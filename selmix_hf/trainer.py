@@ -292,8 +292,7 @@ class SelMixTrainer(DrawingTrainer):
         )
         self.log({**report, **stale, "largest_repeat": repeat})
         reach = self.args.learning_rate * max(self.state.max_steps, _WHOLE_RUN)  # a trial run is short
-        settled = bool(self._given_rate) or self.state.global_step >= 0.75 * self.state.max_steps
-        self.health.look(gain, distribution, self.state.log_history, reach, settled)
+        self.health.look(gain, distribution, self.state.log_history, reach, self._settled)
 
     # --- training ------------------------------------------------------------------------------------------------
 
