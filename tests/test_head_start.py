@@ -170,11 +170,12 @@ def test_the_gain_of_a_run_is_that_of_the_soft_matrix(freeze, tmp_path):
             assert float(found["gain"][i, j]) == pytest.approx(float(expected), rel=1e-4, abs=1e-6)
 
 
-def test_weights_at_a_rate_that_has_not_fallen_are_not_the_best(tmp_path, monkeypatch):
-    """Every evaluation scores higher than the one before, but the first is the highest."""
-    for given, best in ((0.0, 8), (0.1, 4)):
-        run = tiny.trainer(tmp_path / str(given), freeze_backbone=True, objective="mean_recall", learning_rate=given)
-        scores = iter((0.1, 0.9, 0.5))
-        monkeypatch.setattr(run.objective.__class__, "score", lambda self, counts, scores=scores: next(scores))
-        run.train()
-        assert run.state.best_global_step == best
+@pytest.mark.parametrize(("given", "best"), [(0.0, 8), (0.1, 4)])
+def test_weights_at_a_rate_that_has_not_fallen_are_not_the_best(given, best, tmp_path):
+    run = tiny.trainer(tmp_path, freeze_backbone=True, objective="mean_recall", learning_rate=given)
+    run._begin_selection()
+    run.state.max_steps = 8
+    for step, score in ((0, 0.1), (4, 0.9), (8, 0.5)):
+        run.state.global_step = step
+        run._determine_best_metric({"eval_selection_score": score}, None)
+    assert run.state.best_global_step == best
