@@ -21,6 +21,7 @@ from fake_hub import TOKEN, interrupt
 from PIL import Image as PILImage
 from transformers import AutoModelForImageClassification, pipeline
 
+from benchmarks import on_features
 from benchmarks.miniature_imagenet import write_checkpoint, write_images
 from recipes import (
     cifar10_lt,
@@ -52,7 +53,8 @@ ALL = {
     "stl10_ssl": stl10_ssl,
     "imagenet100_lt_ssl": imagenet100_lt_ssl,
 }
-CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
+TEN = RECIPES / "configs" / "ten_classes.yaml"  # of no recipe of its own
+CONFIGS = sorted(path for path in (RECIPES / "configs").glob("*.yaml") if path != TEN)
 NUM_CLASSES = 5
 NAMES = ["tench", "goldfish", "white shark", "tiger shark", "hammerhead"]
 
@@ -99,6 +101,13 @@ def options(checkpoint, out, *more):
     few = ["--use_cpu", "--per_device_train_batch_size", "4", "--max_steps", "4", "--refresh_steps", "2"]
     few += ["--learning_rate", "1e-3", "--head_start", "as_is"]
     return ["--model_name_or_path", checkpoint, "--output_dir", str(out), *few, *map(str, more)]
+
+
+def test_the_settings_of_ten_classes_are_those_of_the_benchmarks():
+    command = ["--config", str(TEN), "--model_name_or_path", "m", "--dataset", "d", "--output_dir", "o"]
+    _, config = parse_arguments((ALL["cifar10_lt"].Arguments, SelMixConfig), command)
+    expected = {**on_features.TEN_CLASSES, "max_steps": 2000}
+    assert {name: getattr(config, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
