@@ -112,6 +112,7 @@ def selmix(options: argparse.Namespace, train: StoredSet, gain: StoredSet, folde
             refresh_steps=options.steps // options.refreshes,
             freeze_backbone=True,
             load_best_model_at_end=False,
+            head_start="as_is",  # the steps are timed, not what comes before
         ),
         train_dataset=train,
         gain_dataset=gain,

@@ -92,6 +92,7 @@ def trainer(options: argparse.Namespace, selmix: bool, batch: int, **of_selmix: 
         refresh_steps=options.steps,
         load_best_model_at_end=False,
         freeze_backbone=False,
+        head_start="as_is",
         **of_selmix,
     )
     return SelMixTrainer(model, args, train_dataset=train, gain_dataset=gain, data_collator=collate)

@@ -39,6 +39,7 @@ def trainer(root: Path, splits: DatasetDict, reuse: bool, steps: int) -> SelMixT
     args = SelMixConfig(
         "reuse_benchmark",
         objective="min_recall",
+        head_start="as_is",
         learning_rate=0.003,
         backbone_learning_rate=0.0003,
         per_device_train_batch_size=48,
