@@ -132,7 +132,8 @@ class DrawingTrainer(PseudoLabelTrainer):
 
     def _geometry(self) -> dict[str, Any]:
         """What fixes where periods begin, what is drawn in them and what for."""
-        names = ("refresh_steps", "pair_sampling", "beta_min", "freeze_backbone", "gain_set_use", "confusion")
+        names = ["refresh_steps", "pair_sampling", "beta_min", "freeze_backbone", "gain_set_use", "confusion"]
+        names += ["confusion_temperature"] * (self.args.confusion == "soft")
         kept = {name: getattr(self.args, name) for name in names}
         kept["mixing"] = "feature" if self._mixer is None else self._mixer.name
         kept["sampling"] = identity(self.sampling, self.sample_weights)
