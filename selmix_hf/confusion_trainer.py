@@ -60,7 +60,8 @@ class ConfusionTrainer(HubTrainer):
                     on_features=(lambda *batch: own.append(batch)) if keep else None,
                 )
             if keep:
-                self._gain_set_samples = step, HeadSamples(*(torch.cat(parts) for parts in zip(*own, strict=True)))
+                features, labels = (torch.cat(parts) for parts in zip(*own, strict=True))
+                self._gain_set_samples = step, HeadSamples(features, labels)
             logits_KK = statistics.centroids @ self.head.weight.to(statistics.centroids).T
             require_finite(logits_KK, "gain", step)  # before a checkpoint is written
             best = self.state.best_global_step  # the run may end with those weights

@@ -14,6 +14,7 @@ from transformers.utils import logging
 from selmix_hf.collator import probe_batch
 from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, FeatureSamples
 from selmix_hf.head_start import HeadStart
+from selmix_hf.input_mixing import InputMixer
 from selmix_hf.labels import first_of_each
 from selmix_hf.pair_distribution import PairState
 from selmix_hf.pseudo_label_trainer import PseudoLabelTrainer
@@ -30,6 +31,8 @@ class DrawingTrainer(PseudoLabelTrainer):
     """The part of `SelMixTrainer` that draws what is trained on, from images or from stored features."""
 
     sample_weights: NDArray[np.float64] | None
+    sampling: list[float] | str | None
+    _mixer: InputMixer | None
     _head_start: HeadStart | None = None
 
     def get_train_dataloader(self) -> DataLoader:
@@ -119,6 +122,7 @@ class DrawingTrainer(PseudoLabelTrainer):
         rows_R = first_of_each(order_N, self._train_labels, missing_K)[args.process_index :: args.world_size]
         if not missing_K.any():
             return None
+        assert self._train_features is not None
         return HeadSamples(
             self._train_features.take(torch.from_numpy(rows_R)), torch.as_tensor(self._train_labels[rows_R])
         )

@@ -229,7 +229,7 @@ def head_gain(
         float32, K x K.
     """
     weight, bias, centroids, metric_gradient = _precise(head, centroids, metric_gradient)
-    steps = {"feature_step": head.feature_step, "bias_step": head.bias_step}
+    steps: dict[str, Any] = {"feature_step": head.feature_step, "bias_step": head.bias_step}
     return gain_matrix(centroids, weight, bias, metric_gradient, beta, **steps).float()
 
 
@@ -241,9 +241,9 @@ def head_gain_along(
     beta: float | Sequence[float] = 0.8,
 ) -> Tensor:
     """`gain_along` for the current weights of a head, as `head_gain`; float32, K x K."""
-    weight, bias, *tensors = _precise(head, centroids, direction, bias_direction)
-    steps = {"feature_step": head.feature_step, "bias_step": head.bias_step}
-    return gain_along(tensors[0], weight, bias, *tensors[1:], beta, **steps).float()
+    weight, bias, centroids, *directions = _precise(head, centroids, direction, bias_direction)
+    steps: dict[str, Any] = {"feature_step": head.feature_step, "bias_step": head.bias_step}
+    return gain_along(centroids, weight, bias, directions[0], directions[1], beta, **steps).float()
 
 
 def _precise(head: ClassifierHead, *tensors: Tensor) -> list[Any]:

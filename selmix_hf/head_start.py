@@ -75,7 +75,7 @@ def retrained_heads(
     steps = min(_STEPS, math.ceil(_EPOCHS * len(labels) / _BATCH))
     tried = []
     for loss in LOSSES:
-        options = {"steps": steps, "batch_size": _BATCH, "fit_bias": fit_bias, "seed": seed}
+        options: dict[str, Any] = {"steps": steps, "batch_size": _BATCH, "fit_bias": fit_bias, "seed": seed}
         for head in fit_side_by_side(features, labels, num_classes, rates, loss, **options):
             predicted_N = torch.cat([_logits(head, chunk).argmax(1) for chunk in gain_features.split(_AT_ONCE)])
             tried.append(Tried(head, confusion_counts(gain_labels, predicted_N, num_classes)))

@@ -174,7 +174,7 @@ class SelMixTrainer(DrawingTrainer):
         self.head = find_trained_head(self.model, probe, head_name, args.freeze_backbone)
         args.work_out(self.head.num_classes)
         self._given_rate = args.learning_rate
-        self._mixer: InputMixer | None = None
+        self._mixer = None
         if mixing is not None or args.mixing != "feature":
             self._mixer = InputMixer(args.mixing if mixing is None else mixing, self.model)
             self._mixer.check(self._mixed_inputs())
