@@ -110,7 +110,8 @@ def save_plot(records: Sequence[Record], path: Path) -> None:
     places = np.arange(len(records))[::-1]
     for axis, objective in zip(axes, ("mean_recall", "worst_share_recall"), strict=True):
         for method, (mark, colour) in marks.items():
-            gained = [np.mean(values(r, method, objective, objective)) - best_head(r, objective) for r in records]
+            found = [values(record, method, objective, objective) or [np.nan] for record in records]
+            gained = [np.mean(own) - best_head(r, objective) for own, r in zip(found, records, strict=True)]
             axis.plot(gained, places, mark, color=colour, label=method, alpha=0.85)
         if objective == "mean_recall":
             errors = [record["standard_error"] for record in records]

@@ -27,7 +27,6 @@ from benchmarks import (
     gpu,
     health,
     mixing,
-    natural_causes,
     natural_report,
     network,
     pairs,
@@ -207,7 +206,6 @@ def tables() -> dict[str, Callable[[], str]]:
         "natural_worst_share": lambda: natural_report.summary_table(
             read(RECORDED / "natural.json"), "worst_share_recall"
         ),
-        "natural_causes": lambda: natural_causes.table(read(RECORDED / "natural_causes.json")),
         "natural_texts": lambda: natural_report.single_table(
             next(record for record in read(RECORDED / "natural.json") if record["start"] == "texts, plain")
         ),
