@@ -51,6 +51,12 @@ class Tried:
     def mean_recall(self) -> float:
         return float(recalls(self.counts.double()).mean())
 
+    @property
+    def standard_error(self) -> float:
+        """Of the mean recall, over the choice of samples."""
+        recall_K, sizes_K = recalls(self.counts.double()), self.counts.sum(1)
+        return float((recall_K * (1 - recall_K) / sizes_K).sum().sqrt()) / len(recall_K)
+
 
 def retrained_heads(
     features: Tensor,
@@ -88,9 +94,11 @@ def best_by(objective: Objective, tried: Sequence[Tried]) -> Tried:
 
 
 def learning_rate_of(tried: Sequence[Tried], factor: float) -> float:
-    """`factor` times the rate whose head has the highest mean recall on the gain set; of equals the lower rate."""
-    best = max(tried, key=lambda one: (one.mean_recall, -one.head.learning_rate))
-    return factor * best.head.learning_rate
+    """`factor` times the lowest rate whose head is within half a standard error of the highest mean recall on the gain
+    set: rates that are as good as each other there say nothing for the higher one. Half, as all see the same samples."""
+    best = max(tried, key=lambda one: one.mean_recall)
+    enough = best.mean_recall - best.standard_error / 2
+    return factor * min(one.head.learning_rate for one in tried if one.mean_recall >= enough)
 
 
 @dataclass(frozen=True)
