@@ -95,7 +95,7 @@ def best_by(objective: Objective, tried: Sequence[Tried]) -> Tried:
 
 def learning_rate_of(tried: Sequence[Tried], factor: float) -> float:
     """`factor` times the lowest rate whose head is within half a standard error of the highest mean recall on the gain
-    set: rates that are as good as each other there say nothing for the higher one. Half, as all see the same samples."""
+    set: rates that are as good there say nothing for the higher one. Half, as all see the same samples."""
     best = max(tried, key=lambda one: one.mean_recall)
     enough = best.mean_recall - best.standard_error / 2
     return factor * min(one.head.learning_rate for one in tried if one.mean_recall >= enough)
