@@ -105,7 +105,7 @@ def save_plot(records: Sequence[Record], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 0.38 * len(records) + 1.6), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 0.38 * len(records) + 1.6), sharey=True, layout="constrained")
     marks = {BEFORE: ("x", "tab:grey"), "uniform pairs": ("s", "tab:orange"), SELMIX: ("o", "tab:blue")}
     places = np.arange(len(records))[::-1]
     for axis, objective in zip(axes, ("mean_recall", "worst_share_recall"), strict=True):
@@ -117,11 +117,11 @@ def save_plot(records: Sequence[Record], path: Path) -> None:
             errors = [record["standard_error"] for record in records]
             axis.barh(places, 2 * np.array(errors), left=-np.array(errors), color="0.9", label="± one standard error")
         axis.axvline(0, color="0.4", linewidth=0.8)
-        axis.set_xlabel(f"{TITLES[objective]}, less that of the best retrained head")
+        axis.set_xlabel(f"{TITLES[objective]}, less that of the best head")
+        axis.locator_params(axis="x", nbins=5)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(places, [f"{record['start']} ({record['num_classes']})" for record in records])
-    axes[0].legend(loc="upper center", bbox_to_anchor=(0.9, 1.13), ncols=4, frameon=False)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
