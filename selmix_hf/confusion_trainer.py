@@ -60,7 +60,8 @@ class ConfusionTrainer(HubTrainer):
                     on_features=(lambda *batch: own.append(batch)) if keep else None,
                 )
             if keep:
-                features, labels = (torch.cat(parts) for parts in zip(*own, strict=True))
+                none = torch.zeros(0, self.head.num_features), torch.zeros(0, dtype=torch.long)  # fewer than processes
+                features, labels = (torch.cat(parts) for parts in zip(*(own or [none]), strict=True))
                 self._gain_set_samples = step, HeadSamples(features, labels)
             logits_KK = statistics.centroids @ self.head.weight.to(statistics.centroids).T
             require_finite(logits_KK, "gain", step)  # before a checkpoint is written

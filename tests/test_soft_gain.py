@@ -98,6 +98,15 @@ def test_processes_add_up():
         torch.testing.assert_close(both[0][i] + both[1][i], whole[i])
 
 
+def test_a_process_without_samples_adds_nothing():
+    samples, weight, bias = problem()
+    none = HeadSamples(samples.features[:0], samples.labels[:0])
+    assert not bool(soft_confusion_counts(none, weight, bias, 0.3).any())
+    soft = soft_confusion_counts(samples, weight, bias, 0.3)
+    for part in soft_direction(get_objective("mean_recall"), soft, none, weight, bias, 0.3):
+        assert not bool(part.any())
+
+
 def test_chunks_change_nothing(monkeypatch):
     samples, weight, bias = problem()
     objective = get_objective("mean_recall")
