@@ -29,6 +29,7 @@ logger = logging.get_logger(__name__)
 
 RATES = (0.5, 2.0, 8.0, 32.0, 128.0)  # of the retrained heads, over the mean squared norm of the features
 _FACTOR, _ALL_WEIGHTS = 4.0, 0.3  # of SelMix's rate without momentum to theirs with .9; where the backbone trains too
+_CLEARLY = 2.0  # standard errors
 _USUAL_PAIRS = 64  # a step
 _STEPS, _BATCH, _EPOCHS = 2000, 128, 200  # the last at most
 _PER_CLASS = 500  # training samples that are looked at where the backbone trains too
@@ -41,21 +42,31 @@ class Tried:
 
     Attributes:
         head: how it was trained, and its weights.
-        counts: on the gain set, K x K.
+        labels, predicted: of the gain set, shape N.
     """
 
     head: FittedHead
-    counts: Tensor
+    labels: Tensor
+    predicted: Tensor
+
+    @property
+    def counts(self) -> Tensor:
+        """On the gain set, K x K."""
+        return confusion_counts(self.labels, self.predicted, len(self.head.weight))
 
     @property
     def mean_recall(self) -> float:
         return float(recalls(self.counts.double()).mean())
 
-    @property
-    def standard_error(self) -> float:
-        """Of the mean recall, over the choice of samples."""
-        recall_K, sizes_K = recalls(self.counts.double()), self.counts.sum(1)
-        return float((recall_K * (1 - recall_K) / sizes_K).sum().sqrt()) / len(recall_K)
+    def behind(self, other: Tried) -> tuple[float, float]:
+        """How far its mean recall is behind that of another head, and the standard error of that over the choice of
+        samples, of which both see the same: those that one gets right and the other wrong make it, as in McNemar's
+        test (1947, Psychometrika 12, doi 10.1007/BF02295996)."""
+        num_classes = len(self.head.weight)
+        lost_N = (other.predicted == self.labels).double() - (self.predicted == self.labels).double()
+        share_N = 1 / torch.bincount(self.labels, minlength=num_classes)[self.labels].double() / num_classes
+        lost_N = lost_N * share_N
+        return float(lost_N.sum()), float(lost_N.square().sum().sqrt())
 
 
 def retrained_heads(
@@ -84,7 +95,7 @@ def retrained_heads(
         options: dict[str, Any] = {"steps": steps, "batch_size": _BATCH, "fit_bias": fit_bias, "seed": seed}
         for head in fit_side_by_side(features, labels, num_classes, rates, loss, **options):
             predicted_N = torch.cat([_logits(head, chunk).argmax(1) for chunk in gain_features.split(_AT_ONCE)])
-            tried.append(Tried(head, confusion_counts(gain_labels, predicted_N, num_classes)))
+            tried.append(Tried(head, gain_labels, predicted_N))
     return tried
 
 
@@ -94,11 +105,11 @@ def best_by(objective: Objective, tried: Sequence[Tried]) -> Tried:
 
 
 def learning_rate_of(tried: Sequence[Tried], factor: float) -> float:
-    """`factor` times the lowest rate whose head is within half a standard error of the highest mean recall on the gain
-    set: rates that are as good there say nothing for the higher one. Half, as all see the same samples."""
+    """`factor` times the lowest rate that is not clearly worse than the best: a head of it has the highest mean recall
+    on the gain set, or is behind by no more than two standard errors."""
     best = max(tried, key=lambda one: one.mean_recall)
-    enough = best.mean_recall - best.standard_error / 2
-    return factor * min(one.head.learning_rate for one in tried if one.mean_recall >= enough)
+    lost = [(one.head.learning_rate, *one.behind(best)) for one in tried]
+    return factor * min(rate for rate, behind, error in lost if behind <= _CLEARLY * error)
 
 
 @dataclass(frozen=True)
