@@ -5,47 +5,21 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from typing import Any, cast
 
 from transformers import TrainingArguments
-from transformers.utils import logging
 
-from selmix_hf.mixing import MIXING
+from selmix_hf.config_checks import check_kinds, check_values
 from selmix_hf.objectives import Objective, get_objective
-from selmix_hf.pair_distribution import check_policy
 from selmix_hf.selection import check_evaluations
 from selmix_hf.weighted_sampling import checked_sampling
 
-logger = logging.get_logger(__name__)
-
-WEAKEST_BETA_MIN = 0.4  # below, results fell where classes have dozens of images: docs/analysis.md
-GAIN_SET_USES = ("steer", "refit", "train")
-CONFUSIONS, HEAD_STARTS = ("soft", "hard"), ("best", "as_is")
 WORKED_OUT_BACKBONE_RATE = 1e-4
 _PAIRS, _OF_CLASSES = 128_000, 10  # so many pairs for so many classes; for more, as the square root of their number
 _LOOKS = 200  # at the gain set in a run, at most
-_UNTOUCHED_EPOCHS = 3.0
-_NOT_NEGATIVE = ("learning_rate", "backbone_learning_rate", "min_rate", "constraint_rate", "constraint_tolerance")
-_PSEUDO_LABELS = ("pseudo_label_threshold", "pseudo_label_share", "ema_decay")
-_OF_GAIN = ("confusion", "confusion_temperature")
-_NUMBERS = (
-    *_NOT_NEGATIVE,
-    *_PSEUDO_LABELS,
-    "tail_share",
-    "worst_share",
-    "target_share",
-    "beta_min",
-    "min_memory",
-    "confusion_temperature",
-)
-_BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-_WORKED_OUT = ("max_steps", "refresh_steps", "pseudo_label_steps")
-_COUNTS = ("feature_views", *_WORKED_OUT, *_BATCHES)
-_SWITCHES = ("freeze_backbone", "reuse_samples")
 _OF_MULTIPLIERS = ("min_rate", "min_memory", "constraint_update", "constraint_rate")
+_OF_GAIN = ("confusion", "confusion_temperature")
 OF_PAIRS = ("pair_sampling", "inverse_temperature", "target_share", "mixing", "beta_min", "reuse_samples", *_OF_GAIN)
 
 
@@ -209,7 +183,7 @@ class SelMixConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
 
     def __post_init__(self) -> None:
-        self._check_kinds()
+        check_kinds(self)
         if isinstance(self.constraints, str):
             self.constraints = _parse_constraints(self.constraints)
         if isinstance(self.class_prior, str) and self.class_prior.lstrip().startswith("["):
@@ -222,7 +196,7 @@ class SelMixConfig(TrainingArguments):
             self.backbone_learning_rate = self.learning_rate / 30 or WORKED_OUT_BACKBONE_RATE
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
-        self._check()
+        check_values(self)
         super().__post_init__()
         if cast(Any, self.accelerator_config).split_batches:  # by now no longer a dictionary or the name of a file
             raise ValueError("split_batches would make a period too long: set per_device_train_batch_size instead.")
@@ -317,128 +291,6 @@ class SelMixConfig(TrainingArguments):
                 f"{because} draws single samples, nothing is mixed and no gains steer: leave {', '.join(given)} at "
                 f"the default, or {because.partition('=')[0]} out."
             )
-
-    def _check_kinds(self) -> None:
-        for name in (*_NUMBERS, *_COUNTS, *_SWITCHES):
-            value = getattr(self, name)
-            if name == "backbone_learning_rate" and value is None:
-                continue
-            if name in _SWITCHES:
-                right, kind = isinstance(value, bool), "True or False"
-            elif name in _COUNTS:
-                right, kind = isinstance(value, Integral), "a whole number"
-            else:
-                right, kind = isinstance(value, Real) and math.isfinite(value), "a finite number"
-            if not right or (name not in _SWITCHES and isinstance(value, bool)):
-                raise ValueError(f"{name} must be {kind}, found {value!r}.")
-            if hasattr(value, "item"):  # numpy's scalars would not go into JSON
-                setattr(self, name, value.item())
-
-    def _check(self) -> None:
-        for name, variable in (("fsdp", "ACCELERATE_USE_FSDP"), ("deepspeed", "ACCELERATE_USE_DEEPSPEED")):
-            if getattr(self, name, None) or os.environ.get(variable, "false").lower() in ("true", "1"):
-                raise ValueError(
-                    f"{name} is not supported: the gain needs the head's whole weights, and the statistics pass lets "
-                    "processes look at different numbers of samples, both of which sharded weights do not allow. Use "
-                    "plain distributed training; a frozen backbone or bf16 saves memory."
-                )
-        if not isinstance(self.objective, str):
-            raise ValueError(
-                f"objective must be a name in the options, found {self.objective!r}: give it to "
-                "SelMixTrainer(objective=...)."
-            )
-        if self.constraints is not None and not isinstance(self.constraints, dict):
-            raise ValueError(f"constraints must map names to levels, found {self.constraints!r}.")
-        if not isinstance(self.inverse_temperature, str | Real):
-            raise ValueError(
-                f"inverse_temperature must be 'auto' or a number >= 0, found {self.inverse_temperature!r}."
-            )
-        for name in _NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}.")
-        if not 0 < self.tail_share < 1:
-            raise ValueError(f"tail_share must lie between 0 and 1, found {self.tail_share}.")
-        self.make_objective(class_counts=[1, 1])
-        check_policy(self.pair_sampling, self.temperature, self.target_share or 1.0)
-        if not isinstance(self.mixing, str) or self.mixing not in MIXING:
-            raise ValueError(
-                f"mixing must be one of {', '.join(MIXING)}, found {self.mixing!r}: a function of your own goes to "
-                "SelMixTrainer(mixing=...)."
-            )
-        if self.gain_set_use not in GAIN_SET_USES:
-            raise ValueError(f"gain_set_use must be one of {', '.join(GAIN_SET_USES)}, found {self.gain_set_use!r}.")
-        if self.mixing != "feature" and self.freeze_backbone:
-            raise ValueError(
-                f"mixing={self.mixing!r} makes new images, but freeze_backbone=True trains on stored features of "
-                "unmixed ones. To train the head alone through mixed images, leave freeze_backbone False and call "
-                "requires_grad_(False) on the backbone."
-            )
-        if self.sampling is not None:
-            self.refuse_pair_options(f"sampling={self.sampling!r:.60}")
-        if not 0 <= self.beta_min <= 1:
-            raise ValueError(
-                f"beta_min must lie in [0, 1], found {self.beta_min}: it is the least share of x1 in a mix."
-            )
-        if self.beta_min < WEAKEST_BETA_MIN:
-            logger.warning_once(
-                f"beta_min={self.beta_min} mixes strongly: the label of x1 then often goes with a mix that is mostly "
-                f"x2. Below {WEAKEST_BETA_MIN} this cost mean recall where the rarest class had dozens of images, and "
-                "helped where it had one: compare with the default on validation (docs/analysis.md)."
-            )
-        for name, known in (("confusion", CONFUSIONS), ("head_start", HEAD_STARTS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, found {getattr(self, name)!r}.")
-        if not self.confusion_temperature > 0:
-            raise ValueError(
-                f"confusion_temperature must be positive, found {self.confusion_temperature}: for the limit 0 set "
-                "confusion='hard'."
-            )
-        for name in _COUNTS:
-            if getattr(self, name) < (least := int(name not in _WORKED_OUT)):
-                raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}.")
-        if self.dataloader_persistent_workers and not self.dataloader_num_workers:
-            raise ValueError(
-                "dataloader_persistent_workers keeps processes that load images, but dataloader_num_workers is 0: set "
-                "it to 1 or more, or leave dataloader_persistent_workers out."
-            )
-        for name in ("seed", "data_seed"):
-            if not 0 <= (getattr(self, name) or 0) < 2**32:
-                raise ValueError(f"{name} must lie between 0 and 2**32 - 1, found {getattr(self, name)}.")
-        if self.pseudo_label_source not in ("model", "ema", "oracle"):
-            raise ValueError(
-                f"pseudo_label_source must be 'model', 'ema' or 'oracle', found {self.pseudo_label_source!r}: a "
-                "teacher of your own goes to SelMixTrainer(teacher=...)."
-            )
-        if not 0 <= self.pseudo_label_threshold < 1:
-            raise ValueError(f"pseudo_label_threshold must lie in [0, 1), found {self.pseudo_label_threshold}.")
-        if not 0 < self.pseudo_label_share <= 1:
-            raise ValueError(f"pseudo_label_share must lie in (0, 1], found {self.pseudo_label_share}.")
-        if self.pseudo_label_source == "oracle" and (self.pseudo_label_threshold > 0 or self.pseudo_label_share < 1):
-            raise ValueError("pseudo_label_source='oracle' uses every label: leave threshold and share as they are.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), found {self.ema_decay}.")
-        if self.feature_dtype not in ("float32", "float16"):
-            raise ValueError(f"feature_dtype must be 'float32' or 'float16', found {self.feature_dtype!r}.")
-        if self.reuse_samples and self.freeze_backbone:
-            raise ValueError("reuse_samples saves work of the backbone; with freeze_backbone=True there is none.")
-        if self.feature_views > 1 and not self.freeze_backbone:
-            raise ValueError(
-                "feature_views stores views for freeze_backbone=True; without it every step draws new ones."
-            )
-        if self.feature_cache_dir is not None and not self.freeze_backbone:
-            raise ValueError(
-                "feature_cache_dir keeps the features of freeze_backbone=True; without it none are stored. Set "
-                "freeze_backbone=True, or leave feature_cache_dir out."
-            )
-        if self.num_train_epochs != _UNTOUCHED_EPOCHS:
-            raise ValueError(
-                f"num_train_epochs={self.num_train_epochs} would count SelMix periods of refresh_steps steps, not "
-                "passes over the data: set max_steps instead."
-            )
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must stay False: the raw columns are needed to make pairs.")
-        if self.auto_find_batch_size:
-            raise ValueError("auto_find_batch_size would change the length of a period: set the batch size.")
 
 
 def _parse_prior(text: str) -> list[float]:

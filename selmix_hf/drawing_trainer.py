@@ -118,10 +118,10 @@ class DrawingTrainer(PseudoLabelTrainer):
         args, num_classes = self.args, self.head.num_classes
         wanted = min(_FULL_CLASS, max(1, _FULL_SET // num_classes))
         missing_K = np.maximum(wanted - np.bincount(self._gain_labels, minlength=num_classes), 0)
-        order_N = np.random.default_rng(self._seed()).permutation(len(self._train_labels))
-        rows_R = first_of_each(order_N, self._train_labels, missing_K)[args.process_index :: args.world_size]
         if not missing_K.any():
             return None
+        order_N = np.random.default_rng(self._seed()).permutation(len(self._train_labels))
+        rows_R = first_of_each(order_N, self._train_labels, missing_K)[args.process_index :: args.world_size]
         assert self._train_features is not None
         return HeadSamples(
             self._train_features.take(torch.from_numpy(rows_R)), torch.as_tensor(self._train_labels[rows_R])

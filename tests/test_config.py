@@ -286,6 +286,6 @@ def test_numbers_of_numpy_become_plain_ones(tmp_path):
 @pytest.mark.parametrize(("beta_min", "warned"), [(0.39, True), (0.4, False), (0.6, False)])
 def test_mixing_too_strongly_is_warned_of(beta_min, warned, monkeypatch, tmp_path):
     said = []
-    monkeypatch.setattr("selmix_hf.config.logger.warning_once", said.append)
+    monkeypatch.setattr("selmix_hf.config_checks.logger.warning_once", said.append)
     SelMixConfig(str(tmp_path), beta_min=beta_min)
     assert [f"beta_min={beta_min} mixes strongly" in sentence for sentence in said] == [True] * warned
