@@ -5,8 +5,9 @@
 One run of 2,000 steps for each objective with the defaults, on stored features. Every 20 refreshes (200 steps), from
 the same weights, all 100 pairs of classes take one step of each size: on the mix of centroids that the gain predicts,
 and along the mean gradient of 64 mixes of training features. The learning rate of the run is 0.01.
-The record is of `--target_share 0.5`. `--start` takes one of the starts in natural/starts instead, and with
-`--confusion soft` the gains of the soft confusion matrix are held against what a step changes.
+The record is of `--target_share 0.5`. `--start` takes one of the starts of `benchmarks.natural` instead (57 classes:
+100 of their pairs), and with `--confusion soft` the gains of the soft confusion matrix are held against what a step
+changes.
 """
 
 from __future__ import annotations
@@ -110,6 +111,26 @@ def table(record: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                         numbers.append(f"{rank:.2f} ({slope:.2f})".replace("-", "−"))
                 cells.append([objective, title, f"{size:g}", *numbers])
     columns = [f"{when}, {matrix}" for when in ("start", "later") for matrix in MATRICES]
+    return markdown_table(["objective", "mix", "step", *columns], cells)
+
+
+def confusion_table(records: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> str:
+    """Markdown: rank correlation on the counts, at the first look and the mean of those of the last half.
+
+    Args:
+        records: by what their gains are of.
+    """
+    cells = []
+    for objective, rows in next(iter(records.values())).items():
+        for mixes, title in MIXES.items():
+            for size in SIZES:
+                cells.append([objective, title, f"{size:g}"])
+                for first in (0, rows[-1]["at"] / 2):
+                    for record in records.values():
+                        looks = [row for row in record[objective] if (row["mixes"], row["step"]) == (mixes, size)]
+                        part = looks[:1] if first == 0 else [row for row in looks if row["at"] >= first]
+                        cells[-1].append(f"{np.nanmean([row['hard_rank'] for row in part]):.2f}".replace("-", "−"))
+    columns = [f"{when}, gain of {of}" for when in ("start", "later") for of in records]
     return markdown_table(["objective", "mix", "step", *columns], cells)
 
 

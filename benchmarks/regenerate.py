@@ -212,6 +212,14 @@ def tables() -> dict[str, Callable[[], str]]:
         "gain": lambda: gain.table(read(RECORDED / "gain.json")["rows"]),
         "gain_8142": lambda: gain.table(read(RECORDED / "gain_8142.json")["rows"]),
         "gain_fidelity": lambda: short(gain_fidelity.table(read(RECORDED / "gain_fidelity.json"))),
+        "gain_fidelity_texts": lambda: short(
+            gain_fidelity.confusion_table(
+                {
+                    title: read(RECORDED / f"gain_fidelity_texts_{of}.json")
+                    for title, of in (("counts", "counts"), ("the soft matrix", "soft"))
+                }
+            )
+        ),
         "health": lambda: short(health.table(read(RECORDED / "health.json"))),
         "pairs": lambda: pairs.table(read(RECORDED / "pairs.json")["rows"]),
         "gpu": lambda: gpu.table(read(RECORDED / "gpu.json")),

@@ -217,7 +217,7 @@ def paired_bootstrap(
 
 
 def _mean(reports: Sequence[Mapping[str, float]], name: str) -> float:
-    return float(np.mean([report[name] for report in reports]))
+    return sum(report[name] for report in reports) / len(reports)
 
 
 def _metrics(

@@ -259,12 +259,14 @@ class SelMixTrainer(DrawingTrainer):
         """P of the period that begins, from the gain set and the current weights."""
         counts, beta = statistics.counts.cpu(), (self.args.beta_min + 1) / 2
         soft = self._soft_confusion() if self._soft else None
-        seen = self.pair_state.multipliers, counts, None if soft is None else soft.counts
-        multipliers = self.objective.update_multipliers(*seen)
+        soft_counts = None if soft is None else soft.counts
+        multipliers = self.objective.update_multipliers(self.pair_state.multipliers, counts, soft_counts)
+        gain = None
         if soft is not None:
             gain = soft.gain(self.objective, multipliers, soft.centroids(statistics.feature_sums), beta)
+        del soft, soft_counts  # K x K, not beside those of the derivative
         gradient = metric_gradient(self.objective, counts, multipliers=multipliers)
-        if soft is None:
+        if gain is None:
             gain = head_gain(self.head, statistics.centroids, gradient, beta)
         pseudo_labels = self._new_pseudo_labels()
         second_K = self._second_counts(pseudo_labels)

@@ -47,6 +47,24 @@ def reference_data() -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def quick_figures(request, monkeypatch):
+    """Figures of few pixels that nothing lays out, but where they are what is tested."""
+    if request.module.__name__ not in ("test_plots", "test_notebook"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        class Quick(Figure):
+            def savefig(self, name, **options):
+                super().savefig(name, **{**options, "dpi": 20})
+
+        def make(width, height):
+            FigureCanvasAgg(figure := Quick(figsize=(width, height)))
+            return figure
+
+        monkeypatch.setattr("selmix_hf.plots.make_figure", make)
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """The Hub of this test, and a good token for it."""
