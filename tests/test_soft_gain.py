@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.soft_gain import MATRICES, gain_of
 from selmix_hf.confusion import confusion_counts, smooth_confusion
 from selmix_hf.gain import gain_along, gain_matrix, metric_gradient
 from selmix_hf.objectives import get_objective
@@ -178,3 +179,25 @@ def test_smoothing_is_that_of_the_counts():
     soft = soft_confusion_counts(samples, weight, bias, 0.3)
     expected = psi_of(get_objective("mean_recall"), samples, weight, bias, 0.3, None)
     assert float(get_objective("mean_recall").value(smooth_confusion(soft))) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_the_benchmark_measures_the_gain_of_the_gain_set(matrix):
+    generator = torch.Generator().manual_seed(0)
+    weight, features = torch.randn(5, 3, generator=generator), torch.randn(40, 3, generator=generator)
+    labels, centroids = torch.arange(40) % 5, torch.randn(5, 3, generator=generator)
+    found, objective = gain_of(matrix, HeadSamples(features, labels), centroids, weight), get_objective("mean_recall")
+    head, bias, mix = weight.double().requires_grad_(), torch.zeros(5, dtype=torch.float64, requires_grad=True), 0.8
+    if matrix == "soft":
+        prob = ((features.double() @ head.T + bias) / 0.3).softmax(1)
+        counts = torch.stack([prob[labels == k].sum(0) for k in range(5)])
+        objective.lagrangian(smooth_confusion(counts, objective.class_prior), {}).backward()
+        directions = head.grad, bias.grad
+    else:
+        counts = confusion_counts(labels, (features @ weight.T).argmax(1), 5)
+        gradient = metric_gradient(objective, counts)
+        directions = gradient.T @ centroids.double(), gradient.sum(0)
+    z = mix * centroids[:, None].double() + (1 - mix) * centroids[None].double()  # mixes i, j
+    step = torch.eye(5, dtype=torch.float64)[:, None] - (z @ head.detach().T).softmax(2)
+    expected = (step * (z @ directions[0].T + directions[1])).sum(2)
+    assert torch.allclose(found.double(), expected, atol=1e-5)
