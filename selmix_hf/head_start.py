@@ -29,7 +29,6 @@ logger = logging.get_logger(__name__)
 
 RATES = (0.5, 2.0, 8.0, 32.0, 128.0)  # of the retrained heads, over the mean squared norm of the features
 _FACTOR, _ALL_WEIGHTS = 4.0, 0.3  # of SelMix's rate without momentum to theirs with .9; where the backbone trains too
-_CLEARLY = 2.0  # standard errors
 _USUAL_PAIRS = 64  # a step
 _STEPS, _BATCH, _EPOCHS = 2000, 128, 200  # the last at most
 _PER_CLASS = 500  # training samples that are looked at where the backbone trains too
@@ -105,11 +104,12 @@ def best_by(objective: Objective, tried: Sequence[Tried]) -> Tried:
 
 
 def learning_rate_of(tried: Sequence[Tried], factor: float) -> float:
-    """`factor` times the lowest rate that is not clearly worse than the best: a head of it has the highest mean recall
-    on the gain set, or is behind by no more than two standard errors."""
+    """`factor` times the lowest rate one of whose heads is no more than one standard error behind the highest mean
+    recall on the gain set: what is as good with less is preferred, as by the one-standard-error rule of Breiman et
+    al. (1984, Classification and Regression Trees)."""
     best = max(tried, key=lambda one: one.mean_recall)
     lost = [(one.head.learning_rate, *one.behind(best)) for one in tried]
-    return factor * min(rate for rate, behind, error in lost if behind <= _CLEARLY * error)
+    return factor * min(rate for rate, behind, error in lost if behind <= error)
 
 
 @dataclass(frozen=True)
