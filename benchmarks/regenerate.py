@@ -27,11 +27,13 @@ from benchmarks import (
     gpu,
     health,
     mixing,
+    natural_causes,
     natural_report,
     network,
     pairs,
     reuse,
     semi_supervised,
+    soft_gain,
     startup,
     validation_size,
     worst_class,
@@ -209,6 +211,8 @@ def tables() -> dict[str, Callable[[], str]]:
         "natural_texts": lambda: natural_report.single_table(
             next(record for record in read(RECORDED / "natural.json") if record["start"] == "texts, plain")
         ),
+        "natural_causes": lambda: natural_causes.table(read(RECORDED / "natural_causes.json")),
+        "soft_gain": lambda: short(soft_gain.table(read(RECORDED / "soft_gain.json")["rows"])),
         "gain": lambda: gain.table(read(RECORDED / "gain.json")["rows"]),
         "gain_8142": lambda: gain.table(read(RECORDED / "gain_8142.json")["rows"]),
         "gain_fidelity": lambda: short(gain_fidelity.table(read(RECORDED / "gain_fidelity.json"))),

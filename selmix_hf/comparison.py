@@ -33,6 +33,7 @@ GROUP_METRICS = {  # shown where a report has them: the training frequencies wer
 ZERO_RECALL = "zero_recall_classes"
 INTERVAL = "95% interval"  # beside a recall: that recall's; beside a change: the change's
 _MOST_CLASSES, _WORST_SHOWN = 20, 10  # beyond so many classes a table shows the worst alone
+_AT_ONCE = 2**20  # samples of resampled test sets
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -200,47 +201,54 @@ def paired_bootstrap(
     random = np.random.default_rng(seed)
     groups = {} if train_counts is None else class_groups(train_counts, tail_share)
 
-    def changes(rows_N: np.ndarray) -> dict[str, float]:
+    def changes(rows_RN: np.ndarray) -> dict[str, np.ndarray]:
         before, after = (
-            [_metrics(labels_N, predicted_N[rows_N], counts_K, groups, worst_share) for predicted_N in side_SN]
+            [_metrics(labels_N, predicted_N[rows_RN], counts_K, groups, worst_share) for predicted_N in side_SN]
             for side_SN in sides
         )
-        return {name: _mean(after, name) - _mean(before, name) for name in before[0]}
+        return {
+            name: np.mean([a[name] - b[name] for a, b in zip(after, before, strict=True)], 0) for name in before[0]
+        }
 
-    observed = changes(np.arange(len(labels_N)))
-    resampled = [changes(first_N + random.integers(0, counts_K[labels_N])) for _ in range(num_resamples)]
+    observed = {name: float(change[0]) for name, change in changes(np.arange(len(labels_N))[None]).items()}
+    at_once = max(1, _AT_ONCE // len(labels_N))
+    resampled = [
+        changes(first_N + random.integers(0, counts_K[labels_N], (min(at_once, num_resamples - done), len(labels_N))))
+        for done in range(0, num_resamples, at_once)
+    ]
     intervals = {}
     for name, change in observed.items():
-        low, high = np.quantile([changed[name] for changed in resampled], [0.025, 0.975])
+        low, high = np.quantile(np.concatenate([changed[name] for changed in resampled]), [0.025, 0.975])
         intervals[name] = (change, float(low), float(high))
     return intervals
 
 
-def _mean(reports: Sequence[Mapping[str, float]], name: str) -> float:
-    return sum(report[name] for report in reports) / len(reports)
-
-
 def _metrics(
     labels_N: np.ndarray,
-    predicted_N: np.ndarray,
+    predicted_RN: np.ndarray,
     counts_K: np.ndarray,
     groups: Mapping[str, np.ndarray],
     worst_share: float,
-) -> dict[str, float]:
-    """As `classification_metrics` defines them, from hits and predictions a class: no K x K matrix."""
-    recall_K = np.bincount(labels_N[predicted_N == labels_N], minlength=len(counts_K)) / counts_K
-    relative_coverage_K = np.bincount(predicted_N, 1 / counts_K[labels_N], len(counts_K))
-    none_is_zero = bool((recall_K > 0).all())
+) -> dict[str, np.ndarray]:
+    """As `classification_metrics` defines them, of R draws of samples sorted by class, from hits and predictions a
+    class: no K x K matrix."""
+    num_classes, starts_K = len(counts_K), np.cumsum(counts_K) - counts_K
+    recall_RK = np.add.reduceat(predicted_RN == labels_N, starts_K, axis=1, dtype=np.int64) / counts_K
+    of_draw_R1 = num_classes * np.arange(len(predicted_RN))[:, None]
+    weight_RN = np.broadcast_to(1 / counts_K[labels_N], predicted_RN.shape)
+    coverage_P = np.bincount((predicted_RN + of_draw_R1).ravel(), weight_RN.ravel(), len(predicted_RN) * num_classes)
+    with np.errstate(divide="ignore"):  # 0 where a class has no hit
+        g_mean_R, h_mean_R = np.exp(np.log(recall_RK).mean(1)), 1 / (1 / recall_RK).mean(1)
     report = {
-        "mean_recall": float(recall_K.mean()),
-        "min_recall": float(recall_K.min()),
-        "worst_share_recall": float(worst_share_mean(torch.from_numpy(recall_K), worst_share)),
-        ZERO_RECALL: float((recall_K == 0).sum()),
-        "g_mean": float(np.exp(np.log(recall_K).mean())) if none_is_zero else 0.0,
-        "h_mean": float(1 / (1 / recall_K).mean()) if none_is_zero else 0.0,
-        "smallest_coverage": float(relative_coverage_K.min()),
+        "mean_recall": recall_RK.mean(1),
+        "min_recall": recall_RK.min(1),
+        "worst_share_recall": worst_share_mean(torch.from_numpy(recall_RK), worst_share).numpy(),
+        ZERO_RECALL: (recall_RK == 0).sum(1).astype(float),
+        "g_mean": g_mean_R,
+        "h_mean": h_mean_R,
+        "smallest_coverage": coverage_P.reshape(-1, num_classes).min(1),
     }
-    report |= {f"{group}_recall": float(recall_K[mask_K].mean()) for group, mask_K in groups.items()}
+    report |= {f"{group}_recall": recall_RK[:, mask_K].mean(1) for group, mask_K in groups.items()}
     if groups:
-        report["min_head_tail_recall"] = min(report["head_recall"], report["tail_recall"])
+        report["min_head_tail_recall"] = np.minimum(report["head_recall"], report["tail_recall"])
     return report

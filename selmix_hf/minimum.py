@@ -22,16 +22,17 @@ def worst_number(share: float, number: int) -> float:
 
 
 def worst_share_mean(values: Tensor, share: float) -> Tensor:
-    """Mean of the worst share of the values (J): their CVaR, the conditional value at risk of Rockafellar and Uryasev.
+    """Mean of the worst share of the values (... x J): their CVaR, the conditional value at risk of Rockafellar and
+    Uryasev.
 
     With n = share J: the floor(n) lowest and n - floor(n) of the next one, divided by n; the smallest alone where n is
     1 or less. It is the least that weights between 0 and 1/n with sum 1 can make of the values.
     """
-    number = worst_number(share, len(values))
+    number = worst_number(share, values.shape[-1])
     if number <= 1:
-        return values.min()
-    rank_J = torch.arange(len(values), dtype=values.dtype, device=values.device)
-    return (values.sort().values * (number - rank_J).clamp(0, 1)).sum() / number
+        return values.amin(-1)
+    rank_J = torch.arange(values.shape[-1], dtype=values.dtype, device=values.device)
+    return (values.sort().values * (number - rank_J).clamp(0, 1)).sum(-1) / number
 
 
 def worst_share_title(share: float) -> str:

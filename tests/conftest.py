@@ -4,6 +4,7 @@ The variables are set here, before any test module imports transformers or datas
 inherit them. A value that is set already stays: HF_HUB_OFFLINE=0 pytest -m hub runs the tests that need the Hub.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -24,6 +25,12 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: accelerate collects garbage whenever a Trainer trains, and would look at all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:
