@@ -29,7 +29,7 @@ from selmix_hf.gain import head_gain_along, lagrangian_derivative
 from selmix_hf.heads import ClassifierHead
 from selmix_hf.objectives import Objective
 
-_AT_ONCE = 2**22  # probabilities: 32 MB in float64
+_AT_ONCE = 2**20  # probabilities: 8 MB in float64
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class HeadSamples:
     def probabilities(
         self, weight: Tensor, bias: Tensor | None, temperature: float
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Features, labels and softmax((W z + b) / T), R x D, R and R x K: at most 4 million probabilities at once."""
+        """Features, labels and softmax((W z + b) / T), R x D, R and R x K: at most a million probabilities at once."""
         rows = max(1, _AT_ONCE // len(weight))
         for features_RD, labels_R in zip(self.features.split(rows), self.labels.split(rows), strict=True):
             features_RD, labels_R = features_RD.to(weight), labels_R.to(weight.device, torch.long)
