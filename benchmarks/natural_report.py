@@ -26,6 +26,7 @@ TITLES = {
     "g_mean": "G-mean",
     "min_recall": "worst class",
 }
+_LEAST = -0.18  # of a picture
 Record = Mapping[str, Any]
 
 
@@ -58,7 +59,7 @@ def summary_table(records: Sequence[Record], objective: str) -> str:
     for record in records:
         sizes, error = record["samples"], record["standard_error"]
         steer = "–".join(dict.fromkeys(map(str, sizes["gain"])))
-        row = [record["start"], str(record["num_classes"]), steer, short(f"{record['before'][objective]:.3f}")]
+        row = [record["start"], f"{record['num_classes']:,}", steer, short(f"{record['before'][objective]:.3f}")]
         found = [values(record, method, objective, objective) for method in METHODS]
         row += [short(mean_and_sd(of_method)) if of_method else "" for of_method in found]
         rows.append([*row, short(f"{error:.3f}")] if objective == "mean_recall" else row)
@@ -88,7 +89,7 @@ def readme_table(records: Sequence[Record]) -> str:
     """A row a start: SelMix beside the start and the best retrained head, for two objectives."""
     rows = []
     for record in records:
-        row = [record["start"], str(record["num_classes"])]
+        row = [record["start"], f"{record['num_classes']:,}"]
         for objective in ("mean_recall", "worst_share_recall"):
             row += [short(f"{record['before'][objective]:.3f}"), short(f"{best_head(record, objective):.3f}")]
             row.append(short(mean_and_sd(values(record, SELMIX, objective, objective))))
@@ -111,16 +112,21 @@ def save_plot(records: Sequence[Record], path: Path) -> None:
     for axis, objective in zip(axes, ("mean_recall", "worst_share_recall"), strict=True):
         for method, (mark, colour) in marks.items():
             found = [values(record, method, objective, objective) or [np.nan] for record in records]
-            gained = [np.mean(own) - best_head(r, objective) for own, r in zip(found, records, strict=True)]
-            axis.plot(gained, places, mark, color=colour, label=method, alpha=0.85)
+            gained = np.array([np.mean(own) - best_head(r, objective) for own, r in zip(found, records, strict=True)])
+            axis.plot(np.where(gained < _LEAST, np.nan, gained), places, mark, color=colour, label=method, alpha=0.85)
+            for value, place in zip(gained, places, strict=True):
+                if value < _LEAST:  # else the rest would be a line
+                    text = f"◂ {value:.2f}".replace("-", "−")
+                    axis.text(_LEAST, place, text, color=colour, va="center", fontsize=9)
         if objective == "mean_recall":
             errors = [record["standard_error"] for record in records]
             axis.barh(places, 2 * np.array(errors), left=-np.array(errors), color="0.9", label="± one standard error")
+        axis.set_xlim(left=_LEAST - 0.01)
         axis.axvline(0, color="0.4", linewidth=0.8)
         axis.set_xlabel(f"{TITLES[objective]}, less that of the best head")
         axis.locator_params(axis="x", nbins=5)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(places, [f"{record['start']} ({record['num_classes']})" for record in records])
+    axes[0].set_yticks(places, [f"{record['start']} ({record['num_classes']:,})" for record in records])
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
