@@ -73,6 +73,12 @@ def quick_figures(request, monkeypatch):
 
 
 @pytest.fixture
+def few_refit_steps(monkeypatch):
+    """Of a head that is refitted on both sets, where what surrounds it is tested."""
+    monkeypatch.setattr("selmix_hf.gain_set._STEPS", 100)
+
+
+@pytest.fixture
 def hub(monkeypatch, tmp_path):
     """The Hub of this test, and a good token for it."""
     from fake_hub import FakeHub, use

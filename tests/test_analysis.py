@@ -15,6 +15,8 @@ from selmix_hf.analysis import long_tailed_profile
 from selmix_hf.analysis_report import auto_against_fixed, convergence_table, plot_study, study_table
 from selmix_hf.labels import set_class_names
 
+pytestmark = pytest.mark.usefixtures("few_refit_steps")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

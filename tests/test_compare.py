@@ -15,6 +15,8 @@ from selmix_hf.same_start import ByTrainer, OnFeatures, SameStart
 from selmix_hf.same_start_report import dominated, front_lines, plot_front, table
 from selmix_hf.workbench import ROW, Workbench
 
+pytestmark = pytest.mark.usefixtures("few_refit_steps")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -73,6 +73,7 @@ def test_from_images_to_the_hub(execute, hub, monkeypatch):
     assert not [name for name in hub.files("me/pets") if name.endswith((".bin", ".pt", ".pth")) or "stage1" in name]
 
 
+@pytest.mark.slow
 def test_without_a_token_and_with_a_checkpoint_of_these_classes(execute, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     text, _, out = execute(list(COUNTS), REPO="me/pets")

@@ -28,6 +28,9 @@ from selmix_hf.same_start import ByTrainer, OnFeatures
 FROZEN = ["--freeze_backbone", "true"]
 
 
+pytestmark = pytest.mark.usefixtures("few_refit_steps")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return texts.write_texts_and_checkpoint(tmp_path_factory.mktemp("texts"))
