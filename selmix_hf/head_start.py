@@ -54,18 +54,24 @@ class Tried:
         return confusion_counts(self.labels, self.predicted, len(self.head.weight))
 
     @property
+    def hit(self) -> Tensor:
+        """Which samples it gets right, shape N."""
+        return self.predicted == self.labels
+
+    @property
     def mean_recall(self) -> float:
-        return float(recalls(self.counts.double()).mean())
+        return float((self._of_class(self.labels[self.hit]) / self._of_class(self.labels)).mean())
 
     def behind(self, other: Tried) -> tuple[float, float]:
         """How far its mean recall is behind that of another head, and the standard error of that over the choice of
         samples, of which both see the same: those that one gets right and the other wrong make it, as in McNemar's
         test (1947, Psychometrika 12, doi 10.1007/BF02295996)."""
-        num_classes = len(self.head.weight)
-        lost_N = (other.predicted == self.labels).double() - (self.predicted == self.labels).double()
-        share_N = 1 / torch.bincount(self.labels, minlength=num_classes)[self.labels].double() / num_classes
-        lost_N = lost_N * share_N
+        share_N = 1 / self._of_class(self.labels)[self.labels] / len(self.head.weight)
+        lost_N = (other.hit.double() - self.hit.double()) * share_N
         return float(lost_N.sum()), float(lost_N.square().sum().sqrt())
+
+    def _of_class(self, labels: Tensor) -> Tensor:
+        return torch.bincount(labels, minlength=len(self.head.weight)).double()
 
 
 def retrained_heads(
