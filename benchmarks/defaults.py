@@ -29,12 +29,12 @@ from torch import Tensor
 from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.comparison import markdown_table
 from selmix_hf.config import SelMixConfig
-from selmix_hf.confusion import confusion_counts
-from selmix_hf.gain import gain_matrix, metric_gradient
+from selmix_hf.method.confusion import confusion_counts
+from selmix_hf.method.draws import ClassIndex, draw_class_pairs
+from selmix_hf.method.gain import gain_matrix, metric_gradient
+from selmix_hf.method.objective_names import get_objective
+from selmix_hf.method.pair_distribution import pair_distribution
 from selmix_hf.metrics import classification_metrics
-from selmix_hf.objectives import get_objective
-from selmix_hf.pair_distribution import pair_distribution
-from selmix_hf.sampling import ClassIndex, draw_class_pairs
 
 Set = tuple[Tensor, Tensor]  # features N x D, labels N
 Head = tuple[Tensor, Tensor]

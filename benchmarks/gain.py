@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 
 from selmix_hf.comparison import markdown_table
-from selmix_hf.gain import gain_matrix
 from selmix_hf.hardware import processor
+from selmix_hf.method.gain import gain_matrix
 
 SECONDS_A_SIZE = 10
 

@@ -30,7 +30,7 @@ from benchmarks.natural_starts import made
 from benchmarks.on_features import TEN_CLASSES, trainer_on_features
 from selmix_hf.callbacks import GainFidelityCallback
 from selmix_hf.comparison import markdown_table
-from selmix_hf.gain_fidelity import GainFidelity
+from selmix_hf.method.gain_fidelity import GainFidelity
 from selmix_hf.plots import make_figure, plot_gain_fidelity
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"

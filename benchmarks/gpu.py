@@ -23,7 +23,7 @@ from benchmarks import frozen, network
 from benchmarks.gain import bare_products, make_inputs
 from benchmarks.pairs import by_turns, ratio
 from selmix_hf.comparison import markdown_table
-from selmix_hf.gain import gain_matrix
+from selmix_hf.method.gain import gain_matrix
 
 Seconds = list[list[float]]
 

@@ -30,7 +30,7 @@ from selmix_hf.features import DatasetPass
 from selmix_hf.heads import find_head
 from selmix_hf.labels import class_labels
 from selmix_hf.loading import load_images
-from selmix_hf.losses import LogitAdjustedLoss
+from selmix_hf.method.losses import LogitAdjustedLoss
 
 Set = tuple[Tensor, Tensor]  # features N x D, labels N
 PARTS = ("train", "gain", "test")

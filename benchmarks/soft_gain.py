@@ -23,10 +23,10 @@ import torch
 
 from benchmarks.gain import hardware
 from selmix_hf.comparison import markdown_table
-from selmix_hf.confusion import confusion_counts
-from selmix_hf.gain import gain_along, gain_matrix, metric_gradient
-from selmix_hf.objectives import get_objective
-from selmix_hf.soft_gain import HeadSamples, soft_confusion_counts, soft_direction
+from selmix_hf.method.confusion import confusion_counts
+from selmix_hf.method.gain import gain_along, gain_matrix, metric_gradient
+from selmix_hf.method.objective_names import get_objective
+from selmix_hf.method.soft_gain import HeadSamples, soft_confusion_counts, soft_direction
 
 MATRICES = ("hard", "soft")
 _AT_ONCE = 4096

@@ -14,33 +14,33 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.collator import ImageCollator as ImageCollator
     from selmix_hf.collator import SelMixCollator as SelMixCollator
     from selmix_hf.config import SelMixConfig as SelMixConfig
-    from selmix_hf.confusion import ClassStatistics as ClassStatistics
-    from selmix_hf.confusion import confusion_counts as confusion_counts
-    from selmix_hf.gain import gain_matrix as gain_matrix
-    from selmix_hf.gain import metric_gradient as metric_gradient
-    from selmix_hf.gain_fidelity import GainFidelity as GainFidelity
     from selmix_hf.gain_set import add_class_bias as add_class_bias
     from selmix_hf.gain_set import cross_fit as cross_fit
     from selmix_hf.heads import find_head as find_head
     from selmix_hf.held_out import hold_out as hold_out
-    from selmix_hf.intervals import min_recall_interval as min_recall_interval
-    from selmix_hf.intervals import min_recall_lower_bound as min_recall_lower_bound
-    from selmix_hf.intervals import recall_intervals as recall_intervals
-    from selmix_hf.intervals import worst_share_recall_interval as worst_share_recall_interval
     from selmix_hf.list_files import load_list_file as load_list_file
     from selmix_hf.list_files import load_list_files as load_list_files
     from selmix_hf.long_tail import LongTailedSplit as LongTailedSplit
     from selmix_hf.long_tail import make_long_tailed as make_long_tailed
-    from selmix_hf.losses import BalancedSoftmaxLoss as BalancedSoftmaxLoss
-    from selmix_hf.losses import LDAMLoss as LDAMLoss
-    from selmix_hf.losses import LogitAdjustedLoss as LogitAdjustedLoss
+    from selmix_hf.method.confusion import ClassStatistics as ClassStatistics
+    from selmix_hf.method.confusion import confusion_counts as confusion_counts
+    from selmix_hf.method.draws import ClassIndex as ClassIndex
+    from selmix_hf.method.gain import gain_matrix as gain_matrix
+    from selmix_hf.method.gain import metric_gradient as metric_gradient
+    from selmix_hf.method.gain_fidelity import GainFidelity as GainFidelity
+    from selmix_hf.method.intervals import min_recall_interval as min_recall_interval
+    from selmix_hf.method.intervals import min_recall_lower_bound as min_recall_lower_bound
+    from selmix_hf.method.intervals import recall_intervals as recall_intervals
+    from selmix_hf.method.intervals import worst_share_recall_interval as worst_share_recall_interval
+    from selmix_hf.method.losses import BalancedSoftmaxLoss as BalancedSoftmaxLoss
+    from selmix_hf.method.losses import LDAMLoss as LDAMLoss
+    from selmix_hf.method.losses import LogitAdjustedLoss as LogitAdjustedLoss
+    from selmix_hf.method.objective_names import get_objective as get_objective
+    from selmix_hf.method.objective_names import register_objective as register_objective
     from selmix_hf.metrics import classification_metrics as classification_metrics
     from selmix_hf.metrics import evaluate_metric as evaluate_metric
-    from selmix_hf.objectives import get_objective as get_objective
-    from selmix_hf.objectives import register_objective as register_objective
     from selmix_hf.plots import save_plots as save_plots
     from selmix_hf.pushing import PushError as PushError
-    from selmix_hf.sampling import ClassIndex as ClassIndex
     from selmix_hf.sampling import PairDataset as PairDataset
     from selmix_hf.sampling import PairSampler as PairSampler
     from selmix_hf.saved_head import SelMixHead as SelMixHead
@@ -62,26 +62,26 @@ _HOME = {
     "ImageCollator": "collator",
     "PairDataset": "sampling",
     "PairSampler": "sampling",
-    "ClassIndex": "sampling",
+    "ClassIndex": "method.draws",
     "WeightedSampler": "weighted_sampling",
     "sampling_weights": "weighted_sampling",
-    "ClassStatistics": "confusion",
-    "confusion_counts": "confusion",
-    "get_objective": "objectives",
-    "register_objective": "objectives",
-    "metric_gradient": "gain",
-    "gain_matrix": "gain",
+    "ClassStatistics": "method.confusion",
+    "confusion_counts": "method.confusion",
+    "get_objective": "method.objective_names",
+    "register_objective": "method.objective_names",
+    "metric_gradient": "method.gain",
+    "gain_matrix": "method.gain",
     "classification_metrics": "metrics",
     "evaluate_metric": "metrics",
-    "recall_intervals": "intervals",
-    "worst_share_recall_interval": "intervals",
-    "min_recall_interval": "intervals",
-    "min_recall_lower_bound": "intervals",
-    "LogitAdjustedLoss": "losses",
-    "BalancedSoftmaxLoss": "losses",
-    "LDAMLoss": "losses",
+    "recall_intervals": "method.intervals",
+    "worst_share_recall_interval": "method.intervals",
+    "min_recall_interval": "method.intervals",
+    "min_recall_lower_bound": "method.intervals",
+    "LogitAdjustedLoss": "method.losses",
+    "BalancedSoftmaxLoss": "method.losses",
+    "LDAMLoss": "method.losses",
     "DeferredReweighting": "callbacks",
-    "GainFidelity": "gain_fidelity",
+    "GainFidelity": "method.gain_fidelity",
     "GainFidelityCallback": "callbacks",
     "Stage1Trainer": "stage1",
     "SemiSupervisedTrainer": "semi_supervised.base",

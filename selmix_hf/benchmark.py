@@ -36,9 +36,9 @@ from selmix_hf.benchmark_start import BenchmarkArguments, SemiSupervisedStart, S
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.comparison import before_after_table, interval_note, paired_bootstrap
 from selmix_hf.config import SelMixConfig
-from selmix_hf.confusion import confusion_counts, distinct_names
 from selmix_hf.hardware import hardware
 from selmix_hf.labels import class_labels
+from selmix_hf.method.confusion import confusion_counts, distinct_names
 from selmix_hf.metrics import classification_metrics
 from selmix_hf.plots import save_plots
 from selmix_hf.pushing import PushError, create_repository, help_after_failure, push_folder, repeat_call

@@ -15,10 +15,10 @@ from datasets import DatasetDict
 
 from selmix_hf.adapters import image_columns
 from selmix_hf.collator import Collator
-from selmix_hf.confusion import require_all_classes
 from selmix_hf.labels import class_labels, infer_label_column
 from selmix_hf.list_files import load_list_files
 from selmix_hf.long_tail import LongTailedSplit, make_long_tailed
+from selmix_hf.method.confusion import require_all_classes
 from selmix_hf.modality import Images, Modality
 
 

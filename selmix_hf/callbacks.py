@@ -10,7 +10,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss
 from selmix_hf.features import FeatureDataset
-from selmix_hf.gain_fidelity import (
+from selmix_hf.method.gain_fidelity import (
     GainFidelity,
     centroid_mixes,
     choose_pairs,
@@ -18,8 +18,8 @@ from selmix_hf.gain_fidelity import (
     drawn_mixes,
     gain_fidelity,
 )
-from selmix_hf.losses import LongTailLoss, effective_number_weights
-from selmix_hf.minimum import worst_share_title
+from selmix_hf.method.losses import LongTailLoss, effective_number_weights
+from selmix_hf.method.minimum import worst_share_title
 
 
 class Refreshable(Protocol):

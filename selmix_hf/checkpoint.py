@@ -9,8 +9,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from selmix_hf.lora import has_adapter, load_adapter
-from selmix_hf.pair_distribution import PairState
 from selmix_hf.sampling import isolated_random_state
+from selmix_hf.state import PairState
 
 
 def load_pair_state(folder: str | os.PathLike, geometry: dict[str, Any]) -> PairState:

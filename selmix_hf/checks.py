@@ -18,8 +18,6 @@ from transformers.utils import logging
 from selmix_hf.adapters import first_item, has_column, has_features
 from selmix_hf.collator import SelMixCollator, probe_batch
 from selmix_hf.config import SelMixConfig
-from selmix_hf.confusion import require_all_classes
-from selmix_hf.gain import metric_gradient
 from selmix_hf.labels import (
     LABEL_NAMES,
     class_labels,
@@ -29,9 +27,12 @@ from selmix_hf.labels import (
     set_class_names,
 )
 from selmix_hf.lora import base_of, check_adapter
-from selmix_hf.objectives import Objective, known_names
+from selmix_hf.method.confusion import require_all_classes
+from selmix_hf.method.gain import metric_gradient
+from selmix_hf.method.objective_names import known_names
+from selmix_hf.method.objectives import Objective
+from selmix_hf.method.ranking import where_it_has_no_score
 from selmix_hf.pseudo_labels import Unlabelled
-from selmix_hf.selection import where_it_has_no_score
 from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS
 
 logger = logging.get_logger(__name__)

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from selmix_hf.card_parts import said_of
-from selmix_hf.confusion import require_all_classes
+from selmix_hf.method.confusion import require_all_classes
+from selmix_hf.method.minimum import worst_share_mean, worst_share_title
 from selmix_hf.metrics import class_groups
-from selmix_hf.minimum import worst_share_mean, worst_share_title
 
 KEY_METRICS = {
     "mean_recall": "mean recall",

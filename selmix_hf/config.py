@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from transformers import TrainingArguments
 
-from selmix_hf.config_checks import check_kinds, check_values
-from selmix_hf.objectives import Objective, get_objective
-from selmix_hf.selection import check_evaluations
+from selmix_hf.config_checks import check_evaluations, check_kinds, check_values
+from selmix_hf.method.objective_names import get_objective
+from selmix_hf.method.objectives import Objective
 from selmix_hf.weighted_sampling import checked_sampling
 
 WORKED_OUT_BACKBONE_RATE = 1e-4
@@ -83,7 +83,7 @@ class SelMixConfig(TrainingArguments):
             `sampling` the model's own.
         confusion: what the gain is the derivative of. "soft": the objective at the soft confusion matrix of the gain
             set, softmax(logits / `confusion_temperature`), in which classes that are never hit have a derivative too
-            (`selmix_hf.soft_gain`). "hard": at the counts, as the paper has it. Reports, choice and constraints are of
+            (`method.soft_gain`). "hard": at the counts, as the paper has it. Reports, choice and constraints are of
             the counts either way.
         confusion_temperature: T of "soft"; towards 0 it is the counts, 1 is the smoothest that is useful.
         refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a

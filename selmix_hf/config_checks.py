@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers.utils import logging
 
+from selmix_hf.method.pair_distribution import check_policy
 from selmix_hf.mixing import MIXING
-from selmix_hf.pair_distribution import check_policy
 
 logger = logging.get_logger(__name__)
 
@@ -154,3 +154,36 @@ def check_values(args: Any) -> None:
         raise ValueError("remove_unused_columns must stay False: the raw columns are needed to make pairs.")
     if args.auto_find_batch_size:
         raise ValueError("auto_find_batch_size would change the length of a period: set the batch size.")
+
+
+def check_evaluations(args: Any, max_steps: int | None) -> None:
+    """Refuse options by which no evaluation of a run, its start and perhaps its last step aside, could be chosen.
+
+    Args:
+        args: of the run, as TrainingArguments leaves them.
+        max_steps: of the run; nothing is checked while it is not known (None or 0).
+
+    Raises:
+        ValueError: `load_best_model_at_end` with `eval_steps`, `save_steps` or `eval_delay` beyond the run.
+    """
+    if not max_steps or not args.load_best_model_at_end or args.eval_strategy == "no":
+        return
+    why = "beyond the run, which leaves load_best_model_at_end=True nothing to choose from."
+    for kind in ("eval", "save"):
+        steps = getattr(args, f"{kind}_steps")  # below 1 it is a share of the run
+        if getattr(args, f"{kind}_strategy") == "steps" and steps > max_steps:
+            unset = " (that of logging_steps, where it is not set)" * (kind == "eval")
+            raise ValueError(
+                f"{kind}_steps must be at most max_steps={max_steps}, found {steps}{unset}: {why} Set {kind}_steps to "
+                f"{max_steps} or less, or {kind}_strategy to {'epoch' if kind == 'eval' else 'best'!r}."
+            )
+    by_step = args.eval_strategy == "steps"
+    if not by_step and not args.refresh_steps:  # the length of a period is not known yet
+        return
+    end = max_steps if by_step else max_steps / args.refresh_steps
+    if args.eval_delay > end:
+        unit = "steps" if by_step else f"periods of refresh_steps={args.refresh_steps} steps"
+        raise ValueError(
+            f"eval_delay counts {unit} with eval_strategy={'steps' if by_step else 'epoch'!r} and must be at most "
+            f"{end:g}, where max_steps={max_steps} ends; found {args.eval_delay:g}: {why}"
+        )

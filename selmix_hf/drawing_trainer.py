@@ -16,10 +16,11 @@ from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, FeatureSa
 from selmix_hf.head_start import HeadStart
 from selmix_hf.input_mixing import InputMixer
 from selmix_hf.labels import first_of_each
-from selmix_hf.pair_distribution import PairState
+from selmix_hf.method.draws import ClassIndex
+from selmix_hf.method.soft_gain import HeadSamples
 from selmix_hf.pseudo_label_trainer import PseudoLabelTrainer
-from selmix_hf.sampling import ClassIndex, DrawnSamples, PairDataset, PairSampler
-from selmix_hf.soft_gain import HeadSamples
+from selmix_hf.sampling import DrawnSamples, PairDataset, PairSampler
+from selmix_hf.state import PairState
 from selmix_hf.weighted_sampling import WeightedSampler, identity
 
 logger = logging.get_logger(__name__)

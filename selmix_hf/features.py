@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from selmix_hf.confusion import ClassStatistics
 from selmix_hf.heads import ClassifierHead, logits_of
+from selmix_hf.method.confusion import ClassStatistics
 
 FEATURES = "pooled_features"
 _FEATURES_AT_ONCE = 4096  # samples

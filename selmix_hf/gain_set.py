@@ -18,8 +18,8 @@ from torch import Tensor
 from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.baselines.head import retrain_head
 from selmix_hf.collator import SelMixCollator
-from selmix_hf.losses import LogitAdjustedLoss
-from selmix_hf.objectives import Objective
+from selmix_hf.method.losses import LogitAdjustedLoss
+from selmix_hf.method.objectives import Objective
 from selmix_hf.sampling import isolated_random_state
 
 Make = Callable[[Dataset, Dataset, int], Any]

@@ -15,17 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selmix_hf.confusion import (
+from selmix_hf.method.confusion import (
     confusion_counts,
     confusion_matrix,
     distinct_names,
     resolve_class_prior,
     smooth_confusion,
 )
-from selmix_hf.gain import gradient_at
-from selmix_hf.intervals import min_recall_interval, recall_intervals, worst_share_recall_interval
-from selmix_hf.minimum import worst_number, worst_share_mean
-from selmix_hf.objectives import (
+from selmix_hf.method.gain import gradient_at
+from selmix_hf.method.intervals import min_recall_interval, recall_intervals, worst_share_recall_interval
+from selmix_hf.method.minimum import worst_number, worst_share_mean
+from selmix_hf.method.objective_names import tail_classes
+from selmix_hf.method.objectives import (
     MinimumMetric,
     Objective,
     SmoothMetric,
@@ -34,9 +35,8 @@ from selmix_hf.objectives import (
     h_mean,
     macro_f1,
     recalls,
-    tail_classes,
 )
-from selmix_hf.pair_distribution import PairDistribution
+from selmix_hf.method.pair_distribution import PairDistribution
 
 if TYPE_CHECKING:
     import evaluate
@@ -72,8 +72,8 @@ def classification_metrics(
         not the minimum, zero_recall_classes (how many have recall 0), g_mean, h_mean, macro_f1, smallest_coverage (K
         times the smallest share of the predictions that a class gets; 1 is a fair share); with train_counts also
         head_recall, tail_recall, min_head_tail_recall, and many_recall (over 100 training samples), medium_recall,
-        few_recall (under 20) for those of the three that have classes. Intervals are those of `selmix_hf.intervals`:
-        they hold on samples that had no part in making or choosing the model.
+        few_recall (under 20) for those of the three that have classes. Intervals are those of `method.intervals`: they
+        hold on samples that had no part in making or choosing the model.
 
     Raises:
         ValueError: a class without samples, names that are not K, train_counts that are not K, a worst_share outside

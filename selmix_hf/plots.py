@@ -16,11 +16,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from selmix_hf.confusion import confusion_matrix
-from selmix_hf.gain_fidelity import GainFidelity
-from selmix_hf.intervals import recall_intervals, worst_share_recall_interval
-from selmix_hf.minimum import worst_number, worst_share_mean, worst_share_title
-from selmix_hf.objectives import recalls
+from selmix_hf.method.confusion import confusion_matrix
+from selmix_hf.method.gain_fidelity import GainFidelity
+from selmix_hf.method.intervals import recall_intervals, worst_share_recall_interval
+from selmix_hf.method.minimum import worst_number, worst_share_mean, worst_share_title
+from selmix_hf.method.objectives import recalls
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

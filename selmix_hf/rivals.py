@@ -22,8 +22,8 @@ from selmix_hf.baselines.head import (
     retrain_head,
     tau_normalized,
 )
-from selmix_hf.losses import LogitAdjustedLoss
-from selmix_hf.objectives import Objective
+from selmix_hf.method.losses import LogitAdjustedLoss
+from selmix_hf.method.objectives import Objective
 
 SELMIX = "SelMix"  # the method that they are rivals of
 Setting = Mapping[str, Any]

@@ -12,60 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selmix_hf.objectives import INFEASIBLE, Objective
-
-CURE = (
-    "Where it is 0 / 0, as for a class that is never predicted, write the ratio as x / (y + 1e-9), or set its value "
-    "there by torch.where."
-)
-
-
-def has_score(score: float) -> bool:
-    """Whether a score can be compared: not where psi is NaN or plus infinity."""
-    return score < math.inf
-
-
-def comparable(score: float) -> float:
-    """To 12 digits, since sums of other classes leave rounding errors in equal ones; -inf where there is none."""
-    return float(f"{score:.12g}") if has_score(score) else -math.inf
-
-
-def ascending_recalls(counts: Tensor) -> tuple[float, ...]:
-    """The K recalls of counts (K x K, rows true classes), the worst first."""
-    return tuple((counts.diagonal().double() / counts.sum(1)).sort().values.tolist())
-
-
-def ranking(objective: Objective, counts: Tensor) -> tuple[float, ...]:
-    """What orders classifiers that were looked at on one set, from raw counts (K x K): the larger tuple is the better.
-
-    `Objective.score` comes first, then the recalls in ascending order. A minimum, G- or H-mean is 0 while any class
-    has no hit: the better of two such classifiers has fewer classes without one, else the better worst class among
-    the others, and so on.
-    """
-    return comparable(objective.score(counts)), *ascending_recalls(counts)
-
-
-def where_it_has_no_score(objective: Objective, num_classes: int) -> str | None:
-    """For a warning: the first kind of confusion matrix, of those that are tried, on which an objective has no score,
-    and what to do; None where it has one on all. Training takes its derivative on smoothed matrices, the choice of the
-    checkpoint its value on raw ones."""
-    perfect = 10 * torch.eye(num_classes, dtype=torch.long)
-    unpredicted = torch.cat([perfect[:-1], perfect[:1]])  # the last class is taken for the first
-    without_hit = unpredicted.clone()
-    without_hit[0, -1] = 10
-    tried = {
-        "a class has no hit": without_hit,
-        "a class is never predicted": unpredicted,
-        "every sample is taken for one class": perfect[:1].repeat(num_classes, 1),
-    }
-    for what, counts in tried.items():
-        score = objective.score(counts)
-        if not has_score(score):
-            return (
-                f"objective {objective.name!r} is {score} where {what}. Training goes on all the same, but an "
-                f"evaluation like that has no score and is not kept as the best. {CURE}"
-            )
-    return None
+from selmix_hf.method.objectives import INFEASIBLE, Objective
+from selmix_hf.method.ranking import CURE, comparable, has_score
 
 
 class Selection:
@@ -184,36 +132,3 @@ class Selection:
 
 def _shown(score: float) -> str:
     return f"{score:.4g}" if score > INFEASIBLE else f"infeasible by {score / INFEASIBLE - 1:.4g}"
-
-
-def check_evaluations(args: Any, max_steps: int | None) -> None:
-    """Refuse options by which no evaluation of a run, its start and perhaps its last step aside, could be chosen.
-
-    Args:
-        args: of the run, as TrainingArguments leaves them.
-        max_steps: of the run; nothing is checked while it is not known (None or 0).
-
-    Raises:
-        ValueError: `load_best_model_at_end` with `eval_steps`, `save_steps` or `eval_delay` beyond the run.
-    """
-    if not max_steps or not args.load_best_model_at_end or args.eval_strategy == "no":
-        return
-    why = "beyond the run, which leaves load_best_model_at_end=True nothing to choose from."
-    for kind in ("eval", "save"):
-        steps = getattr(args, f"{kind}_steps")  # below 1 it is a share of the run
-        if getattr(args, f"{kind}_strategy") == "steps" and steps > max_steps:
-            unset = " (that of logging_steps, where it is not set)" * (kind == "eval")
-            raise ValueError(
-                f"{kind}_steps must be at most max_steps={max_steps}, found {steps}{unset}: {why} Set {kind}_steps to "
-                f"{max_steps} or less, or {kind}_strategy to {'epoch' if kind == 'eval' else 'best'!r}."
-            )
-    by_step = args.eval_strategy == "steps"
-    if not by_step and not args.refresh_steps:  # the length of a period is not known yet
-        return
-    end = max_steps if by_step else max_steps / args.refresh_steps
-    if args.eval_delay > end:
-        unit = "steps" if by_step else f"periods of refresh_steps={args.refresh_steps} steps"
-        raise ValueError(
-            f"eval_delay counts {unit} with eval_strategy={'steps' if by_step else 'epoch'!r} and must be at most "
-            f"{end:g}, where max_steps={max_steps} ends; found {args.eval_delay:g}: {why}"
-        )

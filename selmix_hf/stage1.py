@@ -23,7 +23,7 @@ from selmix_hf.callbacks import DeferredReweighting
 from selmix_hf.checks import label_column_of, read_labels, resolve_class_names
 from selmix_hf.collator import Collator, SelMixCollator, default_collator
 from selmix_hf.lora import check_adapter
-from selmix_hf.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
+from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
 from selmix_hf.metrics import make_compute_metrics
 from selmix_hf.pushing_trainer import PushingTrainer
 from selmix_hf.sampling import DrawnSamples

@@ -25,10 +25,8 @@ from selmix_hf.callbacks import RefreshCallback
 from selmix_hf.checkpoint import load_pair_state
 from selmix_hf.collator import SelMixCollator, default_collator, probe_batch
 from selmix_hf.config import SelMixConfig
-from selmix_hf.confusion import ClassStatistics, distinct_names
 from selmix_hf.drawing_trainer import DrawingTrainer
 from selmix_hf.features import FEATURES, head_alone
-from selmix_hf.gain import head_gain, metric_gradient
 from selmix_hf.gain_set import refit_head, with_gain_set
 from selmix_hf.heads import freeze_batch_norm, logits_of, parameter_groups
 from selmix_hf.health import (
@@ -41,11 +39,14 @@ from selmix_hf.health import (
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
 from selmix_hf.labels import checked_labels
 from selmix_hf.lora import base_of, find_trained_head
+from selmix_hf.method.confusion import ClassStatistics, distinct_names
+from selmix_hf.method.draws import largest_repeat
+from selmix_hf.method.gain import head_gain, metric_gradient
+from selmix_hf.method.objectives import Objective, default_target_share
+from selmix_hf.method.pair_distribution import pair_distribution
 from selmix_hf.metrics import refresh_report
-from selmix_hf.objectives import Objective, default_target_share
-from selmix_hf.pair_distribution import PairState, pair_distribution
 from selmix_hf.pseudo_label_trainer import prepared_teacher
-from selmix_hf.sampling import largest_repeat
+from selmix_hf.state import PairState
 from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS, sampling_weights
 
 logger = logging.get_logger(__name__)

@@ -11,9 +11,9 @@ from selmix_hf.baselines.class_bias import _Search, logit_adjustment, tune_class
 from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss, cost_sensitive_head
 from selmix_hf.baselines.head import class_balanced_weight, learn_weight_scale, retrain_head, tau_normalized
 from selmix_hf.callbacks import CostSensitiveCallback
-from selmix_hf.confusion import confusion_counts
-from selmix_hf.losses import LogitAdjustedLoss
-from selmix_hf.objectives import get_objective
+from selmix_hf.method.confusion import confusion_counts
+from selmix_hf.method.losses import LogitAdjustedLoss
+from selmix_hf.method.objective_names import get_objective
 
 
 def score(logits, labels, objective):

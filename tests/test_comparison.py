@@ -15,8 +15,8 @@ from selmix_hf.comparison import (
     paired_bootstrap,
     seeds_table,
 )
-from selmix_hf.confusion import confusion_counts
-from selmix_hf.intervals import recall_intervals
+from selmix_hf.method.confusion import confusion_counts
+from selmix_hf.method.intervals import recall_intervals
 from selmix_hf.metrics import classification_metrics
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selmix_hf.confusion import (
+from selmix_hf.method.confusion import (
     ClassStatistics,
     confusion_counts,
     confusion_matrix,

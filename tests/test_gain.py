@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selmix_hf.confusion import ClassStatistics, resolve_class_prior, smooth_confusion
-from selmix_hf.gain import gain_matrix, metric_gradient
-from selmix_hf.objectives import OBJECTIVES, get_objective
-from selmix_hf.pair_distribution import pair_distribution
+from selmix_hf.method.confusion import ClassStatistics, resolve_class_prior, smooth_confusion
+from selmix_hf.method.gain import gain_matrix, metric_gradient
+from selmix_hf.method.objective_names import OBJECTIVES, get_objective
+from selmix_hf.method.pair_distribution import pair_distribution
 
 # counts whose smoothed rows are, times 4: (3.5 .25 .25), (1.25 1.5 1.25), (.25 2.25 1.5)
 COUNTS = torch.tensor([[3, 0, 0], [1, 1, 1], [0, 2, 1]])

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from selmix_hf import GainFidelityCallback, get_objective, save_plots
-from selmix_hf.confusion import confusion_counts, smooth_confusion
-from selmix_hf.gain import gain_matrix, metric_gradient
-from selmix_hf.gain_fidelity import (
+from selmix_hf.method.confusion import confusion_counts, smooth_confusion
+from selmix_hf.method.gain import gain_matrix, metric_gradient
+from selmix_hf.method.gain_fidelity import (
     centroid_mixes,
     choose_pairs,
     class_centroids,

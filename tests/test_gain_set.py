@@ -16,7 +16,7 @@ from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.baselines.head import retrain_head
 from selmix_hf.gain_set import add_class_bias, cross_fit, halves_of, with_gain_set
 from selmix_hf.heads import find_head
-from selmix_hf.losses import LogitAdjustedLoss
+from selmix_hf.method.losses import LogitAdjustedLoss
 
 
 @pytest.mark.parametrize("kind", ["vit", "deit-distilled", "resnet"])

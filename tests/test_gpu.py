@@ -6,8 +6,8 @@ import pytest
 import tiny
 import torch
 
-from selmix_hf.gain import gain_matrix
-from selmix_hf.pair_distribution import pair_distribution
+from selmix_hf.method.gain import gain_matrix
+from selmix_hf.method.pair_distribution import pair_distribution
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 ON_GPU = {"use_cpu": False, "dataloader_pin_memory": True}

@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 
 from selmix_hf.baselines.side_by_side import FittedHead
 from selmix_hf.head_start import RATES, HeadStart, Tried, best_by, learning_rate_of, mean_squared_norm, retrained_heads
-from selmix_hf.objectives import get_objective
+from selmix_hf.method.objective_names import get_objective
 from tests import tiny
 
 WORKED_OUT = {"learning_rate": 0.0, "backbone_learning_rate": None, "head_start": "best", "objective": "mean_recall"}

@@ -10,7 +10,6 @@ import torch
 
 from benchmarks import regenerate
 from selmix_hf import get_objective, health
-from selmix_hf.confusion import confusion_matrix
 from selmix_hf.health import (
     FiniteCheck,
     HealthWatch,
@@ -20,8 +19,9 @@ from selmix_hf.health import (
     staleness,
     swing,
 )
+from selmix_hf.method.confusion import confusion_matrix
+from selmix_hf.method.objectives import coverages, h_mean, mean_recall
 from selmix_hf.metrics import standard_error
-from selmix_hf.objectives import coverages, h_mean, mean_recall
 
 
 def logs(psi, kept_gain=0.9, error=0.01, worst=0.5):

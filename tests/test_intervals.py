@@ -6,14 +6,9 @@ import torch
 from scipy.stats import binom, binomtest
 
 from benchmarks import validation_size
-from selmix_hf import (
-    intervals,
-    min_recall_interval,
-    min_recall_lower_bound,
-    recall_intervals,
-    worst_share_recall_interval,
-)
-from selmix_hf.minimum import worst_share_mean
+from selmix_hf import min_recall_interval, min_recall_lower_bound, recall_intervals, worst_share_recall_interval
+from selmix_hf.method import intervals
+from selmix_hf.method.minimum import worst_share_mean
 
 
 def counts_of(hits, samples):

@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from selmix_hf import BalancedSoftmaxLoss, DeferredReweighting, ImageCollator, LDAMLoss, LogitAdjustedLoss
-from selmix_hf.losses import effective_number_weights
+from selmix_hf.method.losses import effective_number_weights
 
 
 def test_by_hand():

@@ -10,8 +10,8 @@ from scipy.optimize import linprog, minimize
 
 from selmix_hf import get_objective
 from selmix_hf.callbacks import ProgressLines
-from selmix_hf.gain import metric_gradient
-from selmix_hf.minimum import (
+from selmix_hf.method.gain import metric_gradient
+from selmix_hf.method.minimum import (
     MinimumMetric,
     capped_softmax,
     worst_number,

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selmix_hf import objectives
-from selmix_hf.confusion import confusion_matrix, smooth_confusion
-from selmix_hf.gain import metric_gradient
-from selmix_hf.objectives import Constraint, MinimumMetric, get_objective, register_objective, tail_classes
+from selmix_hf.method import objectives
+from selmix_hf.method.confusion import confusion_matrix, smooth_confusion
+from selmix_hf.method.gain import metric_gradient
+from selmix_hf.method.objective_names import get_objective, register_objective, tail_classes
+from selmix_hf.method.objectives import Constraint, MinimumMetric
 
 # recalls 1, 1/2, 1/4; each class 1/3 of the samples; coverages 7/12, 3/12, 2/12 (see COLUMN_SUMS)
 COUNTS = torch.tensor([[8, 0, 0], [2, 4, 2], [4, 2, 2]])

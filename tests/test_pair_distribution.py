@@ -9,12 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from selmix_hf.pair_distribution import (
-    PairState,
-    effective_number,
-    pair_distribution,
-    solve_inverse_temperature,
-)
+from selmix_hf.method.pair_distribution import effective_number, pair_distribution, solve_inverse_temperature
+from selmix_hf.state import PairState
 
 GAIN = torch.tensor([[3.0, -1.0, 0.0], [2.0, 1.0, -5.0], [-2.0, 3.0, 1.0]])
 POSITIVE = GAIN > 0
@@ -170,7 +166,7 @@ def test_auto_hits_the_target_share_by_histogram(kind, share):
 def test_both_branches_agree(monkeypatch):
     gains = HISTOGRAM_GAINS["normal"](torch.Generator().manual_seed(0))
     binned = solve_inverse_temperature(gains, 0.05)
-    monkeypatch.setattr("selmix_hf.pair_distribution._EXACT_UP_TO", gains.numel())
+    monkeypatch.setattr("selmix_hf.method.pair_distribution._EXACT_UP_TO", gains.numel())
     exact = solve_inverse_temperature(gains, 0.05)
     assert binned == pytest.approx(exact, rel=1e-3)
 

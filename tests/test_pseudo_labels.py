@@ -8,9 +8,10 @@ import tiny
 import torch
 from torch import nn
 
+from selmix_hf.method.draws import ClassIndex
 from selmix_hf.parameter_average import ParameterAverage
 from selmix_hf.pseudo_labels import Unlabelled, choose, pseudo_label_report, second_labels
-from selmix_hf.sampling import ClassIndex, fetch
+from selmix_hf.sampling import fetch
 
 PREDICTED = np.array([0, 0, 0, 0, 1, 1, 2])
 CONFIDENCE = np.array([0.9, 0.5, 0.99, 0.7, 0.4, 0.6, 0.3])

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from selmix_hf import GainFidelityCallback, LogitAdjustedLoss, WeightedSampler, sampling_weights, save_plots
 from selmix_hf.benchmark_results import run_report
-from selmix_hf.pair_distribution import PairState
+from selmix_hf.state import PairState
 
 LABELS = np.repeat(np.arange(4), tiny.TRAIN_COUNTS)
 VIT_DROPOUT = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}

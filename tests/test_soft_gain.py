@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.soft_gain import MATRICES, gain_of
-from selmix_hf.confusion import confusion_counts, smooth_confusion
-from selmix_hf.gain import gain_along, gain_matrix, metric_gradient
-from selmix_hf.objectives import get_objective
-from selmix_hf.soft_gain import HeadSamples, soft_confusion_counts, soft_direction
+from selmix_hf.method.confusion import confusion_counts, smooth_confusion
+from selmix_hf.method.gain import gain_along, gain_matrix, metric_gradient
+from selmix_hf.method.objective_names import get_objective
+from selmix_hf.method.soft_gain import HeadSamples, soft_confusion_counts, soft_direction
 
 OBJECTIVES = [
     ("mean_recall", None),
@@ -113,7 +113,7 @@ def test_chunks_change_nothing(monkeypatch):
     objective = get_objective("mean_recall")
     soft = soft_confusion_counts(samples, weight, bias, 0.3)
     whole = soft_direction(objective, soft, samples, weight, bias, 0.3)
-    monkeypatch.setattr("selmix_hf.soft_gain._AT_ONCE", 8)  # two samples at a time
+    monkeypatch.setattr("selmix_hf.method.soft_gain._AT_ONCE", 8)  # two samples at a time
     torch.testing.assert_close(soft_confusion_counts(samples, weight, bias, 0.3), soft)
     for found, expected in zip(soft_direction(objective, soft, samples, weight, bias, 0.3), whole, strict=True):
         torch.testing.assert_close(found, expected)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from selmix_hf.checkpoint import load_pair_state
-from selmix_hf.pair_distribution import PairState
+from selmix_hf.state import PairState
 
 VIT_DROPOUT = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
 CASES = {

@@ -75,7 +75,7 @@ def test_second_samples_are_those_of_the_pseudo_label(kind, tmp_path):
     sampler.num_pairs = 400
     _, second, *_ = sampler.draw()
     generator = np.random.default_rng([sampler.seed, sampler.get_period()])
-    from selmix_hf.sampling import draw_class_pairs
+    from selmix_hf.method.draws import draw_class_pairs
 
     wanted = draw_class_pairs(uniform, 400, generator)[:, 1]
     pseudo, train = run.pair_state.pseudo_labels.numpy(), np.array(run.train_dataset["label"])

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selmix_hf.confusion import confusion_counts, require_all_classes, resolve_class_prior
-from selmix_hf.losses import positive_counts
-from selmix_hf.objectives import Objective
-from selmix_hf.selection import has_score
+from selmix_hf.method.confusion import confusion_counts, require_all_classes, resolve_class_prior
+from selmix_hf.method.losses import positive_counts
+from selmix_hf.method.objectives import Objective
+from selmix_hf.method.ranking import has_score
 
 _FEW_CLASSES = 20  # beyond, moving single coordinates would take minutes
 _TEMPERATURES, _STEPS, _RATE = (1.0, 0.3, 0.1), 100, 0.1  # of the ascent on a soft confusion matrix

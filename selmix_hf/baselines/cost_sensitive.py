@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from selmix_hf.baselines.head import Head, retrain_head
-from selmix_hf.confusion import confusion_counts, resolve_class_prior, smooth_confusion
-from selmix_hf.gain import metric_gradient
-from selmix_hf.losses import positive_counts
-from selmix_hf.objectives import MinimumMetric, Multipliers, Objective
+from selmix_hf.method.confusion import confusion_counts, resolve_class_prior, smooth_confusion
+from selmix_hf.method.gain import metric_gradient
+from selmix_hf.method.losses import positive_counts
+from selmix_hf.method.objectives import MinimumMetric, Multipliers, Objective
 
 _SMALLEST_WEIGHT = 1e-3  # of the largest: a class of weight 0 would have no bound on its logit
 

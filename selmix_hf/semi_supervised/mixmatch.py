@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selmix_hf.losses import LogitAdjustedLoss
+from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.semi_supervised.base import SemiSupervisedTrainer
 
 

@@ -24,10 +24,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selmix_hf.confusion import smooth_confusion, sum_dtype, sum_over_processes
-from selmix_hf.gain import head_gain_along, lagrangian_derivative
-from selmix_hf.heads import ClassifierHead
-from selmix_hf.objectives import Objective
+from selmix_hf.method.confusion import smooth_confusion, sum_dtype, sum_over_processes
+from selmix_hf.method.gain import LinearHead, head_gain_along, lagrangian_derivative
+from selmix_hf.method.objectives import Objective
 
 _AT_ONCE = 2**20  # probabilities: 8 MB in float64
 
@@ -135,7 +134,7 @@ class SoftConfusion:
         counts: of `soft_confusion_counts` over all processes, on the CPU, K x K.
     """
 
-    def __init__(self, head: ClassifierHead, samples: HeadSamples, temperature: float) -> None:
+    def __init__(self, head: LinearHead, samples: HeadSamples, temperature: float) -> None:
         self.head, self.samples, self.temperature = head, samples, temperature
         self._weight = head.weight.float()
         self._bias = None if head.bias is None else head.bias.float()

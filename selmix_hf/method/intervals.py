@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, rel_entr
 
-from selmix_hf.minimum import check_worst_share, worst_number, worst_share_mean
+from selmix_hf.method.minimum import check_worst_share, worst_number, worst_share_mean
 
 
 def recall_intervals(counts: ArrayLike, confidence: float = 0.95) -> tuple[NDArray, NDArray]:

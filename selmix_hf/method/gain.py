@@ -8,19 +8,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from selmix_hf.confusion import resolve_class_prior, smooth_confusion
-from selmix_hf.heads import ClassifierHead
-from selmix_hf.objectives import Objective
+from selmix_hf.method.confusion import resolve_class_prior, smooth_confusion
+from selmix_hf.method.objectives import Objective
 
 _SMALLEST_DENOMINATOR = 1e-30
 _EXACT_UP_TO = 256  # classes
 _UNBLOCKED_UP_TO, _BLOCK = 4096, 512  # classes
+
+
+class LinearHead(Protocol):
+    """What is asked of a head, such as `models.head.ClassifierHead`: logits = features @ weight.T + bias.
+
+    Attributes:
+        num_classes: K.
+        weight: K x D, detached.
+        bias: K, detached, or None.
+        feature_step, bias_step: one SGD step of size 1 on the cross entropy at feature z moves the logits at z' by
+            (feature_step * z.z' + bias_step) (e - p); 1 and 1 for one linear layer.
+    """
+
+    num_classes: int
+    feature_step: float
+    bias_step: float
+
+    @property
+    def weight(self) -> Tensor: ...
+
+    @property
+    def bias(self) -> Tensor | None: ...
 
 
 def metric_gradient(
@@ -214,7 +235,7 @@ def gain_along(
 
 
 def head_gain(
-    head: ClassifierHead, centroids: Tensor, metric_gradient: Tensor, beta: float | Sequence[float] = 0.8
+    head: LinearHead, centroids: Tensor, metric_gradient: Tensor, beta: float | Sequence[float] = 0.8
 ) -> Tensor:
     """`gain_matrix` for the current weights of a head: in float64 up to 256 classes, where it costs nothing, and in
     float32 on the head's device beyond.
@@ -234,7 +255,7 @@ def head_gain(
 
 
 def head_gain_along(
-    head: ClassifierHead,
+    head: LinearHead,
     centroids: Tensor,
     direction: Tensor,
     bias_direction: Tensor,
@@ -246,7 +267,7 @@ def head_gain_along(
     return gain_along(centroids, weight, bias, directions[0], directions[1], beta, **steps).float()
 
 
-def _precise(head: ClassifierHead, *tensors: Tensor) -> list[Any]:
+def _precise(head: LinearHead, *tensors: Tensor) -> list[Any]:
     """Weight and bias of the head, and the tensors, in the precision and on the device of its gains."""
     exact = head.num_classes <= _EXACT_UP_TO
     dtype, device = (torch.float64, torch.device("cpu")) if exact else (torch.float32, head.weight.device)

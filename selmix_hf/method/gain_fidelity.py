@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selmix_hf.confusion import confusion_counts, require_all_classes, resolve_class_prior, smooth_confusion
-from selmix_hf.objectives import Objective
-from selmix_hf.sampling import ClassIndex, draw_class_pairs
+from selmix_hf.method.confusion import confusion_counts, require_all_classes, resolve_class_prior, smooth_confusion
+from selmix_hf.method.draws import ClassIndex, draw_class_pairs
+from selmix_hf.method.objectives import Objective
 
 _DOUBLE_UP_TO = 256  # classes
 _AT_ONCE = 2**18  # logits, so that what is in between stays in the processor's cache
