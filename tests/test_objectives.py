@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selmix_hf.method import objectives
+from selmix_hf.method import objective_names, objectives
 from selmix_hf.method.confusion import confusion_matrix, smooth_confusion
 from selmix_hf.method.gain import metric_gradient
 from selmix_hf.method.objective_names import get_objective, register_objective, tail_classes
@@ -68,7 +68,7 @@ def test_a_class_without_recall_gives_zero(name):
     assert value(name, torch.tensor([[3.0, 0, 0], [1, 0, 2], [0, 0, 3]]).double() / 9) == 0
 
 
-@pytest.mark.parametrize("name", list(objectives.OBJECTIVES))
+@pytest.mark.parametrize("name", list(objective_names.OBJECTIVES))
 def test_a_perfect_classifier_scores_one(name):
     assert value(name, torch.eye(7).double() / 7, class_counts=range(7, 0, -1)) == pytest.approx(1)
 
@@ -359,7 +359,7 @@ def test_a_callable_that_cannot_steer_is_refused(function, message):
 
 
 def test_register_objective(monkeypatch):
-    monkeypatch.setattr(objectives, "OBJECTIVES", dict(objectives.OBJECTIVES))
+    monkeypatch.setattr(objectives, "OBJECTIVES", dict(objective_names.OBJECTIVES))
     with pytest.raises(ValueError, match="unknown objective 'trace'"):
         get_objective("trace")
     register_objective("trace", trace)
