@@ -121,11 +121,11 @@ def cifar10_sets(root: Path, start: Path | None, halvings: int = 2) -> tuple[Set
     from datasets import Dataset
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    from selmix_hf.collator import ImageCollator
+    from selmix_hf.data.collators import ImageCollator
+    from selmix_hf.data.labels import class_labels
+    from selmix_hf.data.split import LongTailedSplit
     from selmix_hf.features import DatasetPass
     from selmix_hf.heads import find_head
-    from selmix_hf.labels import class_labels
-    from selmix_hf.long_tail import LongTailedSplit
 
     reference = root / "checkpoints" / "cifar10-lt-r100-tf_efficientnet_lite0"
     folder = reference if start is None else start

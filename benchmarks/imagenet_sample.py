@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from torchvision.transforms import v2
 
-from selmix_hf.long_tail import long_tailed_counts
+from selmix_hf.data.long_tail import long_tailed_counts
 
 SIDE, MOST, FEWEST, VALIDATION, TEST = 160, 20, 1, 4, 2
 PUBLISHED = {"train": "ImageNet_LT_train.txt", "val": "ImageNet_LT_val.txt", "test": "ImageNet_LT_test.txt"}

@@ -19,11 +19,11 @@ from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrap
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
-from selmix_hf.collator import ImageCollator
+from selmix_hf.data.collators import ImageCollator
+from selmix_hf.data.list_files import load_list_file
+from selmix_hf.data.long_tail import long_tailed_counts
 from selmix_hf.features import DatasetPass
 from selmix_hf.heads import find_head
-from selmix_hf.list_files import load_list_file
-from selmix_hf.long_tail import long_tailed_counts
 
 ARCHITECTURE = "test_convnext"
 

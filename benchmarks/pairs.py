@@ -23,9 +23,9 @@ import torch
 
 from benchmarks.gain import hardware
 from selmix_hf.comparison import markdown_table
+from selmix_hf.data.pairs import PairSampler
 from selmix_hf.method.draws import ClassIndex
 from selmix_hf.method.pair_distribution import pair_distribution
-from selmix_hf.sampling import PairSampler
 
 
 def by_turns(repeats: int, *functions: Callable[[], object]) -> list[list[float]]:

@@ -23,9 +23,9 @@ from benchmarks.gain import hardware
 from benchmarks.network import seconds_a_step
 from benchmarks.pairs import ratio
 from selmix_hf import LongTailedSplit, SelMixConfig, SelMixTrainer
-from selmix_hf.augment import CropAndFlip
 from selmix_hf.comparison import markdown_table, mean_and_sd
-from selmix_hf.labels import class_labels
+from selmix_hf.data.labels import class_labels
+from selmix_hf.data.views import CropAndFlip
 from selmix_hf.loading import load_classifier, load_images
 
 METRICS = {"min_recall": "worst-class recall", "mean_recall": "mean recall"}

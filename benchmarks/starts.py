@@ -32,8 +32,8 @@ from recipes.quickstart import PIXELS, long_tailed_digits
 from selmix_hf import SelMixConfig, SelMixTrainer, Stage1Trainer
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.comparison import INTERVAL, interval_cell, markdown_table, mean_and_sd
+from selmix_hf.data.split import LongTailedSplit
 from selmix_hf.loading import load_images
-from selmix_hf.long_tail import LongTailedSplit
 from selmix_hf.metrics import classification_metrics, counts_of
 
 REFERENCE = "checkpoints/cifar10-lt-r100-tf_efficientnet_lite0"

@@ -43,8 +43,8 @@ from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.benchmark_results import provenance
 from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
-from selmix_hf.labels import class_labels, first_of_each
-from selmix_hf.long_tail import LongTailedSplit
+from selmix_hf.data.labels import class_labels, first_of_each
+from selmix_hf.data.split import LongTailedSplit
 from selmix_hf.own_data import OwnDataArguments, load_own, own_data
 
 SCRIPT = "analysis.py"

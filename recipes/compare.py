@@ -50,7 +50,7 @@ from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.benchmark_results import provenance, rounded
 from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
-from selmix_hf.labels import class_labels
+from selmix_hf.data.labels import class_labels
 from selmix_hf.own_data import OwnDataArguments, load_own, own_data
 from selmix_hf.rivals import SELMIX
 from selmix_hf.same_start import NUM_SETTINGS, OnFeatures, SameStart, contenders

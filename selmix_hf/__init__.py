@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.callbacks import DeferredReweighting as DeferredReweighting
     from selmix_hf.callbacks import GainFidelityCallback as GainFidelityCallback
-    from selmix_hf.collator import ImageCollator as ImageCollator
-    from selmix_hf.collator import SelMixCollator as SelMixCollator
     from selmix_hf.config import SelMixConfig as SelMixConfig
+    from selmix_hf.data.collators import ImageCollator as ImageCollator
+    from selmix_hf.data.collators import SelMixCollator as SelMixCollator
+    from selmix_hf.data.held_out import hold_out as hold_out
+    from selmix_hf.data.list_files import load_list_file as load_list_file
+    from selmix_hf.data.list_files import load_list_files as load_list_files
+    from selmix_hf.data.long_tail import make_long_tailed as make_long_tailed
+    from selmix_hf.data.pairs import PairDataset as PairDataset
+    from selmix_hf.data.pairs import PairSampler as PairSampler
+    from selmix_hf.data.split import LongTailedSplit as LongTailedSplit
+    from selmix_hf.data.weighted import WeightedSampler as WeightedSampler
+    from selmix_hf.data.weighted import sampling_weights as sampling_weights
     from selmix_hf.gain_set import add_class_bias as add_class_bias
     from selmix_hf.gain_set import cross_fit as cross_fit
     from selmix_hf.heads import find_head as find_head
-    from selmix_hf.held_out import hold_out as hold_out
-    from selmix_hf.list_files import load_list_file as load_list_file
-    from selmix_hf.list_files import load_list_files as load_list_files
-    from selmix_hf.long_tail import LongTailedSplit as LongTailedSplit
-    from selmix_hf.long_tail import make_long_tailed as make_long_tailed
     from selmix_hf.method.confusion import ClassStatistics as ClassStatistics
     from selmix_hf.method.confusion import confusion_counts as confusion_counts
     from selmix_hf.method.draws import ClassIndex as ClassIndex
@@ -41,8 +45,6 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.metrics import evaluate_metric as evaluate_metric
     from selmix_hf.plots import save_plots as save_plots
     from selmix_hf.pushing import PushError as PushError
-    from selmix_hf.sampling import PairDataset as PairDataset
-    from selmix_hf.sampling import PairSampler as PairSampler
     from selmix_hf.saved_head import SelMixHead as SelMixHead
     from selmix_hf.semi_supervised.base import SemiSupervisedTrainer as SemiSupervisedTrainer
     from selmix_hf.semi_supervised.fixmatch import FixMatchTrainer as FixMatchTrainer
@@ -50,21 +52,19 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.semi_supervised.mixmatch import MixMatchTrainer as MixMatchTrainer
     from selmix_hf.stage1 import Stage1Trainer as Stage1Trainer
     from selmix_hf.trainer import SelMixTrainer as SelMixTrainer
-    from selmix_hf.weighted_sampling import WeightedSampler as WeightedSampler
-    from selmix_hf.weighted_sampling import sampling_weights as sampling_weights
 
 __version__ = "0.1.0"
 
 _HOME = {
     "SelMixConfig": "config",
     "SelMixTrainer": "trainer",
-    "SelMixCollator": "collator",
-    "ImageCollator": "collator",
-    "PairDataset": "sampling",
-    "PairSampler": "sampling",
+    "SelMixCollator": "data.collators",
+    "ImageCollator": "data.collators",
+    "PairDataset": "data.pairs",
+    "PairSampler": "data.pairs",
     "ClassIndex": "method.draws",
-    "WeightedSampler": "weighted_sampling",
-    "sampling_weights": "weighted_sampling",
+    "WeightedSampler": "data.weighted",
+    "sampling_weights": "data.weighted",
     "ClassStatistics": "method.confusion",
     "confusion_counts": "method.confusion",
     "get_objective": "method.objective_names",
@@ -93,11 +93,11 @@ _HOME = {
     "find_head": "heads",
     "SelMixHead": "saved_head",
     "PushError": "pushing",
-    "make_long_tailed": "long_tail",
-    "hold_out": "held_out",
-    "LongTailedSplit": "long_tail",
-    "load_list_file": "list_files",
-    "load_list_files": "list_files",
+    "make_long_tailed": "data.long_tail",
+    "hold_out": "data.held_out",
+    "LongTailedSplit": "data.split",
+    "load_list_file": "data.list_files",
+    "load_list_files": "data.list_files",
     "save_plots": "plots",
 }
 

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from datasets import DatasetDict
 
-from selmix_hf.adapters import image_columns
-from selmix_hf.collator import Collator
-from selmix_hf.labels import class_labels, infer_label_column
-from selmix_hf.list_files import load_list_files
-from selmix_hf.long_tail import LongTailedSplit, make_long_tailed
+from selmix_hf.data.collators import Collator
+from selmix_hf.data.examples import image_columns
+from selmix_hf.data.labels import class_labels, infer_label_column
+from selmix_hf.data.list_files import load_list_files
+from selmix_hf.data.long_tail import make_long_tailed
+from selmix_hf.data.modality import Images, Modality
+from selmix_hf.data.split import LongTailedSplit
 from selmix_hf.method.confusion import require_all_classes
-from selmix_hf.modality import Images, Modality
 
 
 @dataclass

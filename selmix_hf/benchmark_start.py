@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from transformers import TrainingArguments, set_seed
 
-from selmix_hf.augment import CropAndFlip, ResizedCropAndFlip, side_of
 from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.config import SelMixConfig
+from selmix_hf.data.views import CropAndFlip, ResizedCropAndFlip, side_of
+from selmix_hf.data.weighted import checked_sampling
 from selmix_hf.loading import load_classifier, load_for_classes
 from selmix_hf.semi_supervised.fixmatch import FixMatchTrainer
 from selmix_hf.semi_supervised.mean_teacher import MeanTeacherTrainer
 from selmix_hf.semi_supervised.mixmatch import MixMatchTrainer
 from selmix_hf.stage1 import Stage1Trainer
-from selmix_hf.weighted_sampling import checked_sampling
 
 _OF_METHOD = ("mu", "unlabeled_weight", "rampup_steps", "threshold", "ema_decay")
 _DONE = "stage1.json"  # written last: the folder is complete

@@ -9,6 +9,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers.models.auto import modeling_auto
 
+from selmix_hf.data.modality import samples_of
+
 PAPER = "[SelMix](https://arxiv.org/abs/2403.18301)"
 
 CITATION = """@inproceedings{ramasubramanian2024selmix,
@@ -43,18 +45,6 @@ _TASKS: dict[str, Any] = {
     "audio-classification": modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,  # before text: Wav2Vec2's
     "text-classification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 }
-
-
-_SAMPLES = {
-    "image-classification": "images",
-    "audio-classification": "recordings",
-    "text-classification": "texts",
-}
-
-
-def samples_of(task: str | None) -> str:
-    """What the samples of a task are called, in the plural."""
-    return _SAMPLES.get(task or "", "samples")
 
 
 def said_of(samples: str, sentence: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.lora import has_adapter, load_adapter
-from selmix_hf.sampling import isolated_random_state
 from selmix_hf.state import PairState
 
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 from transformers import TrainingArguments
 
 from selmix_hf.config_checks import check_evaluations, check_kinds, check_values
+from selmix_hf.data.weighted import checked_sampling
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.objectives import Objective
-from selmix_hf.weighted_sampling import checked_sampling
 
 WORKED_OUT_BACKBONE_RATE = 1e-4
 _PAIRS, _OF_CLASSES = 128_000, 10  # so many pairs for so many classes; for more, as the square root of their number
@@ -63,7 +63,7 @@ class SelMixConfig(TrainingArguments):
             would not train either.
         reuse_samples: let a sample serve as first one of a pair and as second one of another in its batch, wherever
             the drawn classes allow it, which saves up to half of the backbone's work (of loading alone, where images
-            are mixed); see `sampling.reuse_samples`.
+            are mixed); see `pairs.reuse_samples`.
             The pairs then depend on how a step's pairs are cut into batches.
         feature_views: with `freeze_backbone`, how many (augmented) views of each training image are stored; views
             beyond the first need a `train_transform` that is random.
@@ -96,7 +96,7 @@ class SelMixConfig(TrainingArguments):
         sampling: draw single samples, nothing mixed, instead of pairs: "class_balanced" (every class as often as any
             other), "square_root" (classes by the square root of their size), "natural" (samples as they are), a power
             of the class size between 0 and 1, or K class weights, as a list or a JSON string; with replacement, see
-            `weighted_sampling.class_shares`. The batch size then counts samples. The objective chooses the checkpoint
+            `weighted.class_shares`. The batch size then counts samples. The objective chooses the checkpoint
             and does not steer, and the options of pairs and multipliers must stay at their defaults. With
             `freeze_backbone` and "class_balanced" this is classifier re-training (cRT; Kang et al. 2020, arXiv
             1910.09217), from the head that the model has. Weights of samples go to

@@ -14,7 +14,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from selmix_hf import checks
-from selmix_hf.collator import SelMixCollator
+from selmix_hf.data.collators import SelMixCollator
+from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.feature_cache import FeatureCache
 from selmix_hf.features import DatasetPass, FeatureDataset
 from selmix_hf.health import require_finite, say_if_never_feasible
@@ -23,7 +24,6 @@ from selmix_hf.method.confusion import ClassStatistics, confusion_matrix
 from selmix_hf.method.ranking import ascending_recalls
 from selmix_hf.method.soft_gain import HeadSamples, SoftConfusion
 from selmix_hf.metrics import classification_metrics, counts_of
-from selmix_hf.sampling import isolated_random_state
 from selmix_hf.selection import Selection
 
 logger = logging.get_logger(__name__)

@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.utils import logging
 
-from selmix_hf.collator import probe_batch
+from selmix_hf.data.collators import probe_batch
+from selmix_hf.data.labels import first_of_each
+from selmix_hf.data.pairs import PairDataset, PairSampler
+from selmix_hf.data.seeded import DrawnSamples
+from selmix_hf.data.weighted import WeightedSampler, identity
 from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, FeatureSamples
 from selmix_hf.head_start import HeadStart
 from selmix_hf.input_mixing import InputMixer
-from selmix_hf.labels import first_of_each
 from selmix_hf.method.draws import ClassIndex
 from selmix_hf.method.soft_gain import HeadSamples
 from selmix_hf.pseudo_label_trainer import PseudoLabelTrainer
-from selmix_hf.sampling import DrawnSamples, PairDataset, PairSampler
 from selmix_hf.state import PairState
-from selmix_hf.weighted_sampling import WeightedSampler, identity
 
 logger = logging.get_logger(__name__)
 

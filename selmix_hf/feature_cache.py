@@ -20,9 +20,9 @@ from datasets.fingerprint import Hasher
 from safetensors import safe_open
 from torch import Tensor
 
+from selmix_hf.data.seeded import SeededDataset
 from selmix_hf.features import DatasetPass
 from selmix_hf.fingerprint import backbone_fingerprint
-from selmix_hf.sampling import SeededDataset
 
 _CHUNK = 1024  # samples: as many are lost where a pass is interrupted
 _DTYPES = {"float32": "F32", "float16": "F16"}

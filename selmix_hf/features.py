@@ -97,7 +97,7 @@ class JoinedFeatures:
 
 
 class FeaturePairs(Dataset[Any]):
-    """A `FeatureDataset` indexed by lists of `sampling.Pair`, which gives whole batches as `SelMixCollator` does.
+    """A `FeatureDataset` indexed by lists of `pairs.Pair`, which gives whole batches as `SelMixCollator` does.
 
     Args:
         dataset: of the first samples.

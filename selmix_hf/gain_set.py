@@ -17,10 +17,10 @@ from torch import Tensor
 
 from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.baselines.head import retrain_head
-from selmix_hf.collator import SelMixCollator
+from selmix_hf.data.collators import SelMixCollator
+from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.method.objectives import Objective
-from selmix_hf.sampling import isolated_random_state
 
 Make = Callable[[Dataset, Dataset, int], Any]
 _STEPS, _BATCH, _STEP_SIZE = 2000, 128, 0.5  # the last over the mean squared norm of the features

@@ -13,10 +13,11 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
 from selmix_hf import wide_resnet  # checkpoints name its architectures
-from selmix_hf.adapters import image_columns
+from selmix_hf.data.classes import set_class_names
+from selmix_hf.data.examples import image_columns
+from selmix_hf.data.labels import excerpt
+from selmix_hf.data.modality import Images, Modality
 from selmix_hf.heads import find_head
-from selmix_hf.labels import excerpt, set_class_names
-from selmix_hf.modality import Images, Modality
 
 _IMAGES = Images()
 

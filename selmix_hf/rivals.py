@@ -15,13 +15,7 @@ from torch import Tensor
 
 from selmix_hf.baselines.class_bias import logit_adjustment, tune_class_bias
 from selmix_hf.baselines.cost_sensitive import cost_sensitive_head
-from selmix_hf.baselines.head import (
-    Head,
-    class_balanced_weight,
-    learn_weight_scale,
-    retrain_head,
-    tau_normalized,
-)
+from selmix_hf.baselines.head import Head, class_balanced_weight, learn_weight_scale, retrain_head, tau_normalized
 from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.method.objectives import Objective
 

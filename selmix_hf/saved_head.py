@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selmix_hf.architectures import register_architecture
+from selmix_hf.data.classes import set_class_names
 from selmix_hf.fingerprint import backbone_fingerprint
 from selmix_hf.head_card import render_head
 from selmix_hf.heads import ClassifierHead
-from selmix_hf.labels import set_class_names
 from selmix_hf.lora import has_adapter
 from selmix_hf.pushing import (
     call_again,

@@ -20,14 +20,14 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
 from selmix_hf.callbacks import DeferredReweighting
-from selmix_hf.checks import label_column_of, read_labels, resolve_class_names
-from selmix_hf.collator import Collator, SelMixCollator, default_collator
+from selmix_hf.data.classes import label_column_of, read_labels, resolve_class_names
+from selmix_hf.data.collators import Collator, SelMixCollator, default_collator
+from selmix_hf.data.seeded import DrawnSamples
+from selmix_hf.data.weighted import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
 from selmix_hf.lora import check_adapter
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
 from selmix_hf.metrics import make_compute_metrics
 from selmix_hf.pushing_trainer import PushingTrainer
-from selmix_hf.sampling import DrawnSamples
-from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
 
 logger = logging.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class Stage1Trainer(PushingTrainer):
             et al. 2018, arXiv 1710.09412); 0.2 with "cross_entropy" is stage 1 of MiSLAS (Zhong et al. 2021, arXiv
             2104.00466); 0 for none.
         sampling: "natural", every sample once an epoch in Trainer's own order; or "class_balanced", "square_root", a
-            power of the class size or K class weights, see `weighted_sampling.class_shares`: as many draws an epoch
+            power of the class size or K class weights, see `weighted.class_shares`: as many draws an epoch
             as there are samples, with replacement, rounded up to whole optimizer steps. Over all processes a step
             sees what one process with the same global batch would, and a resumed run goes on with the same samples and
             views of them.

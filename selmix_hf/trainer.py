@@ -23,21 +23,16 @@ from transformers.utils import logging
 from selmix_hf import checks
 from selmix_hf.callbacks import RefreshCallback
 from selmix_hf.checkpoint import load_pair_state
-from selmix_hf.collator import SelMixCollator, default_collator, probe_batch
 from selmix_hf.config import SelMixConfig
+from selmix_hf.data.collators import SelMixCollator, default_collator, probe_batch
+from selmix_hf.data.labels import checked_labels
+from selmix_hf.data.weighted import SAMPLE_WEIGHTS, sampling_weights
 from selmix_hf.drawing_trainer import DrawingTrainer
 from selmix_hf.features import FEATURES, head_alone
 from selmix_hf.gain_set import refit_head, with_gain_set
 from selmix_hf.heads import freeze_batch_norm, logits_of, parameter_groups
-from selmix_hf.health import (
-    FiniteCheck,
-    HealthWatch,
-    require_finite,
-    require_finite_weights,
-    staleness,
-)
+from selmix_hf.health import FiniteCheck, HealthWatch, require_finite, require_finite_weights, staleness
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
-from selmix_hf.labels import checked_labels
 from selmix_hf.lora import base_of, find_trained_head
 from selmix_hf.method.confusion import ClassStatistics, distinct_names
 from selmix_hf.method.draws import largest_repeat
@@ -47,7 +42,6 @@ from selmix_hf.method.pair_distribution import pair_distribution
 from selmix_hf.metrics import refresh_report
 from selmix_hf.pseudo_label_trainer import prepared_teacher
 from selmix_hf.state import PairState
-from selmix_hf.weighted_sampling import SAMPLE_WEIGHTS, sampling_weights
 
 logger = logging.get_logger(__name__)
 

@@ -19,8 +19,8 @@ from selmix_hf.benchmark_results import settings_of, versions
 from selmix_hf.benchmark_start import BenchmarkArguments, augmentation, load_start
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.config import SelMixConfig
+from selmix_hf.data.labels import class_labels
 from selmix_hf.fingerprint import backbone_fingerprint
-from selmix_hf.labels import class_labels
 from selmix_hf.method.objectives import Objective
 from selmix_hf.trainer import SelMixTrainer
 

@@ -7,9 +7,9 @@ from datasets import Dataset
 from torch.utils.data import Subset
 from transformers import AutoImageProcessor, default_data_collator
 
-from selmix_hf.adapters import NamedLabels, collate_tuples, image_columns
-from selmix_hf.collator import ImageCollator, default_collator, probe_batch
-from selmix_hf.labels import class_labels
+from selmix_hf.data.collators import ImageCollator, NamedLabels, default_collator, probe_batch
+from selmix_hf.data.examples import collate_tuples, image_columns
+from selmix_hf.data.labels import class_labels
 
 GAIN = {"counts": tiny.GAIN_COUNTS, "seed": 1}
 

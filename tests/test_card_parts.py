@@ -2,7 +2,8 @@
 
 import pytest
 
-from selmix_hf.card_parts import has_pipeline, said_of, samples_of, task_of
+from selmix_hf.card_parts import has_pipeline, said_of, task_of
+from selmix_hf.data.modality import samples_of
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from datasets import concatenate_datasets
 from torch.utils.data import DataLoader
 
 from selmix_hf import ClassIndex, ImageCollator, PairDataset, PairSampler, SelMixCollator
-from selmix_hf.collator import default_collator
-from selmix_hf.sampling import Pair, PairExample, SeededDataset
+from selmix_hf.data.collators import default_collator
+from selmix_hf.data.pairs import Pair, PairExample
+from selmix_hf.data.seeded import SeededDataset
 
 COLUMNS = {"image_column": "image", "label_column": "label"}
 

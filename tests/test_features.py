@@ -11,17 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from selmix_hf import ImageCollator, find_head
-from selmix_hf.collator import SelMixCollator
+from selmix_hf.data.collators import SelMixCollator
+from selmix_hf.data.pairs import Pair
 from selmix_hf.feature_cache import FeatureCache, _create
-from selmix_hf.features import (
-    FEATURES,
-    DatasetPass,
-    FeatureDataset,
-    FeaturePairs,
-    features_as_inputs,
-)
+from selmix_hf.features import FEATURES, DatasetPass, FeatureDataset, FeaturePairs, features_as_inputs
 from selmix_hf.fingerprint import backbone_fingerprint
-from selmix_hf.sampling import Pair
 
 DATA = tiny.images((5, 4, 3, 3))
 COLLATOR = ImageCollator(transform=tiny.to_tensor)

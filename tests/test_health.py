@@ -10,15 +10,7 @@ import torch
 
 from benchmarks import regenerate
 from selmix_hf import get_objective, health
-from selmix_hf.health import (
-    FiniteCheck,
-    HealthWatch,
-    mean_kept_gain,
-    recall_error,
-    require_finite,
-    staleness,
-    swing,
-)
+from selmix_hf.health import FiniteCheck, HealthWatch, mean_kept_gain, recall_error, require_finite, staleness, swing
 from selmix_hf.method.confusion import confusion_matrix
 from selmix_hf.method.objectives import coverages, h_mean, mean_recall
 from selmix_hf.metrics import standard_error

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selmix_hf.labels import first_of_each
+from selmix_hf.data.labels import first_of_each
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import PIL.Image
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
-from selmix_hf.labels import class_labels, infer_label_column
-from selmix_hf.list_files import load_list_file, load_list_files
-from selmix_hf.long_tail import LongTailedSplit, long_tailed_counts, long_tailed_split, make_long_tailed
+from selmix_hf.data.labels import class_labels, infer_label_column
+from selmix_hf.data.list_files import load_list_file, load_list_files
+from selmix_hf.data.long_tail import long_tailed_counts, long_tailed_split, make_long_tailed
+from selmix_hf.data.split import LongTailedSplit
 
 NAMES = ["ant", "bee", "cat", "dog"]
 OPTIONS = {"imbalance_factor": 8, "validation_per_class": 5}  # 20 images a class: 15 left, 15 7 3 1 for training

@@ -8,8 +8,8 @@ import tiny
 import torch
 from transformers import AutoTokenizer, BertModel
 
+from selmix_hf.data.modality import Images, Texts
 from selmix_hf.loading import load_classifier, load_for_classes
-from selmix_hf.modality import Images, Texts
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import tiny
 from datasets import Dataset, Features, Image, Value
 
 from selmix_hf.arguments import parse_arguments
-from selmix_hf.long_tail import LongTailedSplit
-from selmix_hf.modality import Images, Texts
+from selmix_hf.data.modality import Images, Texts
+from selmix_hf.data.split import LongTailedSplit
 from selmix_hf.own_data import OwnDataArguments, load_own, own_data
 
 

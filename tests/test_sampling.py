@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
 
+from selmix_hf.data.pairs import Pair, PairDataset, PairExample, PairSampler
+from selmix_hf.data.seeded import fetch
 from selmix_hf.method.draws import ClassIndex, draw_class_pairs, reuse_samples
-from selmix_hf.sampling import Pair, PairDataset, PairExample, PairSampler, fetch
 
 LABELS = [0, 1, 0, 2, 1, 0, 0]  # class 2 has one sample
 P = torch.tensor([[0.0, 0.3, 0.1], [0.2, 0.0, 0.05], [0.25, 0.1, 0.0]])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from semi_supervised_run import COUNTS, METHODS, make, unlabeled
 from transformers import AutoModelForImageClassification, TrainerCallback
 
-from selmix_hf.augment import ShiftAndFlip, StrongView
+from selmix_hf.data.views import ShiftAndFlip, StrongView
 from selmix_hf.semi_supervised import mixmatch
 from selmix_hf.semi_supervised.average import WeightAverage
 from selmix_hf.semi_supervised.draws import DrawDataset, DrawSampler, shuffled_passes

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from transformers import TrainingArguments
 
 from selmix_hf import LogitAdjustedLoss, Stage1Trainer, WeightedSampler, sampling_weights
-from selmix_hf.collator import ImageCollator
+from selmix_hf.data.collators import ImageCollator
 from selmix_hf.stage1 import LOSSES
 
 COUNTS = (5, 3, 3, 1)

@@ -6,9 +6,10 @@ import tiny
 import torch
 from datasets import Dataset, Features, Image
 
+from selmix_hf.data.pairs import PairSampler
+from selmix_hf.data.unlabelled import Unlabelled
 from selmix_hf.parameter_average import ParameterAverage
-from selmix_hf.pseudo_labels import Unlabelled, choose
-from selmix_hf.sampling import PairSampler
+from selmix_hf.pseudo_labels import choose
 
 COUNTS = (12, 9, 11, 8)
 FROZEN = {"freeze_backbone": True}

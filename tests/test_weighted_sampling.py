@@ -9,8 +9,8 @@ from accelerate.data_loader import BatchSamplerShard, prepare_data_loader
 from torch.utils.data import BatchSampler, DataLoader
 
 from selmix_hf import WeightedSampler, sampling_weights
-from selmix_hf.sampling import DrawnSamples
-from selmix_hf.weighted_sampling import class_shares, identity, in_words
+from selmix_hf.data.seeded import DrawnSamples
+from selmix_hf.data.weighted import class_shares, identity, in_words
 
 LABELS = np.repeat([0, 1, 2], [16, 4, 1])
 COUNTS = (16, 4, 1, 0)  # a fourth class has no samples

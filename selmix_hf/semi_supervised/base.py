@@ -19,10 +19,9 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
-from selmix_hf.adapters import Column, has_features, image_columns
-from selmix_hf.augment import ShiftAndFlip
-from selmix_hf.checks import require_random_access
-from selmix_hf.collator import ImageCollator
+from selmix_hf.data.collators import ImageCollator
+from selmix_hf.data.examples import Column, has_features, image_columns, require_random_access
+from selmix_hf.data.views import ShiftAndFlip
 from selmix_hf.heads import logits_of
 from selmix_hf.semi_supervised.average import WeightAverage
 from selmix_hf.semi_supervised.draws import Draw, DrawDataset, DrawSampler, ViewCollator
@@ -47,7 +46,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
         unlabeled_weight: lambda_u, not negative.
         rampup_steps: optimizer steps over which the unlabelled weight rises; 0 for none.
         weak_transform: image (PIL, RGB) -> tensor for labelled images and weak views; default
-            `augment.ShiftAndFlip` before `processing_class`.
+            `views.ShiftAndFlip` before `processing_class`.
         kwargs: as for `Stage1Trainer`, but no data_collator, mixup_alpha, train_transform, sampling or sample_weights.
 
     Attributes:

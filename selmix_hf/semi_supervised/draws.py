@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from selmix_hf.collator import ImageCollator
-from selmix_hf.sampling import SeededExample, fetch
+from selmix_hf.data.collators import ImageCollator
+from selmix_hf.data.seeded import SeededExample, fetch
 
 
 class Draw(NamedTuple):

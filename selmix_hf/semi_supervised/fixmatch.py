@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selmix_hf.augment import StrongView
+from selmix_hf.data.views import StrongView
 from selmix_hf.semi_supervised.base import SemiSupervisedTrainer
 
 
@@ -44,7 +44,7 @@ class FixMatchTrainer(SemiSupervisedTrainer):
     Args:
         threshold: least probability of a pseudo-label, in [0, 1]; default the paper's.
         strong_transform: image (PIL, RGB) -> tensor for the strong view, such as timm's RandAugment; default
-            `augment.StrongView` before `processing_class`.
+            `views.StrongView` before `processing_class`.
         args, kwargs: as for `SemiSupervisedTrainer`; mu and unlabeled_weight default to the paper's 7 and 1.
 
     Logs the share of unlabelled images above the threshold as "pseudo_labeled".

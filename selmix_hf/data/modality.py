@@ -19,10 +19,9 @@ from transformers import (
     AutoTokenizer,
 )
 
-from selmix_hf.adapters import image_columns
-from selmix_hf.card_parts import samples_of
-from selmix_hf.collator import Collator, default_collator, probe_batch
-from selmix_hf.long_tail import image_digests
+from selmix_hf.data.collators import Collator, default_collator, probe_batch
+from selmix_hf.data.examples import image_columns
+from selmix_hf.data.keys import image_digests
 
 MOST_TOKENS = 512  # of a text, where nobody says
 
@@ -229,3 +228,15 @@ def _require_none(rows: np.ndarray, what: str, column: Any, dataset: Dataset, na
             f"{name} has no {what} in row {rows[0]} of its column {column!r} ({len(rows)} such rows of "
             f"{len(dataset)}): leave them out of the data."
         )
+
+
+_SAMPLES = {
+    "image-classification": "images",
+    "audio-classification": "recordings",
+    "text-classification": "texts",
+}
+
+
+def samples_of(task: str | None) -> str:
+    """What the samples of a task are called, in the plural."""
+    return _SAMPLES.get(task or "", "samples")

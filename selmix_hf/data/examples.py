@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from selmix_hf.sampling import isolated_random_state
+from selmix_hf.data.random_state import isolated_random_state
 
 Column = str | int  # key of an example, or the place in an example that is a tuple
-
-
-class NamedLabels:
-    """Any collator, whose batches have the classes as "labels" also where the label column has another name.
-
-    Args:
-        collator: batches examples into model inputs.
-        label_column: key of the class in an example; what a batch has under it becomes "labels".
-    """
-
-    def __init__(self, collator: Callable[[list[Any]], Mapping[str, Any]], label_column: str) -> None:
-        self.collator, self.label_column = collator, label_column
-
-    def __call__(self, examples: list[Any]) -> dict[str, Any]:
-        batch = dict(self.collator(examples))
-        if "labels" not in batch and self.label_column in batch:
-            batch["labels"] = batch.pop(self.label_column)
-        return batch
 
 
 def first_item(dataset: Any) -> Any:
@@ -98,3 +80,14 @@ def class_of(example: Any, column: Column) -> int:
 
 def has_column(example: Any, column: Column) -> bool:
     return column in example if isinstance(example, Mapping) else isinstance(column, int) and column < len(example)
+
+
+def require_random_access(dataset: Any, name: str) -> None:
+    if isinstance(dataset, str | Mapping):
+        found = f"several ({', '.join(dataset)}): give one" if isinstance(dataset, Mapping) else repr(dataset)
+        raise TypeError(f"{name} must be one dataset that is loaded, found {found}.")
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
+        raise TypeError(
+            f"{name} is a {type(dataset).__name__}: a streaming dataset has no random access, which sampling by "
+            "class needs. Load it without streaming=True, or materialise it by Dataset.from_list(list(dataset))."
+        )

@@ -8,8 +8,8 @@ import os
 import numpy as np
 from datasets import Dataset, DatasetDict, Image
 
-from selmix_hf.labels import class_labels, infer_label_column, require_dataset
-from selmix_hf.long_tail import LongTailedSplit
+from selmix_hf.data.labels import class_labels, infer_label_column, require_dataset
+from selmix_hf.data.split import LongTailedSplit
 
 LEAST = 3  # one sample each for training, validation and test
 

@@ -9,17 +9,15 @@ Shape suffixes: K classes, N samples, M pairs.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from selmix_hf.data.seeded import fetch
 from selmix_hf.method.draws import ClassIndex, draw_class_pairs, reuse_samples
 
 
@@ -134,80 +132,3 @@ class PairDataset(Dataset[PairExample]):
         else:
             seconds = fetch(self.second, [pair.second for pair in pairs], [pair.second_seed for pair in pairs])
         return [PairExample(*parts) for parts in zip(firsts, seconds, pairs, strict=True)]
-
-
-class SeededExample(NamedTuple):
-    """A sample with the seed of its random transform; what a `SeededDataset` or `DrawnSamples` gives and
-    `SelMixCollator` takes."""
-
-    sample: Any
-    seed: int
-
-
-class SeededDataset(Dataset[SeededExample]):
-    """Every sample of a dataset once, each with a seed of its own: the same views for any batches and workers.
-
-    Args:
-        dataset: a map-style dataset.
-        seed: numbers that fix the seeds.
-    """
-
-    def __init__(self, dataset: Any, seed: Sequence[int]) -> None:
-        self.dataset = dataset
-        self._seeds_N = np.random.default_rng(list(seed)).integers(2**31, size=len(dataset))
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> SeededExample:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[SeededExample]:
-        seeds = self._seeds_N[list(indices)].tolist()
-        return list(map(SeededExample, fetch(self.dataset, indices, seeds), seeds))
-
-
-class DrawnSamples(Dataset[SeededExample]):
-    """A map-style dataset indexed by (index, seed), the draws of a `weighted_sampling.WeightedSampler`."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, draw: tuple[int, int]) -> SeededExample:
-        return self.__getitems__([draw])[0]
-
-    def __getitems__(self, draws: Sequence[tuple[int, int]]) -> list[SeededExample]:
-        indices, seeds = zip(*draws, strict=True)
-        return list(map(SeededExample, fetch(self.dataset, indices, seeds), seeds))
-
-
-@contextmanager
-def isolated_random_state(seed: int) -> Iterator[None]:
-    """Inside, `random`, `numpy.random` and torch's CPU generator start from the seed; after it they are as before."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.random.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-
-
-def fetch(dataset: Any, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Sequence[Any]:
-    """The samples at the indices: in one call where the dataset can and has no transform of its own, which may be
-    random; else one by one, each under its seed."""
-    form = getattr(dataset, "format", None)
-    own_transform = not isinstance(form, dict) or form["type"] == "custom"
-    if hasattr(dataset, "__getitems__") and not (own_transform and seeds):
-        return dataset.__getitems__(list(indices))
-    samples = []
-    for index, seed in zip(indices, seeds or [0] * len(indices), strict=True):
-        with isolated_random_state(seed):
-            samples.append(dataset[index])
-    return samples

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selmix_hf.adapters import (
+from selmix_hf.data.examples import (
     Column,
-    NamedLabels,
     class_of,
     collate_tuples,
     first_item,
@@ -21,7 +20,9 @@ from selmix_hf.adapters import (
     is_tuple,
     value_of,
 )
-from selmix_hf.sampling import PairExample, SeededExample, fetch, isolated_random_state
+from selmix_hf.data.pairs import PairExample
+from selmix_hf.data.random_state import isolated_random_state
+from selmix_hf.data.seeded import SeededExample, fetch
 
 Collator = Callable[[list[Any]], dict[str, Any]]
 
@@ -247,3 +248,21 @@ def probe_batch(dataset: Any, collator: Any, name: str = "the dataset") -> dict[
             "processing_class=tokenizer; files of images become images by cast_column(column, datasets.Image())."
         )
     return batch
+
+
+class NamedLabels:
+    """Any collator, whose batches have the classes as "labels" also where the label column has another name.
+
+    Args:
+        collator: batches examples into model inputs.
+        label_column: key of the class in an example; what a batch has under it becomes "labels".
+    """
+
+    def __init__(self, collator: Callable[[list[Any]], Mapping[str, Any]], label_column: str) -> None:
+        self.collator, self.label_column = collator, label_column
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        batch = dict(self.collator(examples))
+        if "labels" not in batch and self.label_column in batch:
+            batch["labels"] = batch.pop(self.label_column)
+        return batch

@@ -149,14 +149,6 @@ def excerpt(names: Sequence[str]) -> str:
     return f"{len(names)} names ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
 
 
-def set_class_names(config: Any, names: Sequence[str]) -> None:
-    """Give a model's config the names of its classes, so that they are saved with it."""
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: k for k, name in enumerate(names)}
-    if hasattr(config, "label_names"):  # of a wrapped timm model, which saves these and not id2label
-        config.label_names = list(names)
-
-
 def first_of_each(
     rows: NDArray[np.int64], labels: NDArray[np.int64], counts: Sequence[int] | NDArray[np.integer]
 ) -> NDArray[np.int64]:

@@ -1,0 +1,1 @@
+"""Labels, splits, and samples that become batches."""
