@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selmix_hf.baselines.class_bias import tune_class_bias
 from selmix_hf.comparison import markdown_table
 from selmix_hf.config import SelMixConfig
+from selmix_hf.head_fitting.class_bias import tune_class_bias
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.draws import ClassIndex, draw_class_pairs
 from selmix_hf.method.gain import gain_matrix, metric_gradient

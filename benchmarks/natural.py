@@ -32,8 +32,8 @@ import transformers
 from benchmarks.natural_starts import STARTS, Set, Start, made
 from benchmarks.on_features import TEN_CLASSES, trainer_on_features
 from selmix_hf import SelMixConfig
-from selmix_hf.baselines.side_by_side import FittedHead, fit_side_by_side
 from selmix_hf.hardware import hardware
+from selmix_hf.head_fitting.side_by_side import FittedHead, fit_side_by_side
 from selmix_hf.head_start import RATES, mean_squared_norm
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.ranking import ranking

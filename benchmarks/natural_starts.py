@@ -24,10 +24,10 @@ from benchmarks import starts as images
 from benchmarks.defaults import classifier_sets
 from benchmarks.glyphs import write as write_glyphs
 from selmix_hf import make_long_tailed
-from selmix_hf.baselines.head import retrain_head
 from selmix_hf.data.collators import ImageCollator, TokenCollator
 from selmix_hf.data.labels import class_labels
 from selmix_hf.features import DatasetPass
+from selmix_hf.head_fitting.retraining import retrain_head
 from selmix_hf.heads import find_head
 from selmix_hf.loading import load_images
 from selmix_hf.method.losses import LogitAdjustedLoss

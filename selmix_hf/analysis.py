@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from selmix_hf.baselines.head import retrain_head
 from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import first_of_each
 from selmix_hf.data.long_tail import long_tailed_shares
+from selmix_hf.head_fitting.retraining import retrain_head
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.mixing import MIXING

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss
 from selmix_hf.features import FeatureDataset
+from selmix_hf.head_fitting.cost_sensitive import CostSensitiveLoss
 from selmix_hf.method.gain_fidelity import (
     GainFidelity,
     centroid_mixes,
@@ -142,7 +142,7 @@ class GainFidelityCallback(TrainerCallback):
 
 
 class CostSensitiveCallback(TrainerCallback):
-    """Lets a `baselines.cost_sensitive.CostSensitiveLoss` follow the gain set of a `SelMixTrainer`, at every refresh.
+    """Lets a `head_fitting.cost_sensitive.CostSensitiveLoss` follow the gain set of a `SelMixTrainer`, at every refresh.
 
     Args:
         loss: the trainer's `compute_loss_func`.

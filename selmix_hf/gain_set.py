@@ -15,10 +15,10 @@ from accelerate.utils import broadcast
 from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 
-from selmix_hf.baselines.class_bias import tune_class_bias
-from selmix_hf.baselines.head import retrain_head
 from selmix_hf.data.collators import SelMixCollator
 from selmix_hf.data.random_state import isolated_random_state
+from selmix_hf.head_fitting.class_bias import tune_class_bias
+from selmix_hf.head_fitting.retraining import retrain_head
 from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.method.objectives import Objective
 
@@ -139,7 +139,7 @@ def cross_fit(
 
 def add_class_bias(trainer: Any, share: float = 1.0) -> None:
     """Add to the head of a trained `SelMixTrainer` a share of the class bias that is best for the objective on its
-    gain set (`baselines.class_bias.tune_class_bias`).
+    gain set (`head_fitting.class_bias.tune_class_bias`).
 
     The whole bias has the most of the objective there, at the cost of what the objective does not count; a share is
     between the two (docs/results.md has half). Numbers on the gain set are optimistic afterwards.

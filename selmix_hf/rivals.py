@@ -13,9 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selmix_hf.baselines.class_bias import logit_adjustment, tune_class_bias
-from selmix_hf.baselines.cost_sensitive import cost_sensitive_head
-from selmix_hf.baselines.head import Head, class_balanced_weight, learn_weight_scale, retrain_head, tau_normalized
+from selmix_hf.head_fitting.class_bias import logit_adjustment, tune_class_bias
+from selmix_hf.head_fitting.cost_sensitive import cost_sensitive_head
+from selmix_hf.head_fitting.retraining import (
+    Head,
+    class_balanced_weight,
+    learn_weight_scale,
+    retrain_head,
+    tau_normalized,
+)
 from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.method.objectives import Objective
 
@@ -53,7 +59,7 @@ class Start:
 
     @property
     def budget(self) -> dict[str, Any]:
-        """For `baselines.head.retrain_head`."""
+        """For `head_fitting.head.retrain_head`."""
         return {"steps": self.steps, "batch_size": self.batch_size, "seed": self.seed}
 
 

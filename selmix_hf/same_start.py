@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss
 from selmix_hf.callbacks import CostSensitiveCallback
 from selmix_hf.comparison import paired_bootstrap
 from selmix_hf.config import OF_PAIRS, SelMixConfig
 from selmix_hf.fits import Fit, Fits
 from selmix_hf.gain_set import average_heads, class_bias_of, halves_of
 from selmix_hf.hardware import hardware
+from selmix_hf.head_fitting.cost_sensitive import CostSensitiveLoss
 from selmix_hf.method.confusion import confusion_counts, confusion_matrix, distinct_names
 from selmix_hf.method.objectives import MinimumMetric, Objective
 from selmix_hf.method.ranking import ranking

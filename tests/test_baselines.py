@@ -7,10 +7,10 @@ import pytest
 import tiny
 import torch
 
-from selmix_hf.baselines.class_bias import _Search, logit_adjustment, tune_class_bias
-from selmix_hf.baselines.cost_sensitive import CostSensitiveLoss, cost_sensitive_head
-from selmix_hf.baselines.head import class_balanced_weight, learn_weight_scale, retrain_head, tau_normalized
 from selmix_hf.callbacks import CostSensitiveCallback
+from selmix_hf.head_fitting.class_bias import _Search, logit_adjustment, tune_class_bias
+from selmix_hf.head_fitting.cost_sensitive import CostSensitiveLoss, cost_sensitive_head
+from selmix_hf.head_fitting.retraining import class_balanced_weight, learn_weight_scale, retrain_head, tau_normalized
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.method.objective_names import get_objective

@@ -9,7 +9,7 @@ import torch
 from miniature import options_for, write_dataset_and_checkpoint
 
 from recipes import compare
-from selmix_hf.baselines import head
+from selmix_hf.head_fitting import retraining as head
 from selmix_hf.rivals import RIVALS, SELMIX
 from selmix_hf.same_start import ByTrainer, OnFeatures, SameStart
 from selmix_hf.same_start_report import dominated, front_lines, plot_front, table

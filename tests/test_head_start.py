@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from transformers import TrainerCallback
 
-from selmix_hf.baselines.side_by_side import FittedHead
+from selmix_hf.head_fitting.side_by_side import FittedHead
 from selmix_hf.head_start import RATES, HeadStart, Tried, best_by, learning_rate_of, mean_squared_norm, retrained_heads
 from selmix_hf.method.objective_names import get_objective
 from tests import tiny

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from selmix_hf.baselines.head import class_balanced_weight, retrain_head
-from selmix_hf.baselines.side_by_side import fit_side_by_side
+from selmix_hf.head_fitting.retraining import class_balanced_weight, retrain_head
+from selmix_hf.head_fitting.side_by_side import fit_side_by_side
 from selmix_hf.method.losses import LogitAdjustedLoss
 
 OPTIONS = {"steps": 40, "batch_size": 16, "momentum": 0.9, "weight_decay": 1e-2, "seed": 3}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selmix_hf.baselines.head import Head, retrain_head
+from selmix_hf.head_fitting.retraining import Head, retrain_head
 from selmix_hf.method.confusion import confusion_counts, resolve_class_prior, smooth_confusion
 from selmix_hf.method.gain import metric_gradient
 from selmix_hf.method.losses import positive_counts

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selmix_hf.baselines.head import class_balanced_weight
+from selmix_hf.head_fitting.retraining import class_balanced_weight
 
 LOSSES = ("logit_adjusted", "class_balanced")
 
@@ -51,7 +51,7 @@ def fit_side_by_side(
 ) -> list[FittedHead]:
     """Train a head for each learning rate, from zeros, by SGD with a cosine to 0; all see the same batches.
 
-    Each is what `head.retrain_head` makes with the same options, its loss and its sample weights.
+    Each is what `retraining.retrain_head` makes with the same options, its loss and its sample weights.
 
     Args:
         features: N x D, of any floating dtype; may be memory-mapped.

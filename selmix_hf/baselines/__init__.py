@@ -1,1 +1,0 @@
-"""What else one would do with the same checkpoint: small functions and losses, useful by themselves."""
