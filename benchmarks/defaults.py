@@ -26,7 +26,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selmix_hf.comparison import markdown_table
 from selmix_hf.config import SelMixConfig
 from selmix_hf.head_fitting.class_bias import tune_class_bias
 from selmix_hf.method.confusion import confusion_counts
@@ -34,7 +33,8 @@ from selmix_hf.method.draws import ClassIndex, draw_class_pairs
 from selmix_hf.method.gain import gain_matrix, metric_gradient
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.pair_distribution import pair_distribution
-from selmix_hf.metrics import classification_metrics
+from selmix_hf.reports.metrics import classification_metrics
+from selmix_hf.reports.tables import markdown_table
 
 Set = tuple[Tensor, Tensor]  # features N x D, labels N
 Head = tuple[Tensor, Tensor]

@@ -27,7 +27,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from benchmarks.gain import hardware
 from benchmarks.pairs import ratio
 from selmix_hf import SelMixConfig, SelMixTrainer
-from selmix_hf.comparison import markdown_table
+from selmix_hf.reports.tables import markdown_table
 
 
 class HeadConfig(PretrainedConfig):

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import torch
 
-from selmix_hf.comparison import markdown_table
-from selmix_hf.hardware import processor
 from selmix_hf.method.gain import gain_matrix
+from selmix_hf.reports.machine import processor
+from selmix_hf.reports.tables import markdown_table
 
 SECONDS_A_SIZE = 10
 

@@ -22,8 +22,8 @@ import torch
 from benchmarks import frozen, network
 from benchmarks.gain import bare_products, make_inputs
 from benchmarks.pairs import by_turns, ratio
-from selmix_hf.comparison import markdown_table
 from selmix_hf.method.gain import gain_matrix
+from selmix_hf.reports.tables import markdown_table
 
 Seconds = list[list[float]]
 

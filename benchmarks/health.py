@@ -27,11 +27,11 @@ import torch
 from benchmarks.defaults import cifar10_sets, classifier_sets
 from benchmarks.on_features import TEN_CLASSES, Head, Set, trainer_on_features
 from selmix_hf import SelMixConfig, SelMixTrainer
-from selmix_hf.comparison import markdown_table
 from selmix_hf.data.labels import first_of_each
 from selmix_hf.health import mean_kept_gain, recall_error, swing
 from selmix_hf.method.confusion import confusion_counts, confusion_matrix
-from selmix_hf.metrics import standard_error
+from selmix_hf.reports.metrics import standard_error
+from selmix_hf.reports.tables import markdown_table
 
 SMOOTH = ("mean_recall", "g_mean", "h_mean", "macro_f1")
 MAIN = ("min_recall", "mean_recall", "h_mean")

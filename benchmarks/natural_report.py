@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from selmix_hf.comparison import markdown_table, mean_and_sd
+from selmix_hf.reports.tables import markdown_table, mean_and_sd
 
 SELMIX, BEFORE = "SelMix", "tuned on ten classes"
 HEADS = ("balanced-softmax head", "logit-adjusted head", "class-balanced head")

@@ -36,7 +36,7 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperFo
 from benchmarks.gain import hardware
 from benchmarks.pairs import by_turns, ratio
 from selmix_hf import SelMixConfig, SelMixTrainer
-from selmix_hf.comparison import markdown_table
+from selmix_hf.reports.tables import markdown_table
 
 NUM_CLASSES = 10
 

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from benchmarks.gain import hardware
-from selmix_hf.comparison import markdown_table
 from selmix_hf.data.pairs import PairSampler
 from selmix_hf.method.draws import ClassIndex
 from selmix_hf.method.pair_distribution import pair_distribution
+from selmix_hf.reports.tables import markdown_table
 
 
 def by_turns(repeats: int, *functions: Callable[[], object]) -> list[list[float]]:

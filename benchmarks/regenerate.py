@@ -39,10 +39,10 @@ from benchmarks import (
     worst_class,
 )
 from selmix_hf.analysis_report import auto_against_fixed, save_study_plots, study_report
-from selmix_hf.comparison import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd, seeds_table
 from selmix_hf.model_card import CardFacts, card_of
-from selmix_hf.plots import save_record_plots
 from selmix_hf.record_card import released_run, render_record
+from selmix_hf.reports.plots import save_record_plots
+from selmix_hf.reports.tables import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd, seeds_table
 from selmix_hf.same_start_report import front_lines, plot_front, summary
 
 ROOT = Path(__file__).parents[1]

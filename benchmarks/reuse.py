@@ -23,10 +23,10 @@ from benchmarks.gain import hardware
 from benchmarks.network import seconds_a_step
 from benchmarks.pairs import ratio
 from selmix_hf import LongTailedSplit, SelMixConfig, SelMixTrainer
-from selmix_hf.comparison import markdown_table, mean_and_sd
 from selmix_hf.data.labels import class_labels
 from selmix_hf.data.views import CropAndFlip
 from selmix_hf.loading import load_classifier, load_images
+from selmix_hf.reports.tables import markdown_table, mean_and_sd
 
 METRICS = {"min_recall": "worst-class recall", "mean_recall": "mean recall"}
 CARD = Path(__file__).parents[1] / "model_cards" / "cifar10-lt-min-recall-whole-network" / "results.json"

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from benchmarks.gain import hardware
-from selmix_hf.comparison import markdown_table
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.gain import gain_along, gain_matrix, metric_gradient
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.soft_gain import HeadSamples, soft_confusion_counts, soft_direction
+from selmix_hf.reports.tables import markdown_table
 
 MATRICES = ("hard", "soft")
 _AT_ONCE = 4096

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.gain import hardware
-from selmix_hf.comparison import markdown_table
+from selmix_hf.reports.tables import markdown_table
 
 STATEMENTS = {
     "nothing": "pass",

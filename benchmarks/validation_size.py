@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
-from selmix_hf.comparison import markdown_table, mean_and_sd
 from selmix_hf.method.intervals import binomial_lower_bound
+from selmix_hf.reports.tables import markdown_table, mean_and_sd
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 SAMPLES = (20, 50, 100, 200, 500, 1000)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.defaults import Options, cifar10_sets, report, selmix_on_features
-from selmix_hf.comparison import markdown_table, mean_and_sd
+from selmix_hf.reports.tables import markdown_table, mean_and_sd
 
 STARTS = {
     "lite0, logit-adjusted": None,  # the reference checkpoint

@@ -38,10 +38,10 @@ from selmix_hf import LogitAdjustedLoss, SelMixConfig, SelMixTrainer, make_long_
 from selmix_hf.arguments import parse_arguments
 from selmix_hf.benchmark_results import command_of, rounded, run_report, settings_of, versions
 from selmix_hf.callbacks import ProgressLines
-from selmix_hf.comparison import before_after_table, interval_note, seeds_table
 from selmix_hf.data.collators import ImageCollator
-from selmix_hf.hardware import hardware
-from selmix_hf.metrics import classification_metrics, counts_of, make_compute_metrics
+from selmix_hf.reports.machine import hardware
+from selmix_hf.reports.metrics import classification_metrics, counts_of, make_compute_metrics
+from selmix_hf.reports.tables import before_after_table, interval_note, seeds_table
 
 ARCHITECTURE = "test_resnet"  # 0.4 million weights
 CLASSES = [str(digit) for digit in range(10)]

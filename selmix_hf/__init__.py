@@ -41,10 +41,10 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.method.losses import LogitAdjustedLoss as LogitAdjustedLoss
     from selmix_hf.method.objective_names import get_objective as get_objective
     from selmix_hf.method.objective_names import register_objective as register_objective
-    from selmix_hf.metrics import classification_metrics as classification_metrics
-    from selmix_hf.metrics import evaluate_metric as evaluate_metric
-    from selmix_hf.plots import save_plots as save_plots
     from selmix_hf.pushing import PushError as PushError
+    from selmix_hf.reports.metrics import classification_metrics as classification_metrics
+    from selmix_hf.reports.metrics import evaluate_metric as evaluate_metric
+    from selmix_hf.reports.plots import save_plots as save_plots
     from selmix_hf.saved_head import SelMixHead as SelMixHead
     from selmix_hf.semi_supervised.base import SemiSupervisedTrainer as SemiSupervisedTrainer
     from selmix_hf.semi_supervised.fixmatch import FixMatchTrainer as FixMatchTrainer
@@ -71,8 +71,8 @@ _HOME = {
     "register_objective": "method.objective_names",
     "metric_gradient": "method.gain",
     "gain_matrix": "method.gain",
-    "classification_metrics": "metrics",
-    "evaluate_metric": "metrics",
+    "classification_metrics": "reports.metrics",
+    "evaluate_metric": "reports.metrics",
     "recall_intervals": "method.intervals",
     "worst_share_recall_interval": "method.intervals",
     "min_recall_interval": "method.intervals",
@@ -98,7 +98,7 @@ _HOME = {
     "LongTailedSplit": "data.split",
     "load_list_file": "data.list_files",
     "load_list_files": "data.list_files",
-    "save_plots": "plots",
+    "save_plots": "reports.plots",
 }
 
 __all__ = sorted(_HOME)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selmix_hf.card_parts import said_of
-from selmix_hf.comparison import KEY_METRICS, markdown_table, mean_and_sd
 from selmix_hf.data.modality import samples_of
-from selmix_hf.plots import make_figure
+from selmix_hf.reports.plots import make_figure
+from selmix_hf.reports.tables import KEY_METRICS, markdown_table, mean_and_sd, said_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

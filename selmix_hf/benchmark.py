@@ -27,14 +27,15 @@ from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.benchmark_results import command_of, rounded, run_report, settings_of, versions, without_folders
 from selmix_hf.benchmark_start import BenchmarkArguments, SemiSupervisedStart, Stage1, augmentation, load_start
 from selmix_hf.callbacks import ProgressLines
-from selmix_hf.comparison import before_after_table, interval_note, paired_bootstrap
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import class_labels
-from selmix_hf.hardware import hardware
 from selmix_hf.method.confusion import confusion_counts, distinct_names
-from selmix_hf.metrics import classification_metrics
-from selmix_hf.plots import save_plots
 from selmix_hf.pushing import PushError, create_repository, help_after_failure, push_folder, repeat_call
+from selmix_hf.reports.bootstrap import paired_bootstrap
+from selmix_hf.reports.machine import hardware
+from selmix_hf.reports.metrics import classification_metrics
+from selmix_hf.reports.plots import save_plots
+from selmix_hf.reports.tables import before_after_table, interval_note
 from selmix_hf.resuming import require_checkpoint
 from selmix_hf.saved_head import SelMixHead
 from selmix_hf.timing import Timer, timing_line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,16 +44,6 @@ _TASKS: dict[str, Any] = {
     "audio-classification": modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,  # before text: Wav2Vec2's
     "text-classification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 }
-
-
-def said_of(samples: str, sentence: str) -> str:
-    """A sentence about images, said of other samples; what stands in quotes, such as a class, stays."""
-
-    def other(match: re.Match[str]) -> str:
-        word = samples.removesuffix("s")
-        return "a " * bool(match[1]) + (word.title() if match[2] == "I" else word) + match[3]
-
-    return re.sub(r"(?<![\w'\"])(an )?(i|I)mage(s?)(?![\w'\"])", other, sentence)
 
 
 _AUTO_CLASSES = {

@@ -23,7 +23,7 @@ from selmix_hf.hub import HubTrainer
 from selmix_hf.method.confusion import ClassStatistics, confusion_matrix
 from selmix_hf.method.ranking import ascending_recalls
 from selmix_hf.method.soft_gain import HeadSamples, SoftConfusion
-from selmix_hf.metrics import classification_metrics, counts_of
+from selmix_hf.reports.metrics import classification_metrics, counts_of
 from selmix_hf.selection import Selection
 
 logger = logging.get_logger(__name__)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from selmix_hf.method.minimum import worst_number, worst_share_title
 from selmix_hf.method.objectives import INFEASIBLE, Constraint, MinimumMetric, Objective, recalls
 from selmix_hf.method.pair_distribution import PairDistribution
-from selmix_hf.metrics import standard_error
+from selmix_hf.reports.metrics import standard_error
 
 # between what healthy runs and what spoilt ones were measured to show: docs/health.md
 _WINDOW, _LONG_WINDOW = 10, 20  # refreshes

@@ -23,16 +23,16 @@ import torch
 from torch import Tensor
 
 from selmix_hf.callbacks import CostSensitiveCallback
-from selmix_hf.comparison import paired_bootstrap
 from selmix_hf.config import OF_PAIRS, SelMixConfig
 from selmix_hf.fits import Fit, Fits
 from selmix_hf.gain_set import average_heads, class_bias_of, halves_of
-from selmix_hf.hardware import hardware
 from selmix_hf.head_fitting.cost_sensitive import CostSensitiveLoss
 from selmix_hf.method.confusion import confusion_counts, confusion_matrix, distinct_names
 from selmix_hf.method.objectives import MinimumMetric, Objective
 from selmix_hf.method.ranking import ranking
-from selmix_hf.metrics import classification_metrics
+from selmix_hf.reports.bootstrap import paired_bootstrap
+from selmix_hf.reports.machine import hardware
+from selmix_hf.reports.metrics import classification_metrics
 from selmix_hf.rivals import RIVALS, SELMIX, Rival, Setting, Start
 from selmix_hf.timing import PeakMemory
 from selmix_hf.workbench import Workbench

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selmix_hf.comparison import GROUP_METRICS, INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd
 from selmix_hf.data.modality import samples_of
-from selmix_hf.plots import make_figure
+from selmix_hf.reports.plots import make_figure
+from selmix_hf.reports.tables import GROUP_METRICS, INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd
 from selmix_hf.rivals import SELMIX
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
 from selmix_hf.lora import check_adapter
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
-from selmix_hf.metrics import make_compute_metrics
 from selmix_hf.pushing_trainer import PushingTrainer
+from selmix_hf.reports.metrics import make_compute_metrics
 
 logger = logging.get_logger(__name__)
 

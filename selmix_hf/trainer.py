@@ -39,8 +39,8 @@ from selmix_hf.method.draws import largest_repeat
 from selmix_hf.method.gain import head_gain, metric_gradient
 from selmix_hf.method.objectives import Objective, default_target_share
 from selmix_hf.method.pair_distribution import pair_distribution
-from selmix_hf.metrics import refresh_report
 from selmix_hf.pseudo_label_trainer import prepared_teacher
+from selmix_hf.reports.metrics import refresh_report
 from selmix_hf.state import PairState
 
 logger = logging.get_logger(__name__)

@@ -69,7 +69,7 @@ def quick_figures(request, monkeypatch):
             FigureCanvasAgg(figure := Quick(figsize=(width, height)))
             return figure
 
-        monkeypatch.setattr("selmix_hf.plots.make_figure", make)
+        monkeypatch.setattr("selmix_hf.reports.plots.make_figure", make)
 
 
 @pytest.fixture

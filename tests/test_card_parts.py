@@ -2,8 +2,9 @@
 
 import pytest
 
-from selmix_hf.card_parts import has_pipeline, said_of, task_of
+from selmix_hf.card_parts import has_pipeline, task_of
 from selmix_hf.data.modality import samples_of
+from selmix_hf.reports.tables import said_of
 
 
 @pytest.mark.parametrize(

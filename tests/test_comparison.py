@@ -5,19 +5,19 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from selmix_hf.comparison import (
+from selmix_hf.method.confusion import confusion_counts
+from selmix_hf.method.intervals import recall_intervals
+from selmix_hf.reports.bootstrap import paired_bootstrap
+from selmix_hf.reports.metrics import classification_metrics
+from selmix_hf.reports.tables import (
     GROUP_METRICS,
     KEY_METRICS,
     before_after_table,
     interval_note,
     markdown_table,
     mean_and_sd,
-    paired_bootstrap,
     seeds_table,
 )
-from selmix_hf.method.confusion import confusion_counts
-from selmix_hf.method.intervals import recall_intervals
-from selmix_hf.metrics import classification_metrics
 
 
 def report(right_of_4):

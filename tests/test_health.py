@@ -13,7 +13,7 @@ from selmix_hf import get_objective, health
 from selmix_hf.health import FiniteCheck, HealthWatch, mean_kept_gain, recall_error, require_finite, staleness, swing
 from selmix_hf.method.confusion import confusion_matrix
 from selmix_hf.method.objectives import coverages, h_mean, mean_recall
-from selmix_hf.metrics import standard_error
+from selmix_hf.reports.metrics import standard_error
 
 
 def logs(psi, kept_gain=0.9, error=0.01, worst=0.5):

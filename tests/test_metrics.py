@@ -10,7 +10,7 @@ from selmix_hf import classification_metrics, evaluate_metric, min_recall_interv
 from selmix_hf.method.gain import metric_gradient
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.pair_distribution import pair_distribution
-from selmix_hf.metrics import make_compute_metrics, refresh_report
+from selmix_hf.reports.metrics import make_compute_metrics, refresh_report
 
 # 10, 5 and 20 samples; recalls .8, .4, .75
 COUNTS = torch.tensor([[8, 2, 0], [1, 2, 2], [5, 0, 15]])

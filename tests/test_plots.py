@@ -11,8 +11,8 @@ from PIL import Image
 
 from selmix_hf import save_plots
 from selmix_hf.method.objective_names import get_objective
-from selmix_hf.metrics import counts_of
-from selmix_hf.plots import plot_matrix, plot_objective, plot_recalls
+from selmix_hf.reports.metrics import counts_of
+from selmix_hf.reports.plots import plot_matrix, plot_objective, plot_recalls
 from selmix_hf.state import PairState
 
 FILES = ["gain_matrix.png", "pair_distribution.png", "recall_per_class.png", "objective.png"]

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from benchmarks import regenerate
 from recipes.quickstart import long_tailed_digits
 from selmix_hf import min_recall_interval, recall_intervals
-from selmix_hf.plots import save_record_plots
+from selmix_hf.reports.plots import save_record_plots
 
 RECORDS = sorted(regenerate.CARDS.glob("*/results.json"))
 

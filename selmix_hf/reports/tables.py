@@ -5,17 +5,13 @@ Shape suffixes: S seeds, N test samples, K classes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
 
-from selmix_hf.card_parts import said_of
-from selmix_hf.method.confusion import require_all_classes
-from selmix_hf.method.minimum import worst_share_mean, worst_share_title
-from selmix_hf.metrics import class_groups
+from selmix_hf.method.minimum import worst_share_title
 
 KEY_METRICS = {
     "mean_recall": "mean recall",
@@ -33,7 +29,6 @@ GROUP_METRICS = {  # shown where a report has them: the training frequencies wer
 ZERO_RECALL = "zero_recall_classes"
 INTERVAL = "95% interval"  # beside a recall: that recall's; beside a change: the change's
 _MOST_CLASSES, _WORST_SHOWN = 20, 10  # beyond so many classes a table shows the worst alone
-_AT_ONCE = 2**20  # samples of resampled test sets
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -162,93 +157,11 @@ def seeds_table(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return markdown_table(header, rows)
 
 
-def paired_bootstrap(
-    labels: ArrayLike,
-    before: ArrayLike,
-    after: ArrayLike,
-    num_classes: int,
-    num_resamples: int = 1000,
-    seed: int = 0,
-    train_counts: Sequence[int] | NDArray[np.integer] | None = None,
-    tail_share: float = 0.1,
-    worst_share: float = 0.1,
-) -> dict[str, tuple[float, float, float]]:
-    """How certain the change of each metric is, as far as the choice of test samples goes.
+def said_of(samples: str, sentence: str) -> str:
+    """A sentence about images, said of other samples; what stands in quotes, such as a class, stays."""
 
-    Samples are drawn again with replacement within each class, and the same draw serves both sides and every seed.
-    The spread over training seeds is not in the interval.
+    def other(match: re.Match[str]) -> str:
+        word = samples.removesuffix("s")
+        return "a " * bool(match[1]) + (word.title() if match[2] == "I" else word) + match[3]
 
-    Args:
-        labels: true classes, shape N.
-        before, after: predicted classes, S x N, or N for one seed.
-        num_classes: K.
-        train_counts, tail_share: see `metrics.class_groups`; with them there are intervals for `GROUP_METRICS` too.
-        worst_share: of the classes, see `minimum.worst_share_mean`.
-
-    Returns:
-        for each metric: the change averaged over seeds, and the ends of its 95% percentile interval.
-
-    Raises:
-        ValueError: a class has no sample.
-    """
-    labels_N = np.asarray(labels)
-    order_N = np.argsort(labels_N, kind="stable")
-    counts_K = np.bincount(labels_N, minlength=num_classes)
-    require_all_classes(torch.as_tensor(counts_K), where="the test set")
-    sides = [np.atleast_2d(np.asarray(side))[:, order_N] for side in (before, after)]
-    labels_N = labels_N[order_N]
-    first_N = np.repeat(np.cumsum(counts_K) - counts_K, counts_K)  # where the sample's class begins
-    random = np.random.default_rng(seed)
-    groups = {} if train_counts is None else class_groups(train_counts, tail_share)
-
-    def changes(rows_RN: np.ndarray) -> dict[str, np.ndarray]:
-        before, after = (
-            [_metrics(labels_N, predicted_N[rows_RN], counts_K, groups, worst_share) for predicted_N in side_SN]
-            for side_SN in sides
-        )
-        return {
-            name: np.mean([a[name] - b[name] for a, b in zip(after, before, strict=True)], 0) for name in before[0]
-        }
-
-    observed = {name: float(change[0]) for name, change in changes(np.arange(len(labels_N))[None]).items()}
-    at_once = max(1, _AT_ONCE // len(labels_N))
-    resampled = [
-        changes(first_N + random.integers(0, counts_K[labels_N], (min(at_once, num_resamples - done), len(labels_N))))
-        for done in range(0, num_resamples, at_once)
-    ]
-    intervals = {}
-    for name, change in observed.items():
-        low, high = np.quantile(np.concatenate([changed[name] for changed in resampled]), [0.025, 0.975])
-        intervals[name] = (change, float(low), float(high))
-    return intervals
-
-
-def _metrics(
-    labels_N: np.ndarray,
-    predicted_RN: np.ndarray,
-    counts_K: np.ndarray,
-    groups: Mapping[str, np.ndarray],
-    worst_share: float,
-) -> dict[str, np.ndarray]:
-    """As `classification_metrics` defines them, of R draws of samples sorted by class, from hits and predictions a
-    class: no K x K matrix."""
-    num_classes, starts_K = len(counts_K), np.cumsum(counts_K) - counts_K
-    recall_RK = np.add.reduceat(predicted_RN == labels_N, starts_K, axis=1, dtype=np.int64) / counts_K
-    of_draw_R1 = num_classes * np.arange(len(predicted_RN))[:, None]
-    weight_RN = np.broadcast_to(1 / counts_K[labels_N], predicted_RN.shape)
-    coverage_P = np.bincount((predicted_RN + of_draw_R1).ravel(), weight_RN.ravel(), len(predicted_RN) * num_classes)
-    with np.errstate(divide="ignore"):  # 0 where a class has no hit
-        g_mean_R, h_mean_R = np.exp(np.log(recall_RK).mean(1)), 1 / (1 / recall_RK).mean(1)
-    report = {
-        "mean_recall": recall_RK.mean(1),
-        "min_recall": recall_RK.min(1),
-        "worst_share_recall": worst_share_mean(torch.from_numpy(recall_RK), worst_share).numpy(),
-        ZERO_RECALL: (recall_RK == 0).sum(1).astype(float),
-        "g_mean": g_mean_R,
-        "h_mean": h_mean_R,
-        "smallest_coverage": coverage_P.reshape(-1, num_classes).min(1),
-    }
-    report |= {f"{group}_recall": recall_RK[:, mask_K].mean(1) for group, mask_K in groups.items()}
-    if groups:
-        report["min_head_tail_recall"] = np.minimum(report["head_recall"], report["tail_recall"])
-    return report
+    return re.sub(r"(?<![\w'\"])(an )?(i|I)mage(s?)(?![\w'\"])", other, sentence)

@@ -1,0 +1,1 @@
+"""Every number, table and picture that is shown."""
