@@ -28,7 +28,7 @@ from selmix_hf.data.collators import ImageCollator, TokenCollator
 from selmix_hf.data.labels import class_labels
 from selmix_hf.features import DatasetPass
 from selmix_hf.head_fitting.retraining import retrain_head
-from selmix_hf.heads import find_head
+from selmix_hf.head_search import find_head
 from selmix_hf.loading import load_images
 from selmix_hf.method.losses import LogitAdjustedLoss
 

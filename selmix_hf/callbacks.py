@@ -142,7 +142,7 @@ class GainFidelityCallback(TrainerCallback):
 
 
 class CostSensitiveCallback(TrainerCallback):
-    """Lets a `head_fitting.cost_sensitive.CostSensitiveLoss` follow the gain set of a `SelMixTrainer`, at every refresh.
+    """Lets a `cost_sensitive.CostSensitiveLoss` follow the gain set of a `SelMixTrainer`, at every refresh.
 
     Args:
         loss: the trainer's `compute_loss_func`.

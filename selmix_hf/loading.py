@@ -17,7 +17,7 @@ from selmix_hf.data.classes import set_class_names
 from selmix_hf.data.examples import image_columns
 from selmix_hf.data.labels import excerpt
 from selmix_hf.data.modality import Images, Modality
-from selmix_hf.heads import find_head
+from selmix_hf.head_search import find_head
 
 _IMAGES = Images()
 

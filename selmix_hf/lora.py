@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from selmix_hf.heads import ClassifierHead, HeadError, find_head
+from selmix_hf.head_search import find_head
+from selmix_hf.heads import ClassifierHead, HeadError
 
 CLASS_NAMES = "class_names.json"
 _ADAPTER = "default"  # peft saves an adapter of another name in a subfolder

@@ -30,7 +30,7 @@ from selmix_hf.data.weighted import SAMPLE_WEIGHTS, sampling_weights
 from selmix_hf.drawing_trainer import DrawingTrainer
 from selmix_hf.features import FEATURES, head_alone
 from selmix_hf.gain_set import refit_head, with_gain_set
-from selmix_hf.heads import freeze_batch_norm, logits_of, parameter_groups
+from selmix_hf.heads import freeze_batch_norm, logits_of
 from selmix_hf.health import FiniteCheck, HealthWatch, require_finite, require_finite_weights, staleness
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
 from selmix_hf.lora import base_of, find_trained_head
@@ -39,6 +39,7 @@ from selmix_hf.method.draws import largest_repeat
 from selmix_hf.method.gain import head_gain, metric_gradient
 from selmix_hf.method.objectives import Objective, default_target_share
 from selmix_hf.method.pair_distribution import pair_distribution
+from selmix_hf.optimizer import parameter_groups
 from selmix_hf.pseudo_label_trainer import prepared_teacher
 from selmix_hf.reports.metrics import refresh_report
 from selmix_hf.state import PairState

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from selmix_hf.heads import ClassifierHead, HeadError, find_head
+from selmix_hf.head_search import find_head
+from selmix_hf.heads import ClassifierHead, HeadError
 
 K, D, B = 3, 8, 4
 

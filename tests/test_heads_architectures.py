@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import selmix_hf.wide_resnet  # noqa: F401  a family of this package
-from selmix_hf.heads import HeadError, find_head
+from selmix_hf.head_search import find_head
+from selmix_hf.heads import HeadError
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")

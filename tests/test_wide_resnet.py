@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from selmix_hf import SelMixHead
 from selmix_hf.architectures import home_of_architecture, register_architecture
-from selmix_hf.heads import find_head
+from selmix_hf.head_search import find_head
 from selmix_hf.loading import load_classifier, load_for_classes
 from selmix_hf.wide_resnet import WideResNet
 
