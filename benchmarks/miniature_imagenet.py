@@ -23,7 +23,7 @@ from selmix_hf.data.collators import ImageCollator
 from selmix_hf.data.list_files import load_list_file
 from selmix_hf.data.long_tail import long_tailed_counts
 from selmix_hf.dataset_pass import DatasetPass
-from selmix_hf.head_search import find_head
+from selmix_hf.models.head_search import find_head
 
 ARCHITECTURE = "test_convnext"
 

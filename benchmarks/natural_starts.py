@@ -28,9 +28,9 @@ from selmix_hf.data.collators import ImageCollator, TokenCollator
 from selmix_hf.data.labels import class_labels
 from selmix_hf.dataset_pass import DatasetPass
 from selmix_hf.head_fitting.retraining import retrain_head
-from selmix_hf.head_search import find_head
-from selmix_hf.loading import load_images
 from selmix_hf.method.losses import LogitAdjustedLoss
+from selmix_hf.models.head_search import find_head
+from selmix_hf.models.loading import load_images
 
 Set = tuple[Tensor, Tensor]  # features N x D, labels N
 PARTS = ("train", "gain", "test")

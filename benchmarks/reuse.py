@@ -25,7 +25,7 @@ from benchmarks.pairs import ratio
 from selmix_hf import LongTailedSplit, SelMixConfig, SelMixTrainer
 from selmix_hf.data.labels import class_labels
 from selmix_hf.data.views import CropAndFlip
-from selmix_hf.loading import load_classifier, load_images
+from selmix_hf.models.loading import load_classifier, load_images
 from selmix_hf.reports.tables import markdown_table, mean_and_sd
 
 METRICS = {"min_recall": "worst-class recall", "mean_recall": "mean recall"}

@@ -32,7 +32,7 @@ from recipes.quickstart import PIXELS, long_tailed_digits
 from selmix_hf import SelMixConfig, SelMixTrainer, Stage1Trainer
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.data.split import LongTailedSplit
-from selmix_hf.loading import load_images
+from selmix_hf.models.loading import load_images
 from selmix_hf.reports.metrics import classification_metrics, counts_of
 from selmix_hf.reports.tables import INTERVAL, interval_cell, markdown_table, mean_and_sd
 

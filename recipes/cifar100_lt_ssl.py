@@ -20,7 +20,7 @@ from typing import Any
 from selmix_hf.benchmark import run_recipe
 from selmix_hf.benchmark_data import BenchmarkData, SemiSupervisedArguments, drawn_data
 from selmix_hf.benchmark_start import SemiSupervisedStart
-from selmix_hf.loading import load_images
+from selmix_hf.models.loading import load_images
 
 
 @dataclass(kw_only=True)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.data.weighted import sampling_weights as sampling_weights
     from selmix_hf.gain_set import add_class_bias as add_class_bias
     from selmix_hf.gain_set import cross_fit as cross_fit
-    from selmix_hf.head_search import find_head as find_head
     from selmix_hf.method.confusion import ClassStatistics as ClassStatistics
     from selmix_hf.method.confusion import confusion_counts as confusion_counts
     from selmix_hf.method.draws import ClassIndex as ClassIndex
@@ -41,6 +40,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.method.losses import LogitAdjustedLoss as LogitAdjustedLoss
     from selmix_hf.method.objective_names import get_objective as get_objective
     from selmix_hf.method.objective_names import register_objective as register_objective
+    from selmix_hf.models.head_search import find_head as find_head
     from selmix_hf.pushing import PushError as PushError
     from selmix_hf.reports.metrics import classification_metrics as classification_metrics
     from selmix_hf.reports.metrics import evaluate_metric as evaluate_metric
@@ -90,7 +90,7 @@ _HOME = {
     "MixMatchTrainer": "semi_supervised.mixmatch",
     "add_class_bias": "gain_set",
     "cross_fit": "gain_set",
-    "find_head": "head_search",
+    "find_head": "models.head_search",
     "SelMixHead": "saved_head",
     "PushError": "pushing",
     "make_long_tailed": "data.long_tail",

@@ -14,7 +14,7 @@ from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.views import CropAndFlip, ResizedCropAndFlip, side_of
 from selmix_hf.data.weighted import checked_sampling
-from selmix_hf.loading import load_classifier, load_for_classes
+from selmix_hf.models.loading import load_classifier, load_for_classes
 from selmix_hf.semi_supervised.fixmatch import FixMatchTrainer
 from selmix_hf.semi_supervised.mean_teacher import MeanTeacherTrainer
 from selmix_hf.semi_supervised.mixmatch import MixMatchTrainer

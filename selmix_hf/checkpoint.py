@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from selmix_hf.data.random_state import isolated_random_state
-from selmix_hf.lora import has_adapter, load_adapter
+from selmix_hf.models.peft_models import has_adapter, load_adapter
 from selmix_hf.state import PairState
 
 
@@ -49,7 +49,7 @@ def require_same(folder: str | os.PathLike, before: Mapping[str, Any], now: Mapp
 def load_weights(model: Any, folder: str | os.PathLike | None) -> bool:
     """Load saved weights into the model through from_pretrained, strictly. Trainer's own way silently skips weights
     that save_pretrained stores under older names (ViT, DeiT, BEiT, Swin, ...). Of a `PeftModel` adapter and head are
-    loaded, see `lora.load_adapter`.
+    loaded, see `peft_models.load_adapter`.
 
     Returns:
         False where Trainer's way has to be taken: models that are not of transformers.

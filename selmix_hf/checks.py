@@ -16,11 +16,11 @@ from selmix_hf.config import SelMixConfig
 from selmix_hf.data.collators import SelMixCollator, probe_batch
 from selmix_hf.data.examples import require_random_access
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS
-from selmix_hf.lora import base_of, check_adapter
 from selmix_hf.method.gain import metric_gradient
 from selmix_hf.method.objective_names import known_names
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.ranking import where_it_has_no_score
+from selmix_hf.models.peft_models import base_of, check_adapter
 
 logger = logging.get_logger(__name__)
 
@@ -37,7 +37,7 @@ def check_model_and_args(model: Any, args: Any, processing_class: Any = None) ->
     Raises:
         ValueError: no model.
         TypeError: other arguments than a SelMixConfig, no model, or a timm model without its wrapper.
-        ValueError, TypeError: an adapter, as `lora.check_adapter`.
+        ValueError, TypeError: an adapter, as `peft_models.check_adapter`.
     """
     if not isinstance(args, SelMixConfig):
         raise TypeError(f"args must be a SelMixConfig, found {type(args).__name__}.")

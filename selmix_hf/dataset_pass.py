@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from selmix_hf.features import FEATURES, FeatureDataset, _chunks
-from selmix_hf.heads import ClassifierHead, logits_of
 from selmix_hf.method.confusion import ClassStatistics
+from selmix_hf.models.head import ClassifierHead, logits_of
 
 
 @dataclass(frozen=True)

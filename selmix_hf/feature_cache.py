@@ -22,7 +22,7 @@ from torch import Tensor
 
 from selmix_hf.data.seeded import SeededDataset
 from selmix_hf.dataset_pass import DatasetPass
-from selmix_hf.fingerprint import backbone_fingerprint
+from selmix_hf.models.fingerprint import backbone_fingerprint
 
 _CHUNK = 1024  # samples: as many are lost where a pass is interrupted
 _DTYPES = {"float32": "F32", "float16": "F16"}

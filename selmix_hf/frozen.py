@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from selmix_hf.features import FEATURES
-from selmix_hf.heads import ClassifierHead
+from selmix_hf.models.head import ClassifierHead
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from selmix_hf.config import SelMixConfig
-from selmix_hf.heads import ClassifierHead
 from selmix_hf.method.objectives import Objective
 from selmix_hf.model_card import SHOWN_PREFIXES, render
+from selmix_hf.models.head import ClassifierHead
 from selmix_hf.pushing_trainer import PushingTrainer
 from selmix_hf.saved_head import SelMixHead
 

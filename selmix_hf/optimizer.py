@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from selmix_hf.heads import ClassifierHead, HeadError
+from selmix_hf.models.head import ClassifierHead, HeadError
 
 
 def parameter_groups(

@@ -14,7 +14,7 @@ from datasets import DatasetDict, Image, Value
 from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, drawn_data
 from selmix_hf.data.labels import class_labels, infer_label_column
 from selmix_hf.data.modality import Images, Texts
-from selmix_hf.loading import load_splits
+from selmix_hf.models.loading import load_splits
 from selmix_hf.reports.tables import said_of
 
 _NOT_GIVEN: Any = None

@@ -22,7 +22,7 @@ from selmix_hf.data.seeded import SeededDataset
 from selmix_hf.data.unlabelled import Unlabelled
 from selmix_hf.features import FeatureDataset, JoinedFeatures
 from selmix_hf.method.draws import ClassIndex
-from selmix_hf.parameter_average import ParameterAverage
+from selmix_hf.models.averages import ParameterAverage
 from selmix_hf.pseudo_labels import choose, pseudo_label_report, second_labels
 from selmix_hf.state import PairState
 

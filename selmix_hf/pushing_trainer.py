@@ -8,7 +8,7 @@ from typing import Any
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from selmix_hf.lora import base_name_of, has_adapter, mark_card
+from selmix_hf.models.peft_models import base_name_of, has_adapter, mark_card
 from selmix_hf.pushing import (
     PushError,
     call_again,

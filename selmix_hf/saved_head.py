@@ -13,12 +13,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from selmix_hf.architectures import register_architecture
 from selmix_hf.data.classes import set_class_names
-from selmix_hf.fingerprint import backbone_fingerprint
 from selmix_hf.head_card import render_head
-from selmix_hf.heads import ClassifierHead
-from selmix_hf.lora import has_adapter
+from selmix_hf.models.architectures import register_architecture
+from selmix_hf.models.fingerprint import backbone_fingerprint
+from selmix_hf.models.head import ClassifierHead
+from selmix_hf.models.peft_models import has_adapter
 from selmix_hf.pushing import (
     call_again,
     create_repository,
@@ -63,7 +63,7 @@ class SelMixHead:
 
         Args:
             model: a model of transformers.
-            head: of `heads.find_head`.
+            head: of `head.find_head`.
             class_names: K names.
             base_model: default is what the model was loaded from; a path will do as long as the head stays on this
                 machine.

@@ -24,8 +24,8 @@ from selmix_hf.data.classes import label_column_of, read_labels, resolve_class_n
 from selmix_hf.data.collators import Collator, SelMixCollator, default_collator
 from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
-from selmix_hf.lora import check_adapter
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
+from selmix_hf.models.peft_models import check_adapter
 from selmix_hf.pushing_trainer import PushingTrainer
 from selmix_hf.reports.metrics import make_compute_metrics
 

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import Trainer
 
 from selmix_hf.checkpoint import load_weights
-from selmix_hf.lora import adapter_saved
+from selmix_hf.models.peft_models import adapter_saved
 from selmix_hf.resuming import require_checkpoint
 
 

@@ -31,15 +31,15 @@ from selmix_hf.drawing_trainer import DrawingTrainer
 from selmix_hf.features import FEATURES
 from selmix_hf.frozen import head_alone
 from selmix_hf.gain_set import refit_head, with_gain_set
-from selmix_hf.heads import freeze_batch_norm, logits_of
 from selmix_hf.health import FiniteCheck, HealthWatch, require_finite, require_finite_weights, staleness
 from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
-from selmix_hf.lora import base_of, find_trained_head
 from selmix_hf.method.confusion import ClassStatistics, distinct_names
 from selmix_hf.method.draws import largest_repeat
 from selmix_hf.method.gain import head_gain, metric_gradient
 from selmix_hf.method.objectives import Objective, default_target_share
 from selmix_hf.method.pair_distribution import pair_distribution
+from selmix_hf.models.head import freeze_batch_norm, logits_of
+from selmix_hf.models.peft_models import base_of, find_trained_head
 from selmix_hf.optimizer import parameter_groups
 from selmix_hf.pseudo_label_trainer import prepared_teacher
 from selmix_hf.reports.metrics import refresh_report
@@ -82,7 +82,7 @@ class SelMixTrainer(DrawingTrainer):
         kwargs: as for Trainer.
 
     Attributes:
-        head: the `heads.ClassifierHead`.
+        head: the `head.ClassifierHead`.
         pair_state: P, the multipliers, the pseudo-labels and the period; saved with every checkpoint.
         sample_weights: of the training samples, shape N, where single ones are drawn; None where pairs are.
         pseudo_labels: of `unlabeled_dataset`, shape N, -1 for samples that are not used.
@@ -92,7 +92,7 @@ class SelMixTrainer(DrawingTrainer):
             weights that it returned; `pair_state.start_counts` are those of the start.
 
     Raises:
-        ValueError, TypeError: on data or options that cannot work, see `checks`; `heads.HeadError` for the model.
+        ValueError, TypeError: on data or options that cannot work, see `checks`; `head.HeadError` for the model.
     """
 
     args: SelMixConfig

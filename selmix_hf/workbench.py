@@ -20,8 +20,8 @@ from selmix_hf.benchmark_start import BenchmarkArguments, augmentation, load_sta
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import class_labels
-from selmix_hf.fingerprint import backbone_fingerprint
 from selmix_hf.method.objectives import Objective
+from selmix_hf.models.fingerprint import backbone_fingerprint
 from selmix_hf.trainer import SelMixTrainer
 
 ROW = "selmix_row"  # column: number of the sample in `Workbench.images`

@@ -16,8 +16,8 @@ from selmix_hf.data.pairs import Pair
 from selmix_hf.dataset_pass import DatasetPass
 from selmix_hf.feature_cache import FeatureCache, _create
 from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs
-from selmix_hf.fingerprint import backbone_fingerprint
 from selmix_hf.frozen import features_as_inputs
+from selmix_hf.models.fingerprint import backbone_fingerprint
 
 DATA = tiny.images((5, 4, 3, 3))
 COLLATOR = ImageCollator(transform=tiny.to_tensor)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from selmix_hf.head_search import find_head
-from selmix_hf.heads import ClassifierHead, HeadError
+from selmix_hf.models.head import ClassifierHead, HeadError
+from selmix_hf.models.head_search import find_head
 
 K, D, B = 3, 8, 4
 

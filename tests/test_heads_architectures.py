@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import selmix_hf.wide_resnet  # noqa: F401  a family of this package
-from selmix_hf.head_search import find_head
-from selmix_hf.heads import HeadError
+import selmix_hf.models.wide_resnet  # noqa: F401  a family of this package
+from selmix_hf.models.head import HeadError
+from selmix_hf.models.head_search import find_head
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")

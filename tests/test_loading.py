@@ -9,7 +9,7 @@ from datasets import Image
 from test_recipes import save_checkpoint
 from transformers import AutoModelForImageClassification
 
-from selmix_hf.loading import knows_classes, load_for_classes, load_images
+from selmix_hf.models.loading import knows_classes, load_for_classes, load_images
 
 
 def native(folder):

@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoModelForImageClassification, TrainingArguments, pipeline
 
 from selmix_hf import SelMixHead, SelMixTrainer, Stage1Trainer, save_plots
-from selmix_hf.heads import HeadError
-from selmix_hf.lora import base_name_of, base_of, describe_adapter, find_trained_head, load_adapter
+from selmix_hf.models.head import HeadError
+from selmix_hf.models.peft_models import base_name_of, base_of, describe_adapter, find_trained_head, load_adapter
 
 peft = pytest.importorskip("peft")
 
@@ -442,7 +442,7 @@ def test_peft_is_not_needed(tmp_path):
     """It is not imported at first sight, and a run goes its way where it is not installed."""
     code = f"""
 import sys
-import selmix_hf, selmix_hf.lora
+import selmix_hf, selmix_hf.models.peft_models
 assert "peft" not in sys.modules
 sys.modules["peft"] = None  # an import of it fails from here on
 import tiny

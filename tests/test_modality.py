@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer, BertModel
 
 from selmix_hf.data.modality import Images, Texts
-from selmix_hf.loading import load_classifier, load_for_classes
+from selmix_hf.models.loading import load_classifier, load_for_classes
 
 
 @pytest.fixture

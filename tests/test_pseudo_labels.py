@@ -11,7 +11,7 @@ from torch import nn
 from selmix_hf.data.seeded import fetch
 from selmix_hf.data.unlabelled import Unlabelled
 from selmix_hf.method.draws import ClassIndex
-from selmix_hf.parameter_average import ParameterAverage
+from selmix_hf.models.averages import ParameterAverage
 from selmix_hf.pseudo_labels import choose, pseudo_label_report, second_labels
 
 PREDICTED = np.array([0, 0, 0, 0, 1, 1, 2])

@@ -14,10 +14,10 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Tr
 import selmix_hf.trainer
 from selmix_hf import ClassIndex, PairSampler, SelMixTrainer
 from selmix_hf.dataset_pass import DatasetPass
-from selmix_hf.heads import HeadError
 from selmix_hf.method.confusion import smooth_confusion
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.pair_distribution import pair_distribution
+from selmix_hf.models.head import HeadError
 
 LEARN = {"objective": "mean_recall", "max_steps": 24, "learning_rate": 0.05, "backbone_learning_rate": 0.02}
 BOTH = pytest.mark.parametrize("freeze", [False, True], ids=["whole", "frozen"])

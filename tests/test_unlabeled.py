@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Image
 
 from selmix_hf.data.pairs import PairSampler
 from selmix_hf.data.unlabelled import Unlabelled
-from selmix_hf.parameter_average import ParameterAverage
+from selmix_hf.models.averages import ParameterAverage
 from selmix_hf.pseudo_labels import choose
 
 COUNTS = (12, 9, 11, 8)

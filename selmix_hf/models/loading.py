@@ -12,12 +12,12 @@ from transformers import AutoConfig, TimmWrapperConfig
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
-from selmix_hf import wide_resnet  # checkpoints name its architectures
 from selmix_hf.data.classes import set_class_names
 from selmix_hf.data.examples import image_columns
 from selmix_hf.data.labels import excerpt
 from selmix_hf.data.modality import Images, Modality
-from selmix_hf.head_search import find_head
+from selmix_hf.models import wide_resnet
+from selmix_hf.models.head_search import find_head
 
 _IMAGES = Images()
 

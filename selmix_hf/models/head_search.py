@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from selmix_hf.heads import ClassifierHead, HeadError, undisturbed
-from selmix_hf.linear import bias_of, matrix_of, weight_of
+from selmix_hf.models.head import ClassifierHead, HeadError, undisturbed
+from selmix_hf.models.linear import bias_of, matrix_of, weight_of
 from selmix_hf.optimizer import model_in_words
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)

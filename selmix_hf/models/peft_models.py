@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from selmix_hf.head_search import find_head
-from selmix_hf.heads import ClassifierHead, HeadError
+from selmix_hf.models.head import ClassifierHead, HeadError
+from selmix_hf.models.head_search import find_head
 
 CLASS_NAMES = "class_names.json"
 _ADAPTER = "default"  # peft saves an adapter of another name in a subfolder
@@ -102,7 +102,7 @@ def find_trained_head(
     head_name: str | Sequence[str] | None = None,
     freeze_backbone: bool = False,
 ) -> ClassifierHead:
-    """`heads.find_head`, for a head that training will move.
+    """`head.find_head`, for a head that training will move.
 
     Args:
         model, inputs, head_name: see there.

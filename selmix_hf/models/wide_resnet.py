@@ -3,7 +3,7 @@
 Importing this module registers `wrn_28_2`, `wrn_28_8` and `wrn_37_2`, after which `timm.create_model` and
 `TimmWrapperForImageClassification` know them by name. timm itself does not have them: whoever loads such a checkpoint
 with plain transformers, its pipelines included, imports this module first, or gets an ImportError that names the
-architecture. `selmix_hf.loading`, the recipes and `SelMixHead.load_base` import it by themselves.
+architecture. `selmix_hf.models.loading`, the recipes and `SelMixHead.load_base` import it by themselves.
 
 Shape suffixes: N images, C channels, H x W pixels, D features, K classes.
 """

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selmix_hf.linear import as_weight, bias_of, weight_of
+from selmix_hf.models.linear import as_weight, bias_of, weight_of
 
 
 class HeadError(ValueError):
