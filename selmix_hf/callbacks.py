@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from selmix_hf.features import FeatureDataset
+from selmix_hf.features.stored import FeatureDataset
 from selmix_hf.head_fitting.cost_sensitive import CostSensitiveLoss
 from selmix_hf.method.gain_fidelity import (
     GainFidelity,

@@ -16,7 +16,7 @@ from selmix_hf.data.labels import first_of_each
 from selmix_hf.data.pairs import PairDataset, PairSampler
 from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import WeightedSampler, identity
-from selmix_hf.features import FEATURES, FeatureDataset, FeaturePairs, FeatureSamples
+from selmix_hf.features.stored import FEATURES, FeatureDataset, FeaturePairs, FeatureSamples
 from selmix_hf.head_start import HeadStart
 from selmix_hf.input_mixing import InputMixer
 from selmix_hf.method.draws import ClassIndex

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from selmix_hf.data.random_state import isolated_random_state
-from selmix_hf.features import FeatureDataset
+from selmix_hf.features.stored import FeatureDataset
 from selmix_hf.head_fitting.side_by_side import LOSSES, FittedHead, fit_side_by_side
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.objectives import Objective, recalls

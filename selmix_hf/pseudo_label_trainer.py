@@ -20,7 +20,7 @@ from selmix_hf.data.labels import first_of_each
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.data.seeded import SeededDataset
 from selmix_hf.data.unlabelled import Unlabelled
-from selmix_hf.features import FeatureDataset, JoinedFeatures
+from selmix_hf.features.stored import FeatureDataset, JoinedFeatures
 from selmix_hf.method.draws import ClassIndex
 from selmix_hf.models.averages import ParameterAverage
 from selmix_hf.pseudo_labels import choose, pseudo_label_report, second_labels

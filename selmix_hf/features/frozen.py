@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from selmix_hf.features import FEATURES
+from selmix_hf.features.stored import FEATURES
 from selmix_hf.models.head import ClassifierHead
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from selmix_hf.features import FEATURES, FeatureDataset, _chunks
+from selmix_hf.features.stored import FEATURES, FeatureDataset, _chunks
 from selmix_hf.method.confusion import ClassStatistics
 from selmix_hf.models.head import ClassifierHead, logits_of
 
