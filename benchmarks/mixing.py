@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.gain import hardware
 from benchmarks.network import seconds_a_step, trainer
 from benchmarks.pairs import ratio
-from selmix_hf.mixing import MIXING
+from selmix_hf.mixing.mixup import MIXING
 from selmix_hf.reports.tables import markdown_table
 
 PASSES = {  # in images a pair: forward and backward

@@ -22,7 +22,7 @@ from selmix_hf.data.long_tail import long_tailed_shares
 from selmix_hf.head_fitting.retraining import retrain_head
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.losses import LogitAdjustedLoss
-from selmix_hf.mixing import MIXING
+from selmix_hf.mixing.mixup import MIXING
 from selmix_hf.workbench import RowTrainer, Workbench
 
 MEASURED = ("psi", "mean_recall", "min_recall", "h_mean", "smallest_coverage")

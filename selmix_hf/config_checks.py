@@ -10,7 +10,7 @@ from typing import Any
 from transformers.utils import logging
 
 from selmix_hf.method.pair_distribution import check_policy
-from selmix_hf.mixing import MIXING
+from selmix_hf.mixing.mixup import MIXING
 
 logger = logging.get_logger(__name__)
 

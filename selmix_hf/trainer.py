@@ -32,12 +32,12 @@ from selmix_hf.features.stored import FEATURES
 from selmix_hf.features.stored.frozen import head_alone
 from selmix_hf.gain_set import refit_head, with_gain_set
 from selmix_hf.health import FiniteCheck, HealthWatch, require_finite, require_finite_weights, staleness
-from selmix_hf.input_mixing import DRAWN, InputMixer, Mixing
 from selmix_hf.method.confusion import ClassStatistics, distinct_names
 from selmix_hf.method.draws import largest_repeat
 from selmix_hf.method.gain import head_gain, metric_gradient
 from selmix_hf.method.objectives import Objective, default_target_share
 from selmix_hf.method.pair_distribution import pair_distribution
+from selmix_hf.mixing.mixer import DRAWN, InputMixer, Mixing
 from selmix_hf.models.head import freeze_batch_norm, logits_of
 from selmix_hf.models.peft_models import base_of, find_trained_head
 from selmix_hf.optimizer import parameter_groups

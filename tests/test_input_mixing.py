@@ -8,9 +8,9 @@ from test_trainer_models import bert, reviews, tokenizer
 from test_unlabeled import unlabeled
 
 from selmix_hf import SelMixTrainer
-from selmix_hf.input_mixing import InputMixer
-from selmix_hf.mixing import MIXING, cutmix, input_mixup
-from selmix_hf.puzzlemix import puzzlemix, saliency
+from selmix_hf.mixing.mixer import InputMixer
+from selmix_hf.mixing.mixup import MIXING, cutmix, input_mixup
+from selmix_hf.mixing.puzzlemix import puzzlemix, saliency
 
 OF_INPUTS = [name for name in MIXING if name != "feature"]
 RATES = {"objective": "mean_recall", "learning_rate": 0.02, **tiny.BARE}

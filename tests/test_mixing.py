@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from selmix_hf.mixing import cutmix, input_mixup
+from selmix_hf.mixing.mixup import cutmix, input_mixup
 
 
 def test_input_mixup_by_hand():

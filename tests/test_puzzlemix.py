@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from selmix_hf.puzzlemix import (
+from selmix_hf.mixing.puzzlemix import (
     BLOCKS,
     block_counts,
     block_saliency,

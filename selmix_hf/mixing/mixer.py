@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from selmix_hf.data.random_state import isolated_random_state
-from selmix_hf.mixing import cutmix, input_mixup
+from selmix_hf.mixing.mixup import cutmix, input_mixup
+from selmix_hf.mixing.puzzlemix import puzzlemix, saliency
 from selmix_hf.models.head import logits_of, undisturbed
-from selmix_hf.puzzlemix import puzzlemix, saliency
 
 DRAWN = ("mixing_coefficient", "mixing_index", "mixing_uniform", "second_labels")  # of a batch, not for the model
 
