@@ -124,7 +124,7 @@ def cifar10_sets(root: Path, start: Path | None, halvings: int = 2) -> tuple[Set
     from selmix_hf.data.collators import ImageCollator
     from selmix_hf.data.labels import class_labels
     from selmix_hf.data.split import LongTailedSplit
-    from selmix_hf.features.stored.dataset_pass import DatasetPass
+    from selmix_hf.features.dataset_pass import DatasetPass
     from selmix_hf.models.head_search import find_head
 
     reference = root / "checkpoints" / "cifar10-lt-r100-tf_efficientnet_lite0"

@@ -22,7 +22,7 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperFo
 from selmix_hf.data.collators import ImageCollator
 from selmix_hf.data.list_files import load_list_file
 from selmix_hf.data.long_tail import long_tailed_counts
-from selmix_hf.features.stored.dataset_pass import DatasetPass
+from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.models.head_search import find_head
 
 ARCHITECTURE = "test_convnext"

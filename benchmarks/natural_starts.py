@@ -26,7 +26,7 @@ from benchmarks.glyphs import write as write_glyphs
 from selmix_hf import make_long_tailed
 from selmix_hf.data.collators import ImageCollator, TokenCollator
 from selmix_hf.data.labels import class_labels
-from selmix_hf.features.stored.dataset_pass import DatasetPass
+from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.head_fitting.retraining import retrain_head
 from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.models.head_search import find_head

@@ -16,9 +16,9 @@ from transformers.utils import logging
 from selmix_hf import checks
 from selmix_hf.data.collators import SelMixCollator
 from selmix_hf.data.random_state import isolated_random_state
+from selmix_hf.features.cache import FeatureCache
+from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.features.stored import FeatureDataset
-from selmix_hf.features.stored.cache import FeatureCache
-from selmix_hf.features.stored.dataset_pass import DatasetPass
 from selmix_hf.health import require_finite, say_if_never_feasible
 from selmix_hf.hub import HubTrainer
 from selmix_hf.method.confusion import ClassStatistics, confusion_matrix

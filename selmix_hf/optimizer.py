@@ -30,7 +30,7 @@ def parameter_groups(
             groups.setdefault((id(parameter) not in in_head, name not in decaying), []).append(parameter)
     if not groups:
         raise HeadError(
-            f"{model_in_words(model)}: no weight requires a gradient, so there is nothing to train. Call "
+            f"{describe(model)}: no weight requires a gradient, so there is nothing to train. Call "
             "model.requires_grad_(True), or set freeze_backbone=True to train the head alone."
         )
     return [
@@ -43,7 +43,7 @@ def parameter_groups(
     ]
 
 
-def model_in_words(model: nn.Module) -> str:
+def describe(model: nn.Module) -> str:
     """The model's class, and the timm architecture if there is one."""
     inner = getattr(model, "timm_model", model)
     timm_config = getattr(inner, "pretrained_cfg", None) or {}

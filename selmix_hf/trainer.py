@@ -28,8 +28,8 @@ from selmix_hf.data.collators import SelMixCollator, default_collator, probe_bat
 from selmix_hf.data.labels import checked_labels
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, sampling_weights
 from selmix_hf.drawing_trainer import DrawingTrainer
+from selmix_hf.features.frozen import head_alone
 from selmix_hf.features.stored import FEATURES
-from selmix_hf.features.stored.frozen import head_alone
 from selmix_hf.gain_set import refit_head, with_gain_set
 from selmix_hf.health import FiniteCheck, HealthWatch, require_finite, require_finite_weights, staleness
 from selmix_hf.method.confusion import ClassStatistics, distinct_names

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from selmix_hf import ImageCollator, find_head
 from selmix_hf.data.collators import SelMixCollator
 from selmix_hf.data.pairs import Pair
+from selmix_hf.features.cache import FeatureCache, _create
+from selmix_hf.features.dataset_pass import DatasetPass
+from selmix_hf.features.frozen import features_as_inputs
 from selmix_hf.features.stored import FEATURES, FeatureDataset, FeaturePairs
-from selmix_hf.features.stored.cache import FeatureCache, _create
-from selmix_hf.features.stored.dataset_pass import DatasetPass
-from selmix_hf.features.stored.frozen import features_as_inputs
 from selmix_hf.models.fingerprint import backbone_fingerprint
 
 DATA = tiny.images((5, 4, 3, 3))
@@ -157,7 +157,7 @@ class Interrupted(Exception):
 
 def test_a_pass_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     """Chunks of 4 of 15 rows: the second pass computes what the first had not finished, with the same values."""
-    monkeypatch.setattr("selmix_hf.features.stored.cache._CHUNK", 4)
+    monkeypatch.setattr("selmix_hf.features.cache._CHUNK", 4)
     at, collator, seen = look(batch_size=3), SelMixCollator(ImageCollator(transform=tiny.random_view)), []
     whole = FeatureCache(tmp_path / "whole").features(at, DATA, collator, seed=5)
     run = DatasetPass._run
@@ -314,7 +314,7 @@ def test_stored_features_enter_a_bfloat16_head_in_its_dtype():
 def test_a_backbone_is_fingerprinted_once_a_set_and_run(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "selmix_hf.features.stored.cache.backbone_fingerprint",
+        "selmix_hf.features.cache.backbone_fingerprint",
         lambda *args: calls.append(1) or backbone_fingerprint(*args),
     )
     options = {"freeze_backbone": True, "feature_cache_dir": str(tmp_path / "cache"), "max_steps": 16}

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Tr
 
 import selmix_hf.trainer
 from selmix_hf import ClassIndex, PairSampler, SelMixTrainer
-from selmix_hf.features.stored.dataset_pass import DatasetPass
+from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.method.confusion import smooth_confusion
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.pair_distribution import pair_distribution

@@ -120,7 +120,7 @@ def test_plain_transformers_needs_the_import(checkpoint):
     load = f"from transformers import pipeline; pipeline('image-classification', {checkpoint!r})"
     without = run(load)
     assert without.returncode != 0 and "'wrn_28_2' is not supported in your version of timm" in without.stderr
-    after = run(f"import selmix_hf.models.wide_resnet; {load}")
+    after = run(f"import selmix_hf.wide_resnet; {load}")
     assert after.returncode == 0, after.stderr
 
 
@@ -131,8 +131,7 @@ def test_a_head_alone_finds_its_base_and_the_card_says_what_to_import(checkpoint
     trainer.create_model_card()
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert (
-        "```python\nimport selmix_hf.models.wide_resnet  # of selmix_hf: timm itself lacks the architecture\nfrom tr"
-        in card
+        "```python\nimport selmix_hf.wide_resnet  # of selmix_hf: timm itself lacks the architecture\nfrom tr" in card
     )
     SelMixHead.from_model(trainer.model, trainer.head, trainer.class_names).save_pretrained(tmp_path / "head")
     done = run(f"from selmix_hf import SelMixHead; SelMixHead.from_pretrained({str(tmp_path / 'head')!r}).load_base()")
@@ -145,7 +144,7 @@ def test_which_module_to_import():
     config = load_for_classes("wrn_28_2", tiny.NAMES)[0].config
     for name in names:
         config.architecture = name
-        assert home_of_architecture(config) == "selmix_hf.models.wide_resnet"
+        assert home_of_architecture(config) == "selmix_hf.wide_resnet"
     for other in (tiny.timm_model("test_convnext").config, tiny.model("vit").config, None):
         assert home_of_architecture(other) is None
         register_architecture(other)

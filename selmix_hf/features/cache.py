@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from selmix_hf.data.seeded import SeededDataset
-from selmix_hf.features.stored.dataset_pass import DatasetPass
+from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.models.fingerprint import backbone_fingerprint
 
 _CHUNK = 1024  # samples: as many are lost where a pass is interrupted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_HOME = dict.fromkeys(("wrn_28_2", "wrn_28_8", "wrn_37_2"), "selmix_hf.models.wide_resnet")
+_HOME = dict.fromkeys(("wrn_28_2", "wrn_28_8", "wrn_37_2"), "selmix_hf.wide_resnet")
 
 
 def home_of_architecture(config: Any) -> str | None:

@@ -1,7 +1,6 @@
-"""Find a classifier's linear head, read the features that enter it, mix them, run it on others.
+"""A classifier's linear head: read the features that enter it, mix them, run it on others.
 
-SelMix mixes the pooled features in front of the last linear layer. Whatever the architecture, that layer is found by
-running the model once: it is the module whose output *is* the logits. One hook on it then does all the work.
+SelMix mixes the pooled features in front of the last linear layer. One hook on it does all the work.
 
 Shapes: N samples, B pairs (N = 2B), D features, K classes.
 """

@@ -1,6 +1,8 @@
 """Find a classifier's linear head by running it.
 
-Whatever the architecture, the head is the module whose output *is* the logits. Shapes: N samples, D features, K classes.
+Whatever the architecture, the head is the module whose output *is* the logits.
+
+Shapes: N samples, D features, K classes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from selmix_hf.models.head import ClassifierHead, HeadError, undisturbed
 from selmix_hf.models.linear import bias_of, matrix_of, weight_of
-from selmix_hf.optimizer import model_in_words
+from selmix_hf.optimizer import describe
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 
@@ -55,7 +57,7 @@ def find_head(
     dropouts = {layer.dropout for layer in layers}
     if len(dropouts) > 1:
         raise HeadError(
-            f"{model_in_words(model)}: expected one dropout probability in front of both averaged heads, found "
+            f"{describe(model)}: expected one dropout probability in front of both averaged heads, found "
             f"{sorted(dropouts)}. Give them the same."
         )
     return ClassifierHead(
@@ -110,16 +112,14 @@ def _record(model: nn.Module, inputs: Mapping[str, Tensor], wanted: list[str] | 
     """Run the model in eval mode and note what every possible head took and returned."""
     num_samples = next((value.shape[0] for value in inputs.values() if isinstance(value, Tensor)), None)
     if num_samples is None:
-        raise HeadError(
-            f"{model_in_words(model)}: expected a batch with tensors, found {', '.join(inputs) or 'nothing'}."
-        )
+        raise HeadError(f"{describe(model)}: expected a batch with tensors, found {', '.join(inputs) or 'nothing'}.")
     modules = dict(model.named_modules())
     for name in wanted or ():
         if name not in modules or matrix_of(modules[name]) is None:
             found = f"a {type(modules[name]).__name__}" if name in modules else "no such module"
             raise HeadError(
-                f"{model_in_words(model)}: expected head_name '{name}' to be a linear layer or a 1x1 convolution, found "
-                f"{found}. The names are those of model.named_modules()."
+                f"{describe(model)}: expected head_name '{name}' to be a linear layer or a 1x1 convolution, "
+                f"found {found}. The names are those of model.named_modules()."
             )
     layers: dict[str, _Layer] = {}
     output_shapes: dict[str, list[list[int]]] = {}
@@ -148,7 +148,7 @@ def _record(model: nn.Module, inputs: Mapping[str, Tensor], wanted: list[str] | 
             handle.remove()
     if logits is None or logits.shape[0] != num_samples:
         raise HeadError(
-            f"{model_in_words(model)}: expected logits of shape [{num_samples}, classes], found "
+            f"{describe(model)}: expected logits of shape [{num_samples}, classes], found "
             f"{'none' if logits is None else list(logits.shape)}. SelMix needs a classifier with one label a sample."
         )
     return _Record(logits, layers, output_shapes)
@@ -162,8 +162,8 @@ def _outputs(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         found = ", ".join(f"{name} {list(getattr(value, 'shape', []))}" for name, value in inputs.items())
         raise HeadError(
-            f"{model_in_words(model)} cannot be run on a batch of {found}: {type(error).__name__}, {error}. Its main input "
-            f"is {getattr(model, 'main_input_name', 'not known')!r}: give the processing_class or a data_collator "
+            f"{describe(model)} cannot be run on a batch of {found}: {type(error).__name__}, {error}. Its main "
+            f"input is {getattr(model, 'main_input_name', 'not known')!r}: give the processing_class or a data_collator "
             "that makes what the model takes, and drop other columns by remove_columns."
         ) from error
 
@@ -251,7 +251,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _refusal(model: nn.Module, record: _Record, wanted: list[str] | None, problems: list[str]) -> str:
     """The sentence for a model without a head: the nearest problem, or the layers that came into question."""
     if problems:
-        return f"{model_in_words(model)}: {problems[0]}"
+        return f"{describe(model)}: {problems[0]}"
     num_samples, num_classes = record.logits.shape
     shapes = {name: x for name, x in record.output_shapes.items() if wanted is None or name in wanted}
     shapes = {name: x for name, x in shapes.items() if weight_of(model.get_submodule(name)).shape[0] == num_classes}
@@ -265,7 +265,7 @@ def _refusal(model: nn.Module, record: _Record, wanted: list[str] | None, proble
     else:
         reason = "their outputs are combined or changed before they become the logits"
     return (
-        f"{model_in_words(model)}: expected one linear layer whose output is the logits [{num_samples}, {num_classes}], or "
-        f"the mean of two layers of equal width; found layers with {num_classes} outputs: {found}; {reason}. Give the "
+        f"{describe(model)}: expected one linear layer whose output is the logits [{num_samples}, {num_classes}], "
+        f"or the mean of two layers of equal width; found layers with {num_classes} outputs: {found}; {reason}. Give the "
         "model a linear head on pooled features, or name the head with head_name if it is not among these."
     )
