@@ -39,7 +39,7 @@ from benchmarks import (
     worst_class,
 )
 from selmix_hf.analysis_report import auto_against_fixed, save_study_plots, study_report
-from selmix_hf.model_card import CardFacts, card_of
+from selmix_hf.hub.card import CardFacts, card_of
 from selmix_hf.record_card import released_run, render_record
 from selmix_hf.reports.plots import save_record_plots
 from selmix_hf.reports.tables import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd, seeds_table
@@ -266,7 +266,7 @@ def with_tables(text: str, known: dict[str, Callable[[], str]]) -> str:
 
 
 def template() -> str:
-    """What `selmix_hf.model_card` makes a card of, each place named."""
+    """What `selmix_hf.hub.card` makes a card of, each place named."""
     facts = CardFacts(
         name="{name}",
         base="{base model}",

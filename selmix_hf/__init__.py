@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.data.weighted import sampling_weights as sampling_weights
     from selmix_hf.gain_set import add_class_bias as add_class_bias
     from selmix_hf.gain_set import cross_fit as cross_fit
+    from selmix_hf.hub.saved_head import SelMixHead as SelMixHead
+    from selmix_hf.hub.upload import PushError as PushError
     from selmix_hf.method.confusion import ClassStatistics as ClassStatistics
     from selmix_hf.method.confusion import confusion_counts as confusion_counts
     from selmix_hf.method.draws import ClassIndex as ClassIndex
@@ -41,11 +43,9 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.method.objective_names import get_objective as get_objective
     from selmix_hf.method.objective_names import register_objective as register_objective
     from selmix_hf.models.head_search import find_head as find_head
-    from selmix_hf.pushing import PushError as PushError
     from selmix_hf.reports.metrics import classification_metrics as classification_metrics
     from selmix_hf.reports.metrics import evaluate_metric as evaluate_metric
     from selmix_hf.reports.plots import save_plots as save_plots
-    from selmix_hf.saved_head import SelMixHead as SelMixHead
     from selmix_hf.semi_supervised.base import SemiSupervisedTrainer as SemiSupervisedTrainer
     from selmix_hf.semi_supervised.fixmatch import FixMatchTrainer as FixMatchTrainer
     from selmix_hf.semi_supervised.mean_teacher import MeanTeacherTrainer as MeanTeacherTrainer
@@ -91,8 +91,8 @@ _HOME = {
     "add_class_bias": "gain_set",
     "cross_fit": "gain_set",
     "find_head": "models.head_search",
-    "SelMixHead": "saved_head",
-    "PushError": "pushing",
+    "SelMixHead": "hub.saved_head",
+    "PushError": "hub.upload",
     "make_long_tailed": "data.long_tail",
     "hold_out": "data.held_out",
     "LongTailedSplit": "data.split",

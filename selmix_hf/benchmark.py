@@ -29,15 +29,15 @@ from selmix_hf.benchmark_start import BenchmarkArguments, SemiSupervisedStart, S
 from selmix_hf.callbacks import ProgressLines
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import class_labels
+from selmix_hf.hub.saved_head import SelMixHead
+from selmix_hf.hub.upload import PushError, create_repository, help_after_failure, push_folder, repeat_call
 from selmix_hf.method.confusion import confusion_counts, distinct_names
-from selmix_hf.pushing import PushError, create_repository, help_after_failure, push_folder, repeat_call
 from selmix_hf.reports.bootstrap import paired_bootstrap
 from selmix_hf.reports.machine import hardware
 from selmix_hf.reports.metrics import classification_metrics
 from selmix_hf.reports.plots import save_plots
 from selmix_hf.reports.tables import before_after_table, interval_note
 from selmix_hf.resuming import require_checkpoint
-from selmix_hf.saved_head import SelMixHead
 from selmix_hf.timing import Timer, timing_line
 from selmix_hf.trainer import SelMixTrainer
 
@@ -329,7 +329,7 @@ class _Benchmark:
             return
         args, folder = trainer.args, str(Path(str(trainer.args.output_dir)).absolute())
         name, where = args.hub_model_id or self.folder.name, (args.hub_private_repo, args.hub_revision)
-        code = f"from selmix_hf.pushing import push_folder; {repeat_call(folder, name, *where)}"
+        code = f"from selmix_hf.hub.upload import push_folder; {repeat_call(folder, name, *where)}"
         readable = not set(code) & set('"$`\\!')
         again = f'python -c "{code}"' if readable else f"python -c {shlex.quote(code)}"
         try:

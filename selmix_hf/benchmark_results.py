@@ -17,7 +17,7 @@ from torch import Tensor
 
 from selmix_hf import __version__
 from selmix_hf.config import SelMixConfig
-from selmix_hf.model_card import own_command
+from selmix_hf.hub.card import own_command
 from selmix_hf.reports.machine import hardware
 
 MATRIX_CLASSES = 40  # beyond, matrices would make the file large

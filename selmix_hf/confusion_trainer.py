@@ -20,7 +20,7 @@ from selmix_hf.features.cache import FeatureCache
 from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.features.stored import FeatureDataset
 from selmix_hf.health import require_finite, say_if_never_feasible
-from selmix_hf.hub import HubTrainer
+from selmix_hf.hub_trainer import HubTrainer
 from selmix_hf.method.confusion import ClassStatistics, confusion_matrix
 from selmix_hf.method.ranking import ascending_recalls
 from selmix_hf.method.soft_gain import HeadSamples, SoftConfusion

@@ -8,8 +8,8 @@ from typing import Any
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from selmix_hf.models.peft_models import base_name_of, has_adapter, mark_card
-from selmix_hf.pushing import (
+from selmix_hf.hub.background import TrainingPushes
+from selmix_hf.hub.upload import (
     PushError,
     call_again,
     create_repository,
@@ -17,8 +17,8 @@ from selmix_hf.pushing import (
     push_folder,
     require_base_on_the_hub,
 )
+from selmix_hf.models.peft_models import base_name_of, has_adapter, mark_card
 from selmix_hf.synchronized_trainer import SynchronizedTrainer
-from selmix_hf.training_pushes import TrainingPushes
 
 logger = logging.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class PushingTrainer(SynchronizedTrainer):
         **kwargs: Any,
     ) -> str | None:
         """Save the model to output_dir and upload it with its card, plots, split.json and results.json; whatever else
-        lies in output_dir stays behind, see `pushing.MODEL_FILES`.
+        lies in output_dir stays behind, see `upload.MODEL_FILES`.
 
         Args:
             commit_message, token, revision, private: as for Trainer.
@@ -58,7 +58,7 @@ class PushingTrainer(SynchronizedTrainer):
             address of the commit; None on all processes but the first.
 
         Raises:
-            PushError: as `pushing.push_folder`; the saved model stays in output_dir.
+            PushError: as `upload.push_folder`; the saved model stays in output_dir.
             ValueError: an adapter whose base is not on the Hub; it stays there too.
         """
         if not blocking:
@@ -105,7 +105,7 @@ class PushingTrainer(SynchronizedTrainer):
         """Called by `Trainer.__init__` where `push_to_hub` is set: what would stop every push is said before the run.
 
         Raises:
-            PushError: as `pushing.create_repository`.
+            PushError: as `upload.create_repository`.
             ValueError: an adapter whose base is not on the Hub.
         """
         if not self.is_world_process_zero():

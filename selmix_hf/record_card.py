@@ -8,8 +8,8 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from selmix_hf.data.modality import samples_of
+from selmix_hf.hub.card import CardFacts, card_of
 from selmix_hf.method.ranking import comparable
-from selmix_hf.model_card import CardFacts, card_of
 from selmix_hf.reports.tables import before_after_table, interval_cell, interval_note, key_metrics, number_cell
 
 

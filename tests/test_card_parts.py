@@ -2,8 +2,8 @@
 
 import pytest
 
-from selmix_hf.card_parts import has_pipeline, task_of
 from selmix_hf.data.modality import samples_of
+from selmix_hf.hub.card_frame import has_pipeline, task_of
 from selmix_hf.reports.tables import said_of
 
 

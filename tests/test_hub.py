@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback, TrainingArguments
 
 from selmix_hf import SelMixHead, Stage1Trainer, save_plots
-from selmix_hf.pushing import PushError
+from selmix_hf.hub.upload import PushError
 
 MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
 WHOLE = {*MODEL, "README.md"}
@@ -129,7 +129,7 @@ def test_a_failed_push_does_not_stop_the_run(hub, tmp_path, failures, sentence, 
             def full(*args, **kwargs):
                 raise OSError("no space left on device")
 
-            patch.setattr("selmix_hf.training_pushes.tempfile.mkdtemp", full)
+            patch.setattr("selmix_hf.hub.background.tempfile.mkdtemp", full)
         else:
             hub.failures[:] = failures
         trainer.train()

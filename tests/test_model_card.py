@@ -10,8 +10,8 @@ from huggingface_hub import ModelCard
 
 from benchmarks import regenerate
 from selmix_hf import classification_metrics, save_plots
-from selmix_hf.model_card import _results, own_command, reports_in
-from selmix_hf.pushing import PushError, push_folder
+from selmix_hf.hub.card import _results, own_command, reports_in
+from selmix_hf.hub.upload import PushError, push_folder
 from selmix_hf.record_card import render_record
 from selmix_hf.reports.plots import save_record_plots
 

@@ -6,7 +6,7 @@ import pytest
 import tiny
 from transformers import BertTokenizer
 
-from selmix_hf.pushing import call_again, hub_id, model_files
+from selmix_hf.hub.upload import call_again, hub_id, model_files
 
 
 def test_weights_in_several_files_go_up(tmp_path):

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification
 
 from selmix_hf import SelMixHead
-from selmix_hf.pushing import PushError
+from selmix_hf.hub.upload import PushError
 
 HEAD = {"config.json", "selmix_head.safetensors", "README.md"}
 

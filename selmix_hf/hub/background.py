@@ -10,7 +10,7 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any
 
-from selmix_hf.pushing import model_files, reason_of, upload
+from selmix_hf.hub.upload import model_files, reason_of, upload
 
 
 class TrainingPushes:
@@ -41,8 +41,8 @@ class TrainingPushes:
         Args:
             checkpoint: its folder.
             paths_in_repo: folders in the repository, None for the root.
-            more_files: see `pushing.model_files`.
-            how: repo_id, revision, token and commit_message of `pushing.upload`.
+            more_files: see `upload.model_files`.
+            how: repo_id, revision, token and commit_message of `upload.upload`.
         """
         try:
             stage = tempfile.mkdtemp(prefix="tmp_push_", dir=self.folder)

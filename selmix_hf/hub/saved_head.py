@@ -14,12 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selmix_hf.data.classes import set_class_names
-from selmix_hf.head_card import render_head
-from selmix_hf.models.architectures import register_architecture
-from selmix_hf.models.fingerprint import backbone_fingerprint
-from selmix_hf.models.head import ClassifierHead
-from selmix_hf.models.peft_models import has_adapter
-from selmix_hf.pushing import (
+from selmix_hf.hub.head_card import render_head
+from selmix_hf.hub.upload import (
     call_again,
     create_repository,
     help_after_failure,
@@ -27,6 +23,10 @@ from selmix_hf.pushing import (
     reason_of,
     require_base_on_the_hub,
 )
+from selmix_hf.models.architectures import register_architecture
+from selmix_hf.models.fingerprint import backbone_fingerprint
+from selmix_hf.models.head import ClassifierHead
+from selmix_hf.models.peft_models import has_adapter
 
 WEIGHTS, CONFIG = "selmix_head.safetensors", "config.json"
 
@@ -144,7 +144,7 @@ class SelMixHead:
         """Save to a folder, which stays, and upload that with a small card.
 
         Args:
-            repo_id, private, revision, token: see `pushing.push_folder`.
+            repo_id, private, revision, token: see `upload.push_folder`.
             folder: for the weights, config.json and README.md.
             license: an identifier of the Hub, for the card.
 

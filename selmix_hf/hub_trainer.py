@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from selmix_hf.config import SelMixConfig
+from selmix_hf.hub.card import SHOWN_PREFIXES, render
+from selmix_hf.hub.saved_head import SelMixHead
 from selmix_hf.method.objectives import Objective
-from selmix_hf.model_card import SHOWN_PREFIXES, render
 from selmix_hf.models.head import ClassifierHead
 from selmix_hf.pushing_trainer import PushingTrainer
-from selmix_hf.saved_head import SelMixHead
 
 
 class HubTrainer(PushingTrainer):
@@ -39,7 +39,7 @@ class HubTrainer(PushingTrainer):
         """Upload the head alone, which a frozen backbone makes possible; it is kept in output_dir/head.
 
         Args:
-            repo_id, private, revision, token: see `pushing.push_folder`.
+            repo_id, private, revision, token: see `upload.push_folder`.
             base_model: default is what the model was loaded from; must be on the Hub.
             base_revision: to be given if the model was not loaded from "main", since transformers does not keep it.
             license: an identifier of the Hub, for the card.
@@ -49,7 +49,7 @@ class HubTrainer(PushingTrainer):
 
         Raises:
             ValueError: the backbone was trained too, or others could not load it.
-            PushError: as `pushing.push_folder`.
+            PushError: as `upload.push_folder`.
         """
         if not self.args.freeze_backbone:
             raise ValueError("the backbone was trained too, so the head alone is of no use: call push_to_hub().")
@@ -84,7 +84,7 @@ class HubTrainer(PushingTrainer):
         Args:
             model_name: default is that of the repository, or of output_dir.
             dataset_args: not used.
-            kwargs: see `model_card.render`.
+            kwargs: see `card.render`.
         """
         if not self.is_world_process_zero():
             return

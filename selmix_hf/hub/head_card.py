@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from selmix_hf.card_parts import PAPER, assemble, task_of
+from selmix_hf.hub.card_frame import PAPER, assemble, task_of
 
 _MOST_NAMES = 100  # beyond, config.json has them
 

@@ -14,14 +14,14 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from selmix_hf.card_parts import PAPER, assemble, auto_class_of, has_pipeline, task_of
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.modality import samples_of
 from selmix_hf.data.split import LongTailedSplit
 from selmix_hf.data.weighted import in_words
+from selmix_hf.hub.card_frame import PAPER, assemble, auto_class_of, has_pipeline, task_of
+from selmix_hf.hub.upload import hub_id
 from selmix_hf.models.architectures import home_of_architecture
 from selmix_hf.models.peft_models import CLASS_NAMES, base_name_of, base_of, describe_adapter
-from selmix_hf.pushing import hub_id
 from selmix_hf.reports.machine import hardware
 from selmix_hf.reports.tables import (
     GROUP_METRICS,

@@ -1,0 +1,1 @@
+"""What goes to the Hub: uploads, cards, a head alone."""
