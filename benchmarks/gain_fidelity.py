@@ -28,10 +28,10 @@ from transformers import TrainerCallback
 from benchmarks.defaults import cifar10_sets
 from benchmarks.natural_starts import made
 from benchmarks.on_features import TEN_CLASSES, trainer_on_features
-from selmix_hf.callbacks import GainFidelityCallback
 from selmix_hf.method.gain_fidelity import GainFidelity
 from selmix_hf.reports.plots import make_figure, plot_gain_fidelity
 from selmix_hf.reports.tables import markdown_table
+from selmix_hf.training.fidelity_callback import GainFidelityCallback
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SIZES = (0.001, 0.01, 0.1, 1.0)

@@ -1,4 +1,4 @@
-"""What the measures behind the warnings of `selmix_hf.health` are in healthy runs and in spoilt ones.
+"""What the measures behind the warnings of `selmix_hf.training.health` are in healthy runs and in spoilt ones.
 
     SELMIX_REFERENCE_DATA=... OMP_NUM_THREADS=1 python -m benchmarks.health --json RECORD.json
 
@@ -28,10 +28,10 @@ from benchmarks.defaults import cifar10_sets, classifier_sets
 from benchmarks.on_features import TEN_CLASSES, Head, Set, trainer_on_features
 from selmix_hf import SelMixConfig, SelMixTrainer
 from selmix_hf.data.labels import first_of_each
-from selmix_hf.health import mean_kept_gain, recall_error, swing
 from selmix_hf.method.confusion import confusion_counts, confusion_matrix
 from selmix_hf.reports.metrics import standard_error
 from selmix_hf.reports.tables import markdown_table
+from selmix_hf.training.health import mean_kept_gain, recall_error, swing
 
 SMOOTH = ("mean_recall", "g_mean", "h_mean", "macro_f1")
 MAIN = ("min_recall", "mean_recall", "h_mean")

@@ -33,11 +33,11 @@ from benchmarks.natural_starts import STARTS, Set, Start, made
 from benchmarks.on_features import TEN_CLASSES, trainer_on_features
 from selmix_hf import SelMixConfig
 from selmix_hf.head_fitting.side_by_side import FittedHead, fit_side_by_side
-from selmix_hf.head_start import RATES, mean_squared_norm
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.ranking import ranking
 from selmix_hf.reports.machine import hardware
 from selmix_hf.reports.metrics import classification_metrics
+from selmix_hf.training.head_start import RATES, mean_squared_norm
 
 OBJECTIVES = ("mean_recall", "worst_share_recall")
 MORE = {"texts, plain": ("h_mean", "g_mean", "min_recall")}  # objectives of single starts

@@ -23,8 +23,8 @@ from benchmarks.natural import by_trainer
 from benchmarks.natural_report import TITLES, short
 from benchmarks.natural_starts import Start, made
 from benchmarks.on_features import TEN_CLASSES
-from selmix_hf.gain_set import halves_of
 from selmix_hf.reports.tables import markdown_table, mean_and_sd
+from selmix_hf.training.cross_fit import halves_of
 
 ALL = ("ties of the objective are broken", "rate and length", "soft confusion matrix", "head of the start")
 _OPTIONS: dict[str, dict[str, Any]] = {

@@ -30,11 +30,11 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperFo
 
 from recipes.quickstart import PIXELS, long_tailed_digits
 from selmix_hf import SelMixConfig, SelMixTrainer, Stage1Trainer
-from selmix_hf.callbacks import ProgressLines
 from selmix_hf.data.split import LongTailedSplit
 from selmix_hf.models.loading import load_images
 from selmix_hf.reports.metrics import classification_metrics, counts_of
 from selmix_hf.reports.tables import INTERVAL, interval_cell, markdown_table, mean_and_sd
+from selmix_hf.training.progress_lines import ProgressLines
 
 REFERENCE = "checkpoints/cifar10-lt-r100-tf_efficientnet_lite0"
 IMAGENET = "checkpoints/imagenet1k-tf_efficientnet_lite0"

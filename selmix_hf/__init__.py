@@ -9,8 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see
-    from selmix_hf.callbacks import DeferredReweighting as DeferredReweighting
-    from selmix_hf.callbacks import GainFidelityCallback as GainFidelityCallback
     from selmix_hf.config import SelMixConfig as SelMixConfig
     from selmix_hf.data.collators import ImageCollator as ImageCollator
     from selmix_hf.data.collators import SelMixCollator as SelMixCollator
@@ -23,8 +21,6 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.data.split import LongTailedSplit as LongTailedSplit
     from selmix_hf.data.weighted import WeightedSampler as WeightedSampler
     from selmix_hf.data.weighted import sampling_weights as sampling_weights
-    from selmix_hf.gain_set import add_class_bias as add_class_bias
-    from selmix_hf.gain_set import cross_fit as cross_fit
     from selmix_hf.hub.saved_head import SelMixHead as SelMixHead
     from selmix_hf.hub.upload import PushError as PushError
     from selmix_hf.method.confusion import ClassStatistics as ClassStatistics
@@ -46,18 +42,22 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.reports.metrics import classification_metrics as classification_metrics
     from selmix_hf.reports.metrics import evaluate_metric as evaluate_metric
     from selmix_hf.reports.plots import save_plots as save_plots
-    from selmix_hf.semi_supervised.base import SemiSupervisedTrainer as SemiSupervisedTrainer
-    from selmix_hf.semi_supervised.fixmatch import FixMatchTrainer as FixMatchTrainer
-    from selmix_hf.semi_supervised.mean_teacher import MeanTeacherTrainer as MeanTeacherTrainer
-    from selmix_hf.semi_supervised.mixmatch import MixMatchTrainer as MixMatchTrainer
-    from selmix_hf.stage1 import Stage1Trainer as Stage1Trainer
-    from selmix_hf.trainer import SelMixTrainer as SelMixTrainer
+    from selmix_hf.training.class_bias import add_class_bias as add_class_bias
+    from selmix_hf.training.cross_fit import cross_fit as cross_fit
+    from selmix_hf.training.deferred_reweighting import DeferredReweighting as DeferredReweighting
+    from selmix_hf.training.fidelity_callback import GainFidelityCallback as GainFidelityCallback
+    from selmix_hf.training.selmix import SelMixTrainer as SelMixTrainer
+    from selmix_hf.training.semi_supervised.base import SemiSupervisedTrainer as SemiSupervisedTrainer
+    from selmix_hf.training.semi_supervised.fixmatch import FixMatchTrainer as FixMatchTrainer
+    from selmix_hf.training.semi_supervised.mean_teacher import MeanTeacherTrainer as MeanTeacherTrainer
+    from selmix_hf.training.semi_supervised.mixmatch import MixMatchTrainer as MixMatchTrainer
+    from selmix_hf.training.stage1 import Stage1Trainer as Stage1Trainer
 
 __version__ = "0.1.0"
 
 _HOME = {
     "SelMixConfig": "config",
-    "SelMixTrainer": "trainer",
+    "SelMixTrainer": "training.selmix",
     "SelMixCollator": "data.collators",
     "ImageCollator": "data.collators",
     "PairDataset": "data.pairs",
@@ -80,16 +80,16 @@ _HOME = {
     "LogitAdjustedLoss": "method.losses",
     "BalancedSoftmaxLoss": "method.losses",
     "LDAMLoss": "method.losses",
-    "DeferredReweighting": "callbacks",
+    "DeferredReweighting": "training.deferred_reweighting",
     "GainFidelity": "method.gain_fidelity",
-    "GainFidelityCallback": "callbacks",
-    "Stage1Trainer": "stage1",
-    "SemiSupervisedTrainer": "semi_supervised.base",
-    "FixMatchTrainer": "semi_supervised.fixmatch",
-    "MeanTeacherTrainer": "semi_supervised.mean_teacher",
-    "MixMatchTrainer": "semi_supervised.mixmatch",
-    "add_class_bias": "gain_set",
-    "cross_fit": "gain_set",
+    "GainFidelityCallback": "training.fidelity_callback",
+    "Stage1Trainer": "training.stage1",
+    "SemiSupervisedTrainer": "training.semi_supervised.base",
+    "FixMatchTrainer": "training.semi_supervised.fixmatch",
+    "MeanTeacherTrainer": "training.semi_supervised.mean_teacher",
+    "MixMatchTrainer": "training.semi_supervised.mixmatch",
+    "add_class_bias": "training.class_bias",
+    "cross_fit": "training.cross_fit",
     "find_head": "models.head_search",
     "SelMixHead": "hub.saved_head",
     "PushError": "hub.upload",

@@ -15,10 +15,10 @@ from selmix_hf.config import SelMixConfig
 from selmix_hf.data.views import CropAndFlip, ResizedCropAndFlip, side_of
 from selmix_hf.data.weighted import checked_sampling
 from selmix_hf.models.loading import load_classifier, load_for_classes
-from selmix_hf.semi_supervised.fixmatch import FixMatchTrainer
-from selmix_hf.semi_supervised.mean_teacher import MeanTeacherTrainer
-from selmix_hf.semi_supervised.mixmatch import MixMatchTrainer
-from selmix_hf.stage1 import Stage1Trainer
+from selmix_hf.training.semi_supervised.fixmatch import FixMatchTrainer
+from selmix_hf.training.semi_supervised.mean_teacher import MeanTeacherTrainer
+from selmix_hf.training.semi_supervised.mixmatch import MixMatchTrainer
+from selmix_hf.training.stage1 import Stage1Trainer
 
 _OF_METHOD = ("mu", "unlabeled_weight", "rampup_steps", "threshold", "ema_decay")
 _DONE = "stage1.json"  # written last: the folder is complete

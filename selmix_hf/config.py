@@ -78,7 +78,7 @@ class SelMixConfig(TrainingArguments):
         head_start: "best": the run begins with the model's head, or with one retrained on the training set where that
             scores better on the gain set; then on the evaluation set too, or the model's own is put back. "as_is":
             with the model's own. The retrained heads also tell the rate where `learning_rate` is 0: see
-            `selmix_hf.head_start`. Beside the start only evaluations of the last quarter, when such a rate has fallen,
+            `selmix_hf.training.head_start`. Beside the start only evaluations of the last quarter, when such a rate has fallen,
             can then be the best. With `gain_set_use` "refit" or "train" the head is that of the refit, and with
             `sampling` the model's own.
         confusion: what the gain is the derivative of. "soft": the objective at the soft confusion matrix of the gain
@@ -89,7 +89,7 @@ class SelMixConfig(TrainingArguments):
         refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a
             look costs milliseconds, and 50 otherwise, but no more than 200 looks in a run.
         gain_set_use: "steer": the gain set steers and nothing else. "refit": before the first period the head is
-            retrained on training and gain set together (`gain_set.refit_head`), which is then the start of the run.
+            retrained on training and gain set together (`class_bias.refit_head`), which is then the start of the run.
             "train": that, and pairs are drawn from both sets. Where rare classes have more validation than training
             images, "refit" gained most for a minimum and "train" for smooth objectives (docs/results.md). Numbers on
             the gain set, the choice of the checkpoint among them, are then optimistic: report those of a test set.

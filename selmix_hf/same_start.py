@@ -22,10 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selmix_hf.callbacks import CostSensitiveCallback
 from selmix_hf.config import OF_PAIRS, SelMixConfig
 from selmix_hf.fits import Fit, Fits
-from selmix_hf.gain_set import average_heads, class_bias_of, halves_of
 from selmix_hf.head_fitting.cost_sensitive import CostSensitiveLoss
 from selmix_hf.method.confusion import confusion_counts, confusion_matrix, distinct_names
 from selmix_hf.method.objectives import MinimumMetric, Objective
@@ -35,6 +33,9 @@ from selmix_hf.reports.machine import hardware
 from selmix_hf.reports.metrics import classification_metrics
 from selmix_hf.rivals import RIVALS, SELMIX, Rival, Setting, Start
 from selmix_hf.timing import PeakMemory
+from selmix_hf.training.class_bias import class_bias_of
+from selmix_hf.training.cost_sensitive_callback import CostSensitiveCallback
+from selmix_hf.training.cross_fit import average_heads, halves_of
 from selmix_hf.workbench import Workbench
 
 NUM_SETTINGS = 5
@@ -121,7 +122,7 @@ class ByTrainer:
     weights of the latter are kept.
 
     A setting holds options of SelMixConfig; a factor of the run's own learning rates ("scale"); "cross", two runs of
-    half the length as `gain_set.cross_fit` has them; and "bias_share", the share that is added of a class bias, tuned
+    half the length as `class_bias.cross_fit` has them; and "bias_share", the share that is added of a class bias, tuned
     on the validation samples after training ("cross": scored by the head that they steered).
     """
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.benchmark_results import settings_of, versions
 from selmix_hf.benchmark_start import BenchmarkArguments, augmentation, load_start
-from selmix_hf.callbacks import ProgressLines
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import class_labels
 from selmix_hf.method.objectives import Objective
 from selmix_hf.models.fingerprint import backbone_fingerprint
-from selmix_hf.trainer import SelMixTrainer
+from selmix_hf.training.progress_lines import ProgressLines
+from selmix_hf.training.selmix import SelMixTrainer
 
 ROW = "selmix_row"  # column: number of the sample in `Workbench.images`
 NOTHING_KEPT = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}

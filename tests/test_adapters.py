@@ -189,7 +189,7 @@ def test_a_collator_without_labels_is_refused_at_construction(tmp_path):
 
 def test_a_start_without_processing_class_says_what_the_saved_folder_lacks(tmp_path, monkeypatch):
     found = []
-    monkeypatch.setattr("selmix_hf.checks.logger.warning", found.append)
+    monkeypatch.setattr("selmix_hf.training.checks.logger.warning", found.append)
     transforms = {"train_transform": tiny.to_tensor, "eval_transform": tiny.to_tensor}
     tiny.trainer(tmp_path / "without", **transforms)
     assert len(found) == 1 and "no preprocessor_config.json" in found[0] and "AutoImageProcessor" in found[0]

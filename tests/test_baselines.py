@@ -7,13 +7,13 @@ import pytest
 import tiny
 import torch
 
-from selmix_hf.callbacks import CostSensitiveCallback
 from selmix_hf.head_fitting.class_bias import _Search, logit_adjustment, tune_class_bias
 from selmix_hf.head_fitting.cost_sensitive import CostSensitiveLoss, cost_sensitive_head
 from selmix_hf.head_fitting.retraining import class_balanced_weight, learn_weight_scale, retrain_head, tau_normalized
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.method.objective_names import get_objective
+from selmix_hf.training.cost_sensitive_callback import CostSensitiveCallback
 
 
 def score(logits, labels, objective):

@@ -6,8 +6,8 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch import nn
 
-from selmix_hf.checks import check_datasets
 from selmix_hf.data.classes import label_column_of, read_labels, resolve_class_names
+from selmix_hf.training.checks import check_datasets
 
 
 class Plain(torch.utils.data.Dataset):

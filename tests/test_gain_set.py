@@ -12,11 +12,13 @@ from transformers import TrainerCallback
 from transformers.utils.logging import get_logger
 
 from selmix_hf import SelMixConfig
-from selmix_hf.gain_set import add_class_bias, cross_fit, halves_of, with_gain_set
 from selmix_hf.head_fitting.class_bias import tune_class_bias
 from selmix_hf.head_fitting.retraining import retrain_head
 from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.models.head_search import find_head
+from selmix_hf.training.class_bias import add_class_bias
+from selmix_hf.training.cross_fit import cross_fit, halves_of
+from selmix_hf.training.refit import with_gain_set
 
 
 @pytest.mark.parametrize("kind", ["vit", "deit-distilled", "resnet"])

@@ -6,8 +6,16 @@ import torch.nn.functional as F
 from transformers import TrainerCallback
 
 from selmix_hf.head_fitting.side_by_side import FittedHead
-from selmix_hf.head_start import RATES, HeadStart, Tried, best_by, learning_rate_of, mean_squared_norm, retrained_heads
 from selmix_hf.method.objective_names import get_objective
+from selmix_hf.training.head_start import (
+    RATES,
+    HeadStart,
+    Tried,
+    best_by,
+    learning_rate_of,
+    mean_squared_norm,
+    retrained_heads,
+)
 from tests import tiny
 
 WORKED_OUT = {"learning_rate": 0.0, "backbone_learning_rate": None, "head_start": "best", "objective": "mean_recall"}

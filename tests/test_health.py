@@ -9,11 +9,20 @@ import tiny
 import torch
 
 from benchmarks import regenerate
-from selmix_hf import get_objective, health
-from selmix_hf.health import FiniteCheck, HealthWatch, mean_kept_gain, recall_error, require_finite, staleness, swing
+from selmix_hf import get_objective
 from selmix_hf.method.confusion import confusion_matrix
 from selmix_hf.method.objectives import coverages, h_mean, mean_recall
 from selmix_hf.reports.metrics import standard_error
+from selmix_hf.training import health
+from selmix_hf.training.health import (
+    FiniteCheck,
+    HealthWatch,
+    mean_kept_gain,
+    recall_error,
+    require_finite,
+    staleness,
+    swing,
+)
 
 
 def logs(psi, kept_gain=0.9, error=0.01, worst=0.5):

@@ -9,9 +9,9 @@ import torch
 from scipy.optimize import linprog, minimize
 
 from selmix_hf import get_objective
-from selmix_hf.callbacks import ProgressLines
 from selmix_hf.method.gain import metric_gradient
 from selmix_hf.method.minimum import MinimumMetric, capped_softmax, worst_number, worst_share_mean, worst_share_title
+from selmix_hf.training.progress_lines import ProgressLines
 
 RECALLS = torch.tensor([0.6, 0.0, 0.8, 0.2, 0.4], dtype=torch.float64)
 COUNTS = torch.tensor([20] * 5)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from selmix_hf.method.pair_distribution import effective_number, pair_distribution, solve_inverse_temperature
-from selmix_hf.state import PairState
+from selmix_hf.training.state import PairState
 
 GAIN = torch.tensor([[3.0, -1.0, 0.0], [2.0, 1.0, -5.0], [-2.0, 3.0, 1.0]])
 POSITIVE = GAIN > 0

@@ -13,7 +13,7 @@ from selmix_hf import save_plots
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.reports.metrics import counts_of
 from selmix_hf.reports.plots import plot_matrix, plot_objective, plot_recalls
-from selmix_hf.state import PairState
+from selmix_hf.training.state import PairState
 
 FILES = ["gain_matrix.png", "pair_distribution.png", "recall_per_class.png", "objective.png"]
 

@@ -12,7 +12,7 @@ from selmix_hf.data.seeded import fetch
 from selmix_hf.data.unlabelled import Unlabelled
 from selmix_hf.method.draws import ClassIndex
 from selmix_hf.models.averages import ParameterAverage
-from selmix_hf.pseudo_labels import choose, pseudo_label_report, second_labels
+from selmix_hf.training.pseudo_labels import choose, pseudo_label_report, second_labels
 
 PREDICTED = np.array([0, 0, 0, 0, 1, 1, 2])
 CONFIDENCE = np.array([0.9, 0.5, 0.99, 0.7, 0.4, 0.6, 0.3])

@@ -4,8 +4,8 @@ import pytest
 import tiny
 from transformers import TrainingArguments
 
-from selmix_hf.resuming import require_checkpoint
-from selmix_hf.stage1 import Stage1Trainer
+from selmix_hf.training.resuming import require_checkpoint
+from selmix_hf.training.stage1 import Stage1Trainer
 
 
 def checkpoint(folder, step):

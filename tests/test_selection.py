@@ -15,7 +15,7 @@ from selmix_hf import SelMixConfig
 from selmix_hf.config_checks import check_evaluations
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.ranking import ranking, where_it_has_no_score
-from selmix_hf.selection import Selection
+from selmix_hf.training.selection import Selection
 
 QUIET = {"report_to": "none", "use_cpu": True}
 # four classes of ten: hits of each, all misses in the next class

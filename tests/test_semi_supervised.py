@@ -19,12 +19,12 @@ from semi_supervised_run import COUNTS, METHODS, make, unlabeled
 from transformers import AutoModelForImageClassification, TrainerCallback
 
 from selmix_hf.data.views import ShiftAndFlip, StrongView
-from selmix_hf.semi_supervised import mixmatch
-from selmix_hf.semi_supervised.average import WeightAverage
-from selmix_hf.semi_supervised.draws import DrawDataset, DrawSampler, shuffled_passes
-from selmix_hf.semi_supervised.fixmatch import pseudo_label_loss
-from selmix_hf.semi_supervised.mean_teacher import consistency_loss
-from selmix_hf.semi_supervised.mixmatch import brier_loss, guess_labels, mixup
+from selmix_hf.training.semi_supervised import mixmatch
+from selmix_hf.training.semi_supervised.average import WeightAverage
+from selmix_hf.training.semi_supervised.draws import DrawDataset, DrawSampler, shuffled_passes
+from selmix_hf.training.semi_supervised.fixmatch import pseudo_label_loss
+from selmix_hf.training.semi_supervised.mean_teacher import consistency_loss
+from selmix_hf.training.semi_supervised.mixmatch import brier_loss, guess_labels, mixup
 
 LOG_PRIOR = torch.tensor([5, 3, 3, 1]).div(12).log()
 every_method = pytest.mark.parametrize("method", METHODS)

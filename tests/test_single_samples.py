@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from selmix_hf import GainFidelityCallback, LogitAdjustedLoss, WeightedSampler, sampling_weights, save_plots
 from selmix_hf.benchmark_results import run_report
-from selmix_hf.state import PairState
+from selmix_hf.training.state import PairState
 
 LABELS = np.repeat(np.arange(4), tiny.TRAIN_COUNTS)
 VIT_DROPOUT = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
@@ -193,7 +193,7 @@ def test_the_card_says_what_was_drawn_and_claims_no_selmix(finished):
 
 def test_no_eval_dataset_is_no_news_where_nothing_steers(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("selmix_hf.trainer.logger.warning", said.append)
+    monkeypatch.setattr("selmix_hf.training.selmix.logger.warning", said.append)
     tiny.trainer(tmp_path, sampling="natural")
     assert not said
     tiny.trainer(tmp_path)

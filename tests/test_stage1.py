@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from selmix_hf import LogitAdjustedLoss, Stage1Trainer, WeightedSampler, sampling_weights
 from selmix_hf.data.collators import ImageCollator
-from selmix_hf.stage1 import LOSSES
+from selmix_hf.training.stage1 import LOSSES
 
 COUNTS = (5, 3, 3, 1)
 
@@ -159,7 +159,7 @@ def test_a_resumed_run_draws_the_same_samples_and_views(step, tmp_path):
 
 def test_correcting_for_class_sizes_twice_is_warned_of(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("selmix_hf.stage1.logger.warning", said.append)
+    monkeypatch.setattr("selmix_hf.training.stage1.logger.warning", said.append)
     for loss in ("logit_adjusted", "balanced_softmax"):
         make(tmp_path, loss=loss, sampling="class_balanced")
         assert said.pop().startswith(f"loss='{loss}' makes up for the sizes of the classes, and sampling='class_bal")

@@ -11,7 +11,7 @@ import torch
 from datasets import Value
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback, pipeline
 
-import selmix_hf.trainer
+import selmix_hf.training.selmix
 from selmix_hf import ClassIndex, PairSampler, SelMixTrainer
 from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.method.confusion import smooth_confusion
@@ -723,8 +723,8 @@ def test_a_perfect_gain_set_is_said(tmp_path, caplog):
 
 def test_negative_gains_are_said(tmp_path, caplog, monkeypatch):
     run = tiny.trainer(tmp_path, freeze_backbone=True, confusion="hard", **tiny.BARE)
-    plain = selmix_hf.trainer.head_gain
-    monkeypatch.setattr(selmix_hf.trainer, "head_gain", lambda *args: -plain(*args).abs())
+    plain = selmix_hf.training.selmix.head_gain
+    monkeypatch.setattr(selmix_hf.training.selmix, "head_gain", lambda *args: -plain(*args).abs())
     run.train()
     assert caplog.text.count("no pair of classes has a positive gain") == 1
 

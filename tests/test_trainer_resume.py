@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
-from selmix_hf.checkpoint import load_pair_state
-from selmix_hf.state import PairState
+from selmix_hf.training.checkpoints import load_pair_state
+from selmix_hf.training.state import PairState
 
 VIT_DROPOUT = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
 CASES = {

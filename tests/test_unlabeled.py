@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Image
 from selmix_hf.data.pairs import PairSampler
 from selmix_hf.data.unlabelled import Unlabelled
 from selmix_hf.models.averages import ParameterAverage
-from selmix_hf.pseudo_labels import choose
+from selmix_hf.training.pseudo_labels import choose
 
 COUNTS = (12, 9, 11, 8)
 FROZEN = {"freeze_backbone": True}
@@ -188,7 +188,7 @@ def test_a_changed_threshold_is_refused_on_resume(tmp_path):
 
 
 def test_a_class_that_nobody_predicts_is_said(tmp_path, monkeypatch):
-    from selmix_hf import pseudo_label_trainer
+    from selmix_hf.training import pseudo_label_trainer
 
     told = []
     monkeypatch.setattr(pseudo_label_trainer.logger, "warning", lambda text, *_: told.append(text))

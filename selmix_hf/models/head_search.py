@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from selmix_hf.models.head import ClassifierHead, HeadError, undisturbed
 from selmix_hf.models.linear import bias_of, matrix_of, weight_of
-from selmix_hf.optimizer import describe
+from selmix_hf.training.optimizer import describe
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 

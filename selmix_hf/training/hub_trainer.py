@@ -13,7 +13,7 @@ from selmix_hf.hub.card import SHOWN_PREFIXES, render
 from selmix_hf.hub.saved_head import SelMixHead
 from selmix_hf.method.objectives import Objective
 from selmix_hf.models.head import ClassifierHead
-from selmix_hf.pushing_trainer import PushingTrainer
+from selmix_hf.training.base import PushingTrainer
 
 
 class HubTrainer(PushingTrainer):

@@ -18,7 +18,7 @@ from selmix_hf.hub.upload import (
     require_base_on_the_hub,
 )
 from selmix_hf.models.peft_models import base_name_of, has_adapter, mark_card
-from selmix_hf.synchronized_trainer import SynchronizedTrainer
+from selmix_hf.training.synchronized_trainer import SynchronizedTrainer
 
 logger = logging.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from selmix_hf.checkpoint import require_same
+from selmix_hf.training.checkpoints import require_same
 
 FILE_NAME = "weight_average.safetensors"
 

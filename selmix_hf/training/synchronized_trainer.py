@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import Trainer
 
-from selmix_hf.checkpoint import load_weights
 from selmix_hf.models.peft_models import adapter_saved
-from selmix_hf.resuming import require_checkpoint
+from selmix_hf.training.checkpoints import load_weights
+from selmix_hf.training.resuming import require_checkpoint
 
 
 class SynchronizedTrainer(Trainer):

@@ -17,12 +17,12 @@ from selmix_hf.data.pairs import PairDataset, PairSampler
 from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import WeightedSampler, identity
 from selmix_hf.features.stored import FEATURES, FeatureDataset, FeaturePairs, FeatureSamples
-from selmix_hf.head_start import HeadStart
 from selmix_hf.method.draws import ClassIndex
 from selmix_hf.method.soft_gain import HeadSamples
 from selmix_hf.mixing.mixer import InputMixer
-from selmix_hf.pseudo_label_trainer import PseudoLabelTrainer
-from selmix_hf.state import PairState
+from selmix_hf.training.head_start import HeadStart
+from selmix_hf.training.pseudo_label_trainer import PseudoLabelTrainer
+from selmix_hf.training.state import PairState
 
 logger = logging.get_logger(__name__)
 

@@ -13,19 +13,19 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from selmix_hf import checks
 from selmix_hf.data.collators import SelMixCollator
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.features.cache import FeatureCache
 from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.features.stored import FeatureDataset
-from selmix_hf.health import require_finite, say_if_never_feasible
-from selmix_hf.hub_trainer import HubTrainer
 from selmix_hf.method.confusion import ClassStatistics, confusion_matrix
 from selmix_hf.method.ranking import ascending_recalls
 from selmix_hf.method.soft_gain import HeadSamples, SoftConfusion
 from selmix_hf.reports.metrics import classification_metrics, counts_of
-from selmix_hf.selection import Selection
+from selmix_hf.training import checks
+from selmix_hf.training.health import require_finite, say_if_never_feasible
+from selmix_hf.training.hub_trainer import HubTrainer
+from selmix_hf.training.selection import Selection
 
 logger = logging.get_logger(__name__)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selmix_hf.method.losses import LogitAdjustedLoss
-from selmix_hf.semi_supervised.base import SemiSupervisedTrainer
+from selmix_hf.training.semi_supervised.base import SemiSupervisedTrainer
 
 
 def guess_labels(logits: Tensor, temperature: float) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selmix_hf.data.views import StrongView
-from selmix_hf.semi_supervised.base import SemiSupervisedTrainer
+from selmix_hf.training.semi_supervised.base import SemiSupervisedTrainer
 
 
 def pseudo_label_loss(weak_logits: Tensor, strong_logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.models.peft_models import has_adapter, load_adapter
-from selmix_hf.state import PairState
+from selmix_hf.training.state import PairState
 
 
 def load_pair_state(folder: str | os.PathLike, geometry: dict[str, Any]) -> PairState:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 from transformers.utils import logging
 
-from selmix_hf.confusion_trainer import ConfusionTrainer
 from selmix_hf.data.collators import SelMixCollator
 from selmix_hf.data.labels import first_of_each
 from selmix_hf.data.random_state import isolated_random_state
@@ -23,8 +22,9 @@ from selmix_hf.data.unlabelled import Unlabelled
 from selmix_hf.features.stored import FeatureDataset, JoinedFeatures
 from selmix_hf.method.draws import ClassIndex
 from selmix_hf.models.averages import ParameterAverage
-from selmix_hf.pseudo_labels import choose, pseudo_label_report, second_labels
-from selmix_hf.state import PairState
+from selmix_hf.training.confusion_trainer import ConfusionTrainer
+from selmix_hf.training.pseudo_labels import choose, pseudo_label_report, second_labels
+from selmix_hf.training.state import PairState
 
 logger = logging.get_logger(__name__)
 

@@ -20,18 +20,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from selmix_hf import checks
-from selmix_hf.callbacks import RefreshCallback
-from selmix_hf.checkpoint import load_pair_state
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.collators import SelMixCollator, default_collator, probe_batch
 from selmix_hf.data.labels import checked_labels
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, sampling_weights
-from selmix_hf.drawing_trainer import DrawingTrainer
 from selmix_hf.features.frozen import head_alone
 from selmix_hf.features.stored import FEATURES
-from selmix_hf.gain_set import refit_head, with_gain_set
-from selmix_hf.health import FiniteCheck, HealthWatch, require_finite, require_finite_weights, staleness
 from selmix_hf.method.confusion import ClassStatistics, distinct_names
 from selmix_hf.method.draws import largest_repeat
 from selmix_hf.method.gain import head_gain, metric_gradient
@@ -40,10 +34,16 @@ from selmix_hf.method.pair_distribution import pair_distribution
 from selmix_hf.mixing.mixer import DRAWN, InputMixer, Mixing
 from selmix_hf.models.head import freeze_batch_norm, logits_of
 from selmix_hf.models.peft_models import base_of, find_trained_head
-from selmix_hf.optimizer import parameter_groups
-from selmix_hf.pseudo_label_trainer import prepared_teacher
 from selmix_hf.reports.metrics import refresh_report
-from selmix_hf.state import PairState
+from selmix_hf.training import checks
+from selmix_hf.training.callbacks import RefreshCallback
+from selmix_hf.training.checkpoints import load_pair_state
+from selmix_hf.training.drawing_trainer import DrawingTrainer
+from selmix_hf.training.health import FiniteCheck, HealthWatch, require_finite, require_finite_weights, staleness
+from selmix_hf.training.optimizer import parameter_groups
+from selmix_hf.training.pseudo_label_trainer import prepared_teacher
+from selmix_hf.training.refit import refit_head, with_gain_set
+from selmix_hf.training.state import PairState
 
 logger = logging.get_logger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selmix_hf.semi_supervised.base import SemiSupervisedTrainer
+from selmix_hf.training.semi_supervised.base import SemiSupervisedTrainer
 
 
 def consistency_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

@@ -19,15 +19,15 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
-from selmix_hf.callbacks import DeferredReweighting
 from selmix_hf.data.classes import label_column_of, read_labels, resolve_class_names
 from selmix_hf.data.collators import Collator, SelMixCollator, default_collator
 from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
 from selmix_hf.models.peft_models import check_adapter
-from selmix_hf.pushing_trainer import PushingTrainer
 from selmix_hf.reports.metrics import make_compute_metrics
+from selmix_hf.training.base import PushingTrainer
+from selmix_hf.training.deferred_reweighting import DeferredReweighting
 
 logger = logging.get_logger(__name__)
 

@@ -23,9 +23,9 @@ from selmix_hf.data.collators import ImageCollator
 from selmix_hf.data.examples import Column, has_features, image_columns, require_random_access
 from selmix_hf.data.views import ShiftAndFlip
 from selmix_hf.models.head import logits_of
-from selmix_hf.semi_supervised.average import WeightAverage
-from selmix_hf.semi_supervised.draws import Draw, DrawDataset, DrawSampler, ViewCollator
-from selmix_hf.stage1 import Stage1Trainer
+from selmix_hf.training.semi_supervised.average import WeightAverage
+from selmix_hf.training.semi_supervised.draws import Draw, DrawDataset, DrawSampler, ViewCollator
+from selmix_hf.training.stage1 import Stage1Trainer
 
 
 class SemiSupervisedTrainer(Stage1Trainer):
