@@ -38,12 +38,12 @@ from benchmarks import (
     validation_size,
     worst_class,
 )
-from selmix_hf.analysis_report import auto_against_fixed, save_study_plots, study_report
 from selmix_hf.hub.card import CardFacts, card_of
-from selmix_hf.record_card import released_run, render_record
 from selmix_hf.reports.plots import save_record_plots
 from selmix_hf.reports.tables import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd, seeds_table
-from selmix_hf.same_start_report import front_lines, plot_front, summary
+from selmix_hf.studies.analysis.report import auto_against_fixed, save_study_plots, study_report
+from selmix_hf.studies.compare.report import front_lines, plot_front, summary
+from selmix_hf.studies.record_card import released_run, render_record
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from recipes import cifar10_lt_ssl
-from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.reports.plots import make_figure
 from selmix_hf.reports.tables import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.run import run_recipe
 
 RHO_U = {"100": "100", "1": "1 (uniform)", "0.01": "1/100 (inverted)"}
 WAYS = {"labelled": "SelMix, labelled only", "semi": "SelMix, pseudo-labels", "oracle": "SelMix, true labels (oracle)"}

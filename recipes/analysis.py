@@ -35,17 +35,24 @@ import datasets
 import numpy as np
 import transformers
 
-from selmix_hf.analysis import MILDEST, OF_PIXELS, Laboratory, long_tailed_profile, run_study, studies
-from selmix_hf.analysis_report import title_of, write_report
-from selmix_hf.arguments import parse_arguments
-from selmix_hf.benchmark import leaving_with_a_sentence, naming_a_broken_image, run_stage1
-from selmix_hf.benchmark_data import BenchmarkData
-from selmix_hf.benchmark_results import provenance
-from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import class_labels, first_of_each
 from selmix_hf.data.split import LongTailedSplit
-from selmix_hf.own_data import OwnDataArguments, load_own, own_data
+from selmix_hf.studies.analysis.laboratory import (
+    MILDEST,
+    OF_PIXELS,
+    Laboratory,
+    long_tailed_profile,
+    run_study,
+    studies,
+)
+from selmix_hf.studies.analysis.report import title_of, write_report
+from selmix_hf.studies.command_line import parse_arguments
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.own_data import OwnDataArguments, load_own, own_data
+from selmix_hf.studies.record import provenance
+from selmix_hf.studies.run import leaving_with_a_sentence, naming_a_broken_image, run_stage1
+from selmix_hf.studies.start import BenchmarkArguments
 
 SCRIPT = "analysis.py"
 WHOLE_NETWORK = {"learning_rate": 0.003, "backbone_learning_rate": 0.0003, "max_steps": 300, "refresh_steps": 20}

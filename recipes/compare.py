@@ -44,18 +44,18 @@ import datasets
 import numpy as np
 import transformers
 
-from selmix_hf.arguments import parse_arguments
-from selmix_hf.benchmark import leaving_with_a_sentence, naming_a_broken_image, run_stage1
-from selmix_hf.benchmark_data import BenchmarkData
-from selmix_hf.benchmark_results import provenance, rounded
-from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import class_labels
-from selmix_hf.own_data import OwnDataArguments, load_own, own_data
-from selmix_hf.rivals import SELMIX
-from selmix_hf.same_start import NUM_SETTINGS, OnFeatures, SameStart, contenders
-from selmix_hf.same_start_report import write_report
-from selmix_hf.workbench import Workbench
+from selmix_hf.studies.command_line import parse_arguments
+from selmix_hf.studies.compare.report import write_report
+from selmix_hf.studies.compare.rivals import SELMIX
+from selmix_hf.studies.compare.same_start import NUM_SETTINGS, OnFeatures, SameStart, contenders
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.own_data import OwnDataArguments, load_own, own_data
+from selmix_hf.studies.record import provenance, rounded
+from selmix_hf.studies.run import leaving_with_a_sentence, naming_a_broken_image, run_stage1
+from selmix_hf.studies.start import BenchmarkArguments
+from selmix_hf.studies.workbench import Workbench
 
 SCRIPT = "compare.py"
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData, SemiSupervisedArguments, drawn_data
-from selmix_hf.benchmark_start import SemiSupervisedStart
 from selmix_hf.models.loading import load_images
+from selmix_hf.studies.data import BenchmarkData, SemiSupervisedArguments, drawn_data
+from selmix_hf.studies.run import run_recipe
+from selmix_hf.studies.start import SemiSupervisedStart
 
 
 @dataclass(kw_only=True)

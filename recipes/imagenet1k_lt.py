@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData, ListArguments, LongTailedArguments, drawn_data, load_published
-from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.models.loading import load_images
+from selmix_hf.studies.data import BenchmarkData, ListArguments, LongTailedArguments, drawn_data, load_published
+from selmix_hf.studies.run import run_recipe
+from selmix_hf.studies.start import BenchmarkArguments
 
 FILES = {"train": "ImageNet_LT_train.txt", "validation": "ImageNet_LT_val.txt", "test": "ImageNet_LT_test.txt"}
 SOURCE = (

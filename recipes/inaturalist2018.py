@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 
-from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData, ListArguments, load_published
-from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.data.labels import class_labels
 from selmix_hf.data.long_tail import long_tailed_split
+from selmix_hf.studies.data import BenchmarkData, ListArguments, load_published
+from selmix_hf.studies.run import run_recipe
+from selmix_hf.studies.start import BenchmarkArguments
 
 FILES = {"train": "iNaturalist18_train.txt", "validation": "iNaturalist18_val.txt"}
 SOURCE = (

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData, ListArguments, load_published
-from selmix_hf.benchmark_start import BenchmarkArguments
+from selmix_hf.studies.data import BenchmarkData, ListArguments, load_published
+from selmix_hf.studies.run import run_recipe
+from selmix_hf.studies.start import BenchmarkArguments
 
 FILES = {"train": "Places_LT_train.txt", "validation": "Places_LT_val.txt", "test": "Places_LT_test.txt"}
 SOURCE = (

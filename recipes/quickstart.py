@@ -35,12 +35,12 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
 
 from selmix_hf import LogitAdjustedLoss, SelMixConfig, SelMixTrainer, make_long_tailed, save_plots
-from selmix_hf.arguments import parse_arguments
-from selmix_hf.benchmark_results import command_of, rounded, run_report, settings_of, versions
 from selmix_hf.data.collators import ImageCollator
 from selmix_hf.reports.machine import hardware
 from selmix_hf.reports.metrics import classification_metrics, counts_of, make_compute_metrics
 from selmix_hf.reports.tables import before_after_table, interval_note, seeds_table
+from selmix_hf.studies.command_line import parse_arguments
+from selmix_hf.studies.record import command_of, rounded, run_report, settings_of, versions
 from selmix_hf.training.progress_lines import ProgressLines
 
 ARCHITECTURE = "test_resnet"  # 0.4 million weights

@@ -11,9 +11,9 @@ from transformers import AutoModelForImageClassification
 
 from recipes import analysis
 from selmix_hf import LongTailedSplit
-from selmix_hf.analysis import long_tailed_profile
-from selmix_hf.analysis_report import auto_against_fixed, convergence_table, plot_study, study_table
 from selmix_hf.data.classes import set_class_names
+from selmix_hf.studies.analysis.laboratory import long_tailed_profile
+from selmix_hf.studies.analysis.report import auto_against_fixed, convergence_table, plot_study, study_table
 
 pytestmark = pytest.mark.usefixtures("few_refit_steps")
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from selmix_hf.arguments import parse_arguments
 from selmix_hf.config import SelMixConfig
+from selmix_hf.studies.command_line import parse_arguments
 
 
 @dataclass

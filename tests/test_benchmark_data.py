@@ -4,8 +4,8 @@ import pytest
 import tiny
 from datasets import DatasetDict
 
-from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, split_images
 from selmix_hf.data.long_tail import make_long_tailed
+from selmix_hf.studies.data import BenchmarkData, LongTailedArguments, split_images
 
 
 def test_unlabelled_images_need_no_labels(tmp_path):

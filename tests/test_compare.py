@@ -10,10 +10,10 @@ from miniature import options_for, write_dataset_and_checkpoint
 
 from recipes import compare
 from selmix_hf.head_fitting import retraining as head
-from selmix_hf.rivals import RIVALS, SELMIX
-from selmix_hf.same_start import ByTrainer, OnFeatures, SameStart
-from selmix_hf.same_start_report import dominated, front_lines, plot_front, table
-from selmix_hf.workbench import ROW, Workbench
+from selmix_hf.studies.compare.report import dominated, front_lines, plot_front, table
+from selmix_hf.studies.compare.rivals import RIVALS, SELMIX
+from selmix_hf.studies.compare.same_start import ByTrainer, OnFeatures, SameStart
+from selmix_hf.studies.workbench import ROW, Workbench
 
 pytestmark = pytest.mark.usefixtures("few_refit_steps")
 
@@ -197,7 +197,7 @@ def test_a_share_of_a_class_bias_follows_what_was_trained(folder, tmp_path, monk
         steered.append([set(trainer.gain_dataset[ROW]) for trainer in trainers])
         return torch.tensor([0.0, 0.0, 1e6])
 
-    monkeypatch.setattr("selmix_hf.same_start.class_bias_of", bias)
+    monkeypatch.setattr("selmix_hf.studies.compare.same_start.class_bias_of", bias)
     monkeypatch.setattr("selmix_hf.training.class_bias._STEPS", 20)
     more = ["--freeze_backbone", "true", "--objectives", "min_recall", "--methods", "the start", "--seeds", "0"]
     result = run(folder, tmp_path, *more)["objectives"]["min_recall"][SELMIX]

@@ -12,8 +12,8 @@ from benchmarks import regenerate
 from selmix_hf import classification_metrics, save_plots
 from selmix_hf.hub.card import _results, own_command, reports_in
 from selmix_hf.hub.upload import PushError, push_folder
-from selmix_hf.record_card import render_record
 from selmix_hf.reports.plots import save_record_plots
+from selmix_hf.studies.record_card import render_record
 
 
 @pytest.fixture(scope="module")

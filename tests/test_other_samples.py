@@ -15,15 +15,15 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from recipes import analysis, compare
 from selmix_hf import SelMixHead
-from selmix_hf.benchmark import run_recipe
-from selmix_hf.benchmark_data import BenchmarkData
-from selmix_hf.benchmark_start import BenchmarkArguments, SemiSupervisedStart
 from selmix_hf.data.modality import Modality
-from selmix_hf.own_data import OwnDataArguments, load_own, own_data
-from selmix_hf.record_card import render_record
 from selmix_hf.reports.tables import KEY_METRICS, before_after_table
-from selmix_hf.rivals import SELMIX
-from selmix_hf.same_start import ByTrainer, OnFeatures
+from selmix_hf.studies.compare.rivals import SELMIX
+from selmix_hf.studies.compare.same_start import ByTrainer, OnFeatures
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.own_data import OwnDataArguments, load_own, own_data
+from selmix_hf.studies.record_card import render_record
+from selmix_hf.studies.run import run_recipe
+from selmix_hf.studies.start import BenchmarkArguments, SemiSupervisedStart
 
 FROZEN = ["--freeze_backbone", "true"]
 pytestmark = pytest.mark.usefixtures("few_refit_steps")

@@ -9,10 +9,10 @@ import texts
 import tiny
 from datasets import Dataset, Features, Image, Value
 
-from selmix_hf.arguments import parse_arguments
 from selmix_hf.data.modality import Images, Texts
 from selmix_hf.data.split import LongTailedSplit
-from selmix_hf.own_data import OwnDataArguments, load_own, own_data
+from selmix_hf.studies.command_line import parse_arguments
+from selmix_hf.studies.own_data import OwnDataArguments, load_own, own_data
 
 
 def load(folder, *options, needed=("train", "test"), out=None):

@@ -17,7 +17,7 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperFo
 
 from recipes import cifar10_lt, quickstart
 from selmix_hf import LongTailedSplit, SelMixConfig
-from selmix_hf.arguments import parse_arguments
+from selmix_hf.studies.command_line import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(p for p in (ROOT / "recipes" / "configs").glob("cifar10_lt_*.yaml") if "_ssl_" not in p.stem)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from huggingface_hub import ModelCard
 
 from selmix_hf import GainFidelityCallback, LogitAdjustedLoss, WeightedSampler, sampling_weights, save_plots
-from selmix_hf.benchmark_results import run_report
+from selmix_hf.studies.record import run_report
 from selmix_hf.training.state import PairState
 
 LABELS = np.repeat(np.arange(4), tiny.TRAIN_COUNTS)

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from selmix_hf.timing import PeakMemory, Timer, timing_line
+from selmix_hf.studies.timing import PeakMemory, Timer, timing_line
 
 
 def test_a_part_inside_another_counts_for_itself_alone(monkeypatch):

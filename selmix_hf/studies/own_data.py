@@ -11,11 +11,11 @@ from typing import Any
 
 from datasets import DatasetDict, Image, Value
 
-from selmix_hf.benchmark_data import BenchmarkData, LongTailedArguments, drawn_data
 from selmix_hf.data.labels import class_labels, infer_label_column
 from selmix_hf.data.modality import Images, Texts
 from selmix_hf.models.loading import load_splits
 from selmix_hf.reports.tables import said_of
+from selmix_hf.studies.data import BenchmarkData, LongTailedArguments, drawn_data
 
 _NOT_GIVEN: Any = None
 _OF_DRAWING = ("split", "imbalance_factor", "max_per_class", "validation_per_class", "split_seed")
@@ -111,7 +111,7 @@ def own_data(
         name: of the dataset, for people.
 
     Raises:
-        FileNotFoundError, ValueError: as `benchmark_data.split_images`; a class without samples, bad labels.
+        FileNotFoundError, ValueError: as `data.split_images`; a class without samples, bad labels.
     """
     if "validation" in dataset:
         digest = digest_of(dataset, modality, arguments.label_column)

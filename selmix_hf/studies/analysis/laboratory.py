@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from selmix_hf.benchmark_data import BenchmarkData
-from selmix_hf.benchmark_start import BenchmarkArguments
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import first_of_each
 from selmix_hf.data.long_tail import long_tailed_shares
@@ -23,7 +21,9 @@ from selmix_hf.head_fitting.retraining import retrain_head
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.mixing.mixup import MIXING
-from selmix_hf.workbench import RowTrainer, Workbench
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.start import BenchmarkArguments
+from selmix_hf.studies.workbench import RowTrainer, Workbench
 
 MEASURED = ("psi", "mean_recall", "min_recall", "h_mean", "smallest_coverage")
 IMBALANCES = (10, 50, 100, 200, 500)

@@ -11,7 +11,7 @@ import numpy as np
 from selmix_hf.data.modality import samples_of
 from selmix_hf.reports.plots import make_figure
 from selmix_hf.reports.tables import GROUP_METRICS, INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd
-from selmix_hf.rivals import SELMIX
+from selmix_hf.studies.compare.rivals import SELMIX
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

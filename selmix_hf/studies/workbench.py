@@ -14,13 +14,13 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 
-from selmix_hf.benchmark_data import BenchmarkData
-from selmix_hf.benchmark_results import settings_of, versions
-from selmix_hf.benchmark_start import BenchmarkArguments, augmentation, load_start
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import class_labels
 from selmix_hf.method.objectives import Objective
 from selmix_hf.models.fingerprint import backbone_fingerprint
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.record import settings_of, versions
+from selmix_hf.studies.start import BenchmarkArguments, augmentation, load_start
 from selmix_hf.training.progress_lines import ProgressLines
 from selmix_hf.training.selmix import SelMixTrainer
 

@@ -22,10 +22,6 @@ import torch
 import transformers
 from huggingface_hub.utils import validate_repo_id
 
-from selmix_hf.arguments import parse_arguments
-from selmix_hf.benchmark_data import BenchmarkData
-from selmix_hf.benchmark_results import command_of, rounded, run_report, settings_of, versions, without_folders
-from selmix_hf.benchmark_start import BenchmarkArguments, SemiSupervisedStart, Stage1, augmentation, load_start
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import class_labels
 from selmix_hf.hub.saved_head import SelMixHead
@@ -36,7 +32,11 @@ from selmix_hf.reports.machine import hardware
 from selmix_hf.reports.metrics import classification_metrics
 from selmix_hf.reports.plots import save_plots
 from selmix_hf.reports.tables import before_after_table, interval_note
-from selmix_hf.timing import Timer, timing_line
+from selmix_hf.studies.command_line import parse_arguments
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.record import command_of, rounded, run_report, settings_of, versions, without_folders
+from selmix_hf.studies.start import BenchmarkArguments, SemiSupervisedStart, Stage1, augmentation, load_start
+from selmix_hf.studies.timing import Timer, timing_line
 from selmix_hf.training.progress_lines import ProgressLines
 from selmix_hf.training.resuming import require_checkpoint
 from selmix_hf.training.selmix import SelMixTrainer

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import TrainingArguments, set_seed
 
-from selmix_hf.benchmark_data import BenchmarkData
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.views import CropAndFlip, ResizedCropAndFlip, side_of
 from selmix_hf.data.weighted import checked_sampling
 from selmix_hf.models.loading import load_classifier, load_for_classes
+from selmix_hf.studies.data import BenchmarkData
 from selmix_hf.training.semi_supervised.fixmatch import FixMatchTrainer
 from selmix_hf.training.semi_supervised.mean_teacher import MeanTeacherTrainer
 from selmix_hf.training.semi_supervised.mixmatch import MixMatchTrainer

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from selmix_hf.config import OF_PAIRS, SelMixConfig
-from selmix_hf.fits import Fit, Fits
 from selmix_hf.head_fitting.cost_sensitive import CostSensitiveLoss
 from selmix_hf.method.confusion import confusion_counts, confusion_matrix, distinct_names
 from selmix_hf.method.objectives import MinimumMetric, Objective
@@ -31,12 +30,13 @@ from selmix_hf.method.ranking import ranking
 from selmix_hf.reports.bootstrap import paired_bootstrap
 from selmix_hf.reports.machine import hardware
 from selmix_hf.reports.metrics import classification_metrics
-from selmix_hf.rivals import RIVALS, SELMIX, Rival, Setting, Start
-from selmix_hf.timing import PeakMemory
+from selmix_hf.studies.compare.rivals import RIVALS, SELMIX, Rival, Setting, Start
+from selmix_hf.studies.kept_fits import Fit, Fits
+from selmix_hf.studies.timing import PeakMemory
+from selmix_hf.studies.workbench import Workbench
 from selmix_hf.training.class_bias import class_bias_of
 from selmix_hf.training.cost_sensitive_callback import CostSensitiveCallback
 from selmix_hf.training.cross_fit import average_heads, halves_of
-from selmix_hf.workbench import Workbench
 
 NUM_SETTINGS = 5
 _OF_PAIRS = {option.name: option.default for option in dataclasses.fields(SelMixConfig) if option.name in OF_PAIRS}

@@ -1,0 +1,1 @@
+"""What recipes and benchmarks share; nothing else imports it."""

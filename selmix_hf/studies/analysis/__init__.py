@@ -1,0 +1,1 @@
+"""One thing changed at a time: what a run owes to each option."""

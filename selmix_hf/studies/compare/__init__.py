@@ -1,0 +1,1 @@
+"""Methods held against each other from one start."""
