@@ -78,7 +78,7 @@ class SelMixConfig(TrainingArguments):
         head_start: "best": the run begins with the model's head, or with one retrained on the training set where that
             scores better on the gain set; then on the evaluation set too, or the model's own is put back. "as_is":
             with the model's own. The retrained heads also tell the rate where `learning_rate` is 0: see
-            `selmix_hf.training.head_start`. Beside the start only evaluations of the last quarter, when such a rate has fallen,
+            `training.head_start`. Beside the start only evaluations of the last quarter, when such a rate has fallen,
             can then be the best. With `gain_set_use` "refit" or "train" the head is that of the refit, and with
             `sampling` the model's own.
         confusion: what the gain is the derivative of. "soft": the objective at the soft confusion matrix of the gain

@@ -323,7 +323,9 @@ def test_stl10_needs_its_unlabelled_file(cifar100, checkpoint, tmp_path):
         stl10_ssl.main(options(checkpoint, tmp_path / "out", "--dataset", cifar100, *FEW))
 
 
-BY_TWO = ("imagenet1k_lt",)  # the others are alike, and slow; tests/test_semi_supervised.py has unlabelled images
+BY_TWO = (
+    "imagenet1k_lt",
+)  # the others are alike, and slow; tests/training/test_semi_supervised.py has unlabelled images
 
 
 @pytest.mark.parametrize(

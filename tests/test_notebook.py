@@ -7,9 +7,9 @@ import nbformat
 import numpy as np
 import pytest
 from fake_hub import TOKEN
+from miniature import PLOTS, assert_usable, save_checkpoint
 from nbclient import NotebookClient
 from PIL import Image
-from test_recipes import PLOTS, assert_usable, save_checkpoint
 from transformers import AutoModelForImageClassification
 
 from selmix_hf import LongTailedSplit

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, Features, Image
+from miniature import PLOTS, assert_usable, save_checkpoint
 from PIL import Image as PILImage
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
-from transformers.models.timm_wrapper.configuration_timm_wrapper import TimmWrapperConfig
-from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
+from transformers import AutoModelForImageClassification
 
 from recipes import cifar10_lt, quickstart
 from selmix_hf import LongTailedSplit, SelMixConfig
@@ -22,7 +20,6 @@ from selmix_hf.studies.command_line import parse_arguments
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(p for p in (ROOT / "recipes" / "configs").glob("cifar10_lt_*.yaml") if "_ssl_" not in p.stem)
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
-PLOTS = ("gain_matrix", "objective", "pair_distribution", "recall_per_class")
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +35,6 @@ def images(tmp_path_factory):
     return folder
 
 
-def save_checkpoint(folder, names):
-    torch.manual_seed(0)
-    pixels = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
-    config = TimmWrapperConfig(
-        architecture="test_byobnet",
-        pretrained_cfg={**pixels, "crop_pct": 1.0},
-        id2label=dict(enumerate(names)),
-        label2id={name: k for k, name in enumerate(names)},
-    )
-    TimmWrapperForImageClassification(config).save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return save_checkpoint(tmp_path_factory.mktemp("checkpoint"), CLASSES)
@@ -61,14 +45,6 @@ def cifar10_options(images, checkpoint, out, *more):
     drawn = ["--validation_per_class", "4", "--imbalance_factor", "4", "--use_cpu"]
     drawn += ["--learning_rate", "0.01", "--head_start", "as_is"]
     return [*own, *drawn, "--per_device_train_batch_size", "4", "--max_steps", "4", "--refresh_steps", "2", *more]
-
-
-def assert_usable(folder, side=32):
-    """The model in a folder reloads, and tells the classes apart in a pipeline."""
-    model = AutoModelForImageClassification.from_pretrained(folder)
-    assert AutoImageProcessor.from_pretrained(folder).data_config["input_size"] == (3, side, side)
-    answer = pipeline("image-classification", str(folder), device="cpu")(PILImage.new("RGB", (32, 32)), top_k=1)
-    assert answer[0]["label"] in model.config.label2id
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

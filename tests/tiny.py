@@ -199,3 +199,13 @@ def logits(model: Any) -> torch.Tensor:
 # every train() collects garbage: what was imported so far need not be walked each time
 gc.collect()
 gc.freeze()
+
+
+UNLABELED_COUNTS = (12, 9, 11, 8)
+
+
+def unlabeled(labels=None):
+    """40 images; without a label column, or with the given labels."""
+    found = images(UNLABELED_COUNTS, seed=5).shuffle(seed=0)
+    found = found.remove_columns("label")
+    return found if labels is None else found.add_column("label", labels)

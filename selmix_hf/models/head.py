@@ -7,7 +7,7 @@ Shapes: N samples, B pairs (N = 2B), D features, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -226,3 +226,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for name, buffer in model.named_buffers():
                 if name in buffers:
                     buffer.copy_(buffers[name])
+
+
+def describe(model: nn.Module) -> str:
+    """The model's class, and the timm architecture if there is one."""
+    inner = getattr(model, "timm_model", model)
+    timm_config = getattr(inner, "pretrained_cfg", None) or {}
+    architecture = timm_config.get("architecture") if isinstance(timm_config, Mapping) else None
+    architecture = architecture or getattr(getattr(model, "config", None), "architecture", None)
+    return type(model).__name__ + (f" ({architecture})" if architecture else "")

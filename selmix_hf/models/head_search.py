@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from selmix_hf.models.head import ClassifierHead, HeadError, undisturbed
+from selmix_hf.models.head import ClassifierHead, HeadError, describe, undisturbed
 from selmix_hf.models.linear import bias_of, matrix_of, weight_of
-from selmix_hf.training.optimizer import describe
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 
@@ -163,8 +162,8 @@ def _outputs(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         found = ", ".join(f"{name} {list(getattr(value, 'shape', []))}" for name, value in inputs.items())
         raise HeadError(
             f"{describe(model)} cannot be run on a batch of {found}: {type(error).__name__}, {error}. Its main "
-            f"input is {getattr(model, 'main_input_name', 'not known')!r}: give the processing_class or a data_collator "
-            "that makes what the model takes, and drop other columns by remove_columns."
+            f"input is {getattr(model, 'main_input_name', 'not known')!r}: give the processing_class or a "
+            "data_collator that makes what the model takes, and drop other columns by remove_columns."
         ) from error
 
 
@@ -266,6 +265,6 @@ def _refusal(model: nn.Module, record: _Record, wanted: list[str] | None, proble
         reason = "their outputs are combined or changed before they become the logits"
     return (
         f"{describe(model)}: expected one linear layer whose output is the logits [{num_samples}, {num_classes}], "
-        f"or the mean of two layers of equal width; found layers with {num_classes} outputs: {found}; {reason}. Give the "
-        "model a linear head on pooled features, or name the head with head_name if it is not among these."
+        f"or the mean of two layers of equal width; found layers with {num_classes} outputs: {found}; {reason}. Give "
+        "the model a linear head on pooled features, or name the head with head_name if it is not among these."
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from selmix_hf.models.head import ClassifierHead, HeadError
+from selmix_hf.models.head import ClassifierHead, HeadError, describe
 
 
 def parameter_groups(
@@ -41,12 +40,3 @@ def parameter_groups(
         }
         for of_backbone, exempt in sorted(groups)
     ]
-
-
-def describe(model: nn.Module) -> str:
-    """The model's class, and the timm architecture if there is one."""
-    inner = getattr(model, "timm_model", model)
-    timm_config = getattr(inner, "pretrained_cfg", None) or {}
-    architecture = timm_config.get("architecture") if isinstance(timm_config, Mapping) else None
-    architecture = architecture or getattr(getattr(model, "config", None), "architecture", None)
-    return type(model).__name__ + (f" ({architecture})" if architecture else "")

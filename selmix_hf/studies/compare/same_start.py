@@ -122,7 +122,7 @@ class ByTrainer:
     weights of the latter are kept.
 
     A setting holds options of SelMixConfig; a factor of the run's own learning rates ("scale"); "cross", two runs of
-    half the length as `class_bias.cross_fit` has them; and "bias_share", the share that is added of a class bias, tuned
+    half the length as `cross_fit.cross_fit` has them; and "bias_share", the share that is added of a class bias, tuned
     on the validation samples after training ("cross": scored by the head that they steered).
     """
 

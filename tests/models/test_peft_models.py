@@ -13,6 +13,7 @@ import tiny
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from token_ids import bert
 from torch import nn
 from transformers import AutoModelForImageClassification, TrainingArguments, pipeline
 
@@ -22,7 +23,7 @@ from selmix_hf.models.peft_models import base_name_of, base_of, describe_adapter
 
 peft = pytest.importorskip("peft")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = {"adapter_config.json", "adapter_model.safetensors", "class_names.json", "preprocessor_config.json"}
 INPUTS = {"pixel_values": torch.zeros(2, 3, tiny.SIDE, tiny.SIDE)}
 
@@ -128,8 +129,6 @@ def test_ways_to_run(options, tmp_path):
 
 
 def test_text():
-    from test_trainer_models import bert
-
     model = peft.get_peft_model(bert(), peft.LoraConfig(task_type="SEQ_CLS", target_modules="all-linear"))
     inputs = {"input_ids": torch.ones(2, 5, dtype=torch.long)}
     (name,) = find_trained_head(model, inputs).names

@@ -4,8 +4,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from test_trainer_models import bert, reviews, tokenizer
-from test_unlabeled import unlabeled
+from token_ids import bert, reviews, tokenizer
 
 from selmix_hf import SelMixTrainer
 from selmix_hf.mixing.mixer import InputMixer
@@ -141,11 +140,11 @@ def test_saliency_is_that_of_the_drawn_classes(tmp_path):
 def test_true_labels_of_unlabelled_images_are_never_seen(name, tmp_path):
     runs = []
     for folder, labels in (("none", None), ("wrong", [3] * 20 + [0] * 20)):
-        options = {"unlabeled_dataset": unlabeled(labels), "pseudo_label_steps": 4, **RATES}
+        options = {"unlabeled_dataset": tiny.unlabeled(labels), "pseudo_label_steps": 4, **RATES}
         runs.append(recorded(tiny.trainer(tmp_path / folder, mixing=name, **options)))
         runs[-1].train()
     assert tiny.largest_difference(*map(tiny.weights, runs)) == 0
-    pixels = torch.stack([tiny.to_tensor(image) for image in unlabeled()["image"]])
+    pixels = torch.stack([tiny.to_tensor(image) for image in tiny.unlabeled()["image"]])
     last = runs[0].batches[-4:]  # of the period whose pseudo-labels are still there
     seconds = torch.cat([batch["pixel_values"].chunk(2)[1] for batch in last])
     classes = torch.cat([batch["second_labels"] for batch in last])

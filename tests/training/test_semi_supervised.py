@@ -259,7 +259,7 @@ def test_true_labels_are_never_read(method, wrong, tmp_path):
 def test_two_processes_equal_one(tmp_path):
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
     launcher += ["--rdzv_endpoint", "localhost:0", semi_supervised_run.__file__, str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, *launcher], env=environment, capture_output=True, text=True, timeout=300)
     for method in ("fixmatch", "mean_teacher"):
         paths = [tmp_path / f"{method}-{rank}.pt" for rank in (0, 1)]

@@ -6,7 +6,7 @@ import timm
 import tiny
 import torch
 from datasets import Image
-from test_recipes import save_checkpoint
+from miniature import save_checkpoint
 from transformers import AutoModelForImageClassification
 
 from selmix_hf.models.loading import knows_classes, load_for_classes, load_images

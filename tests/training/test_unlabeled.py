@@ -11,7 +11,6 @@ from selmix_hf.data.unlabelled import Unlabelled
 from selmix_hf.models.averages import ParameterAverage
 from selmix_hf.training.pseudo_labels import choose
 
-COUNTS = (12, 9, 11, 8)
 FROZEN = {"freeze_backbone": True}
 VIEWS = {**FROZEN, "feature_views": 2, "train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
 KINDS = {
@@ -24,17 +23,10 @@ KINDS = {
 }
 
 
-def unlabeled(labels=None):
-    """40 images; without a label column, or with the given labels."""
-    images = tiny.images(COUNTS, seed=5).shuffle(seed=0)
-    images = images.remove_columns("label")
-    return images if labels is None else images.add_column("label", labels)
-
-
 def trainer(folder, kind="whole", **options):
     model, own = KINDS[kind]
     own = {"pseudo_label_steps": 4, **tiny.BARE, **own, **options}
-    return tiny.trainer(folder, model, **{"unlabeled_dataset": unlabeled(), **own})
+    return tiny.trainer(folder, model, **{"unlabeled_dataset": tiny.unlabeled(), **own})
 
 
 def sampler_of(run):
@@ -54,7 +46,7 @@ def _inside(loader):
 def test_true_labels_are_never_seen(kind, tmp_path):
     runs = []
     for name, labels in (("none", None), ("wrong", [3] * 20 + [0] * 20)):
-        run = trainer(tmp_path / name, kind, unlabeled_dataset=unlabeled(labels))
+        run = trainer(tmp_path / name, kind, unlabeled_dataset=tiny.unlabeled(labels))
         run.train()
         runs.append((tiny.weights(run), run.pseudo_labels))
     assert tiny.largest_difference(runs[0][0], runs[1][0]) == 0
@@ -95,7 +87,7 @@ def test_the_rows_that_are_drawn_are_those_that_are_mixed(kind, tmp_path):
     if kind == "whole":
         dataset = run._second_set()
         found = [dataset[row]["image"].tobytes() for row in (3, 40)]
-        assert found == [unlabeled()[3]["image"].tobytes(), run.train_dataset[0]["image"].tobytes()]
+        assert found == [tiny.unlabeled()[3]["image"].tobytes(), run.train_dataset[0]["image"].tobytes()]
         return
     first = run._store_features()
     joined, views = run._second_features(first), run.args.feature_views
@@ -107,7 +99,7 @@ def test_the_rows_that_are_drawn_are_those_that_are_mixed(kind, tmp_path):
 def test_pseudo_labels_are_those_of_the_model(tmp_path):
     run = trainer(tmp_path, "whole", pseudo_label_threshold=0.3, max_steps=4)
     with torch.no_grad():
-        pixels = torch.stack([tiny.to_tensor(row["image"]) for row in unlabeled()])
+        pixels = torch.stack([tiny.to_tensor(row["image"]) for row in tiny.unlabeled()])
         confidence, predicted = run.model.eval()(pixel_values=pixels).logits.softmax(-1).max(-1)
     run.train()
     assert run.pseudo_labels.tolist() == choose(predicted.numpy(), confidence.numpy(), 0.3).tolist()
@@ -138,7 +130,7 @@ def test_a_teacher(kind, tmp_path):
     module = tiny.model("resnet", seed=7)
     taught = trainer(tmp_path, kind, teacher=module, max_steps=4)
     taught.train()
-    pixels = torch.stack([tiny.to_tensor(row["image"]) for row in unlabeled()])
+    pixels = torch.stack([tiny.to_tensor(row["image"]) for row in tiny.unlabeled()])
     with torch.no_grad():
         assert taught.pseudo_labels.tolist() == module(pixel_values=pixels).logits.argmax(-1).tolist()
 
@@ -252,7 +244,7 @@ class Pairs(torch.utils.data.Dataset):
 @pytest.mark.parametrize("freeze", [False, True])
 def test_pairs_and_bare_inputs(freeze, tmp_path):
     sets = {"train_dataset": Pairs(tiny.images()), "gain_dataset": Pairs(tiny.images(tiny.GAIN_COUNTS, seed=1))}
-    wrong = Pairs(tiny.images(COUNTS, seed=5))
+    wrong = Pairs(tiny.images(tiny.UNLABELED_COUNTS, seed=5))
     wrong.targets = [3] * 40
     runs = []
     for name, second in (("pairs", wrong), ("bare", Pairs(wrong.dataset, labelled=False))):
@@ -275,8 +267,8 @@ def test_a_transform_of_the_dataset_that_makes_labels(tmp_path):
     sets = {name: dataset.with_transform(labelled) for name, dataset in sets.items()}
     runs = []
     for name, second in (
-        ("none", unlabeled().with_transform(bare)),
-        ("true", unlabeled([1] * 40).with_transform(labelled)),
+        ("none", tiny.unlabeled().with_transform(bare)),
+        ("true", tiny.unlabeled([1] * 40).with_transform(labelled)),
     ):
         run = trainer(tmp_path / name, unlabeled_dataset=second, **sets)
         run.train()
@@ -292,7 +284,7 @@ def test_a_random_transform_of_the_dataset_resumes_at_a_boundary(tmp_path):
         "save_strategy": "steps",
         "save_steps": 4,
         "max_steps": 8,
-        "unlabeled_dataset": unlabeled().with_transform(views),
+        "unlabeled_dataset": tiny.unlabeled().with_transform(views),
     }
     whole = trainer(tmp_path / "whole", **options)
     whole.train()
@@ -319,7 +311,7 @@ def test_a_teacher_that_gives_no_logits(answer, found, tmp_path):
 def test_a_teacher_stays_as_it_is(tmp_path):
     model = tiny.model("resnet")
     with pytest.raises(ValueError, match="teacher is the model itself"):
-        tiny.trainer(tmp_path, model, unlabeled_dataset=unlabeled(), teacher=model)
+        tiny.trainer(tmp_path, model, unlabeled_dataset=tiny.unlabeled(), teacher=model)
     trainer(tmp_path, teacher=model, max_steps=4).train()
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -328,8 +320,8 @@ def test_a_teacher_stays_as_it_is(tmp_path):
     ("changes", "told"),
     [
         ({"unlabeled_dataset": None}, "'unlabeled': 40"),
-        ({"unlabeled_dataset": tiny.images(COUNTS[:1]).remove_columns("label")}, "'unlabeled': 40"),
-        ({"unlabeled_dataset": unlabeled().shuffle(seed=1)}, "'unlabeled_rows': '[0-9a-f]{16}'}, this run has"),
+        ({"unlabeled_dataset": tiny.images(tiny.UNLABELED_COUNTS[:1]).remove_columns("label")}, "'unlabeled': 40"),
+        ({"unlabeled_dataset": tiny.unlabeled().shuffle(seed=1)}, "'unlabeled_rows': '[0-9a-f]{16}'}, this run has"),
         ({"ema_decay": 0.5}, "'ema_decay': 0.999"),
         ({"teacher": lambda **inputs: None}, "'teacher': False"),
     ],
@@ -347,8 +339,8 @@ def test_the_digest_of_a_set_is_that_of_its_rows(tmp_path):
     def digest(dataset):
         return Unlabelled(dataset, ["own"]).digest
 
-    own = unlabeled()
-    assert digest(own) == digest(unlabeled([3] * 40)) == digest(own.add_column("own", [1] * 40))
+    own = tiny.unlabeled()
+    assert digest(own) == digest(tiny.unlabeled([3] * 40)) == digest(own.add_column("own", [1] * 40))
     assert digest(own.with_transform(lambda rows: rows)) == digest(own)
     own.to_parquet(tmp_path / "own.parquet")
     assert digest(Dataset.from_parquet(str(tmp_path / "own.parquet"), cache_dir=str(tmp_path))) == digest(own)
