@@ -51,7 +51,7 @@ class SelMixConfig(TrainingArguments):
     - `report_to` stays "none" unless set.
 
     Args:
-        objective: its name, see `objectives.get_objective`; a callable goes to `SelMixTrainer(objective=...)`.
+        objective: its name, see `objective_names.get_objective`; a callable goes to `SelMixTrainer(objective=...)`.
         constraints: such as {"coverage": 0.95}, or that as a JSON string.
         class_prior: "validation", "balanced" or K positive weights, normalised: a list, or that as a JSON string;
             default the objective's own.
@@ -63,7 +63,7 @@ class SelMixConfig(TrainingArguments):
             would not train either.
         reuse_samples: let a sample serve as first one of a pair and as second one of another in its batch, wherever
             the drawn classes allow it, which saves up to half of the backbone's work (of loading alone, where images
-            are mixed); see `pairs.reuse_samples`.
+            are mixed); see `draws.reuse_samples`.
             The pairs then depend on how a step's pairs are cut into batches.
         feature_views: with `freeze_backbone`, how many (augmented) views of each training image are stored; views
             beyond the first need a `train_transform` that is random.
@@ -89,7 +89,7 @@ class SelMixConfig(TrainingArguments):
         refresh_steps: optimizer steps between two looks at the gain set; default 10 with a frozen backbone, where a
             look costs milliseconds, and 50 otherwise, but no more than 200 looks in a run.
         gain_set_use: "steer": the gain set steers and nothing else. "refit": before the first period the head is
-            retrained on training and gain set together (`class_bias.refit_head`), which is then the start of the run.
+            retrained on training and gain set together (`refit.refit_head`), which is then the start of the run.
             "train": that, and pairs are drawn from both sets. Where rare classes have more validation than training
             images, "refit" gained most for a minimum and "train" for smooth objectives (docs/results.md). Numbers on
             the gain set, the choice of the checkpoint among them, are then optimistic: report those of a test set.

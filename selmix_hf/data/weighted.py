@@ -151,7 +151,7 @@ class WeightedSampler(Sampler[Any]):
             Trainer, `lambda: int(trainer.state.epoch or 0)`: a `set_epoch` would not be called in a run that is
             resumed on several processes. Default: iterations begun so far.
         seed: of the run.
-        with_seeds: give (index, seed of the sample's random transform), for `pairs.DrawnSamples`, instead of the
+        with_seeds: give (index, seed of the sample's random transform), for `seeded.DrawnSamples`, instead of the
             index alone.
 
     Raises:

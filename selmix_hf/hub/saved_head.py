@@ -63,7 +63,7 @@ class SelMixHead:
 
         Args:
             model: a model of transformers.
-            head: of `head.find_head`.
+            head: of `head_search.find_head`.
             class_names: K names.
             base_model: default is what the model was loaded from; a path will do as long as the head stays on this
                 machine.

@@ -56,7 +56,7 @@ def metric_gradient(
     (`confusion.smooth_confusion`), where C~ = log C.
 
     Args:
-        objective: from `objectives.get_objective`.
+        objective: from `objective_names.get_objective`.
         confusion: counts (integers, K x K, rows true classes), or frequencies that sum to 1.
         num_samples: the number of samples behind frequencies; counts need none, and one that differs is refused.
         multipliers: of the objective; its initial ones if not given.

@@ -94,7 +94,7 @@ def soft_direction(
     """Derivatives of the objective's Lagrangian at the soft confusion matrix by weight and bias of the head.
 
     Args:
-        objective: from `objectives.get_objective`.
+        objective: from `objective_names.get_objective`.
         soft_counts: of all samples, from `soft_confusion_counts`.
         samples, weight, bias, temperature: as there.
         multipliers: of the objective; its initial ones if not given.

@@ -102,7 +102,7 @@ def find_trained_head(
     head_name: str | Sequence[str] | None = None,
     freeze_backbone: bool = False,
 ) -> ClassifierHead:
-    """`head.find_head`, for a head that training will move.
+    """`head_search.find_head`, for a head that training will move.
 
     Args:
         model, inputs, head_name: see there.

@@ -61,7 +61,7 @@ def classification_metrics(
         class_prior: prior of coverage and macro-F1; see `confusion.resolve_class_prior`. Recalls do not depend on it.
         train_counts: training samples of each class, for head, tail, many, medium and few.
         class_names: K names; those that several classes share get the class's number behind them.
-        tail_share: see `objectives.tail_classes`.
+        tail_share: see `objective_names.tail_classes`.
         worst_share: of the classes, those of the lowest recall; see `minimum.worst_share_mean`.
         per_class: whether to add "recall/<name>", "recall_low/<name>" and "recall_high/<name>" for every class.
 
@@ -123,7 +123,7 @@ def class_groups(
     train_counts: Sequence[int] | NDArray[np.integer], tail_share: float = 0.1
 ) -> dict[str, NDArray[np.bool_]]:
     """Masks (K) of "head" and "tail", and of those of "many" (over 100 training samples), "medium" and "few" (under
-    20) that have classes; see `objectives.tail_classes` for `tail_share`."""
+    20) that have classes; see `objective_names.tail_classes` for `tail_share`."""
     frequency_K = np.asarray(train_counts)
     tail_K = tail_classes(torch.as_tensor(frequency_K), tail_share).numpy()
     many_K, few_K = frequency_K > MANY_ABOVE, frequency_K < FEW_BELOW

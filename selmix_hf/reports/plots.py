@@ -138,7 +138,7 @@ def plot_objective(log_history: Sequence[dict[str, Any]], objective_name: str, k
     pairs were drawn.
 
     Args:
-        log_history: `selmix.state.log_history`.
+        log_history: `trainer.state.log_history`.
         kept_step: the step whose weights the run returns, to be marked.
     """
     logs = [log for log in log_history if "gain_set_psi" in log]

@@ -27,7 +27,7 @@ def add_class_bias(trainer: Any, share: float = 1.0) -> None:
 
     The whole bias has the most of the objective there, at the cost of what the objective does not count; a share is
     between the two (docs/results.md has half). Numbers on the gain set are optimistic afterwards.
-    `selmix.save_model` saves the result. Without `feature_cache_dir` the gain set is passed through the model again.
+    `trainer.save_model` saves the result. Without `feature_cache_dir` the gain set is passed through the model again.
 
     Raises:
         ValueError: the head has no bias.

@@ -59,7 +59,7 @@ class Start:
 
     @property
     def budget(self) -> dict[str, Any]:
-        """For `head_fitting.head.retrain_head`."""
+        """For `head_fitting.retraining.retrain_head`."""
         return {"steps": self.steps, "batch_size": self.batch_size, "seed": self.seed}
 
 
