@@ -28,6 +28,7 @@ from benchmarks.gain import hardware
 from benchmarks.pairs import ratio
 from selmix_hf import SelMixConfig, SelMixTrainer
 from selmix_hf.reports.tables import markdown_table
+from selmix_hf.studies.timing import Timer
 
 
 class HeadConfig(PretrainedConfig):
@@ -119,18 +120,12 @@ def selmix(options: argparse.Namespace, train: StoredSet, gain: StoredSet, folde
         data_collator=collate,
         label_column="label",
     )
-    features, store = [0.0], trainer._store_features
-
-    def timed() -> Any:
-        start = time.perf_counter()
-        stored = store()
-        features[0] = time.perf_counter() - start
-        return stored
-
-    trainer._store_features = timed  # type: ignore[method-assign]
+    timer = Timer()
+    trainer.timed = timer.part
     start = time.perf_counter()
     trainer.train()
-    return time.perf_counter() - start - features[0], features[0]
+    features = timer.seconds["features"]
+    return time.perf_counter() - start - features, features
 
 
 def stock(options: argparse.Namespace, train: StoredSet, folder: str) -> float:

@@ -127,8 +127,9 @@ def refresh(options: argparse.Namespace) -> dict[str, list[float]]:
     run.remove_callback(PrinterCallback)
 
     def whole() -> None:
-        run.pair_state.period, run._statistics_at = -1, {}
-        run.refresh()
+        run.pair_state.period = -1
+        run.gain_set.forget()
+        run.periods.refresh()
 
     @torch.no_grad()
     def bare() -> None:

@@ -75,7 +75,7 @@ def quick_figures(request, monkeypatch):
 @pytest.fixture
 def few_refit_steps(monkeypatch):
     """Of a head that is refitted on both sets, where what surrounds it is tested."""
-    monkeypatch.setattr("selmix_hf.training.class_bias._STEPS", 100)
+    monkeypatch.setattr("selmix_hf.training.refit._STEPS", 100)
 
 
 @pytest.fixture

@@ -41,18 +41,6 @@ from selmix_hf.training.progress_lines import ProgressLines
 from selmix_hf.training.resuming import require_checkpoint
 from selmix_hf.training.selmix import SelMixTrainer
 
-# what is timed beside the rest of trainer.train(), which is the training steps
-_PARTS = {
-    "_gain_set_statistics": "statistics passes",
-    "refresh": "gain and P",
-    "_store_features": "features",
-    "_second_features": "features",
-    "_unlabeled_predictions": "pseudo-labels",
-    "evaluate": "evaluation",
-    "predicted_classes": "evaluation",
-    "_save_checkpoint": "saving",
-}
-
 
 def run_recipe(
     script: str,
@@ -258,8 +246,7 @@ class _Benchmark:
             unlabeled_labels=self.data.unlabeled_labels if used else None,
         )
         ProgressLines.replace_logs_of(trainer, every=max(1, config.max_steps // config.refresh_steps // 20))
-        for method, part in _PARTS.items():
-            self.timer.watch(trainer, method, part)
+        trainer.timed = self.timer.part
         return trainer
 
     def _predict(self, trainer: SelMixTrainer) -> np.ndarray:

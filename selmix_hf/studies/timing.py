@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
 from collections.abc import Iterator
@@ -40,17 +39,6 @@ class Timer:
         finally:
             self._settle()
             self._open.pop()
-
-    def watch(self, owner: Any, method: str, name: str) -> None:
-        """Count every call of owner.method from now on as the part `name`."""
-        plain = getattr(owner, method)
-
-        @functools.wraps(plain)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name):
-                return plain(*args, **kwargs)
-
-        setattr(owner, method, timed)
 
     def _settle(self) -> None:
         if torch.cuda.is_available() and torch.cuda.is_initialized():

@@ -43,15 +43,6 @@ class _RowFeatures:
         return self.features_ND[torch.as_tensor(np.asarray(dataset[ROW][:]))]
 
 
-class RowTrainer(SelMixTrainer):
-    """A `SelMixTrainer` whose features may be there already."""
-
-    stored: _RowFeatures | None = None
-
-    def _feature_cache(self) -> Any:
-        return super()._feature_cache() if self.stored is None else self.stored
-
-
 class Workbench:
     """One checkpoint, and all samples of a benchmark that a study may choose from.
 
@@ -140,14 +131,14 @@ class Workbench:
             kept["feature_cache_dir"] = None
         return dataclasses.replace(self.config, **kept | options)
 
-    def trainer(self, config: SelMixConfig, train_N: np.ndarray, steering_N: np.ndarray, **own: Any) -> RowTrainer:
+    def trainer(self, config: SelMixConfig, train_N: np.ndarray, steering_N: np.ndarray, **own: Any) -> SelMixTrainer:
         """A trainer that starts from the checkpoint, with the rows to train on and those that steer.
 
         Args:
             own: further arguments of `SelMixTrainer`.
         """
         view = None if config.freeze_backbone else augmentation(self.arguments, self.data, self._processor)
-        trainer = RowTrainer(
+        trainer = SelMixTrainer(
             model=copy.deepcopy(self._model),
             args=config,
             train_dataset=self.images.select(train_N),
@@ -162,14 +153,14 @@ class Workbench:
         ProgressLines.replace_logs_of(trainer)
         if config.freeze_backbone:
             if self._stored is None:
-                self._stored = _RowFeatures(trainer._eval_features(self.images))
-            trainer.stored = self._stored
+                self._stored = _RowFeatures(trainer.passes.features_of(self.images))
+            trainer.passes.cache = self._stored
         return trainer
 
     @torch.no_grad()
-    def logits(self, trainer: RowTrainer, rows_N: np.ndarray) -> Tensor:
+    def logits(self, trainer: SelMixTrainer, rows_N: np.ndarray) -> Tensor:
         """What the trainer's model gives each row, without augmentation, N x K, on every process."""
-        features_ND = trainer._eval_features(self.images.select(rows_N)).float()
+        features_ND = trainer.passes.features_of(self.images.select(rows_N)).float()
         return trainer.head.logits(features_ND.to(trainer.args.device)).float().cpu()
 
     def head_and_features(self) -> tuple[tuple[Tensor, Tensor], Tensor]:

@@ -1,11 +1,15 @@
-"""A Trainer whose pushes upload a model and nothing else, say what to do when they fail, and never stop a run."""
+"""What every trainer here does otherwise than Trainer: processes that train one model, weights that are loaded as they
+were saved, and ways to the Hub."""
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import HubStrategy
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
 
 from selmix_hf.hub.background import TrainingPushes
@@ -17,8 +21,9 @@ from selmix_hf.hub.upload import (
     push_folder,
     require_base_on_the_hub,
 )
-from selmix_hf.models.peft_models import base_name_of, has_adapter, mark_card
-from selmix_hf.training.synchronized_trainer import SynchronizedTrainer
+from selmix_hf.models.peft_models import adapter_saved, base_name_of, has_adapter, mark_card
+from selmix_hf.training.checkpoints import load_weights
+from selmix_hf.training.resuming import require_checkpoint
 
 logger = logging.get_logger(__name__)
 
@@ -29,11 +34,55 @@ _WITHOUT_BASE = (
 )
 
 
-class PushingTrainer(SynchronizedTrainer):
-    """`transformers.Trainer` with other ways to the Hub, after a run and during it."""
+class PushingTrainer(Trainer):
+    """`transformers.Trainer` with other ways to the Hub, after a run and during it: pushes upload a model and nothing
+    else, say what to do when they fail, and never stop a run.
+
+    After its `evaluate` or `predict` a run on several processes still averages gradients. A look at data marks the
+    bare model as prepared; accelerate then leaves it as it is when training begins, without DistributedDataParallel,
+    and every process silently trains a model of its own.
+
+    Weights are loaded by from_pretrained, since Trainer's own way skips those that are saved under older names.
+    """
 
     hub_model_id: str | None  # type: ignore[assignment]
     _training_pushes: TrainingPushes | None = None
+    _resumes_from: str | None = None  # the checkpoint, during and after train()
+
+    # --- a run ---------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's.
+
+        Raises:
+            FileNotFoundError: nothing to resume from, see `resuming.require_checkpoint`.
+        """
+        checkpoint = self._resumes_from = require_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        if self.args.world_size > 1 and getattr(self.model, "_is_accelerate_prepared", False):
+            self.model._is_accelerate_prepared = False  # type: ignore[union-attr]
+        return super().train(checkpoint, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not load_weights(self.model, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not load_weights(self.model, self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def checkpoint_folder(self) -> str:
+        """That of the current step."""
+        return os.path.join(self._get_output_dir(None), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+
+    def step_of_weights(self) -> int:
+        """After a run that ended with its best checkpoint the weights are older than the last step."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end and not self.is_in_train else None
+        return self.state.global_step if best is None else best
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = str(self.args.output_dir if output_dir is None else output_dir)
+        with adapter_saved(self.model, folder) if self.args.should_save else nullcontext():
+            super()._save(output_dir, state_dict)
 
     # --- after a run ---------------------------------------------------------------------------------------------
 

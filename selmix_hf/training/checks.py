@@ -21,6 +21,7 @@ from selmix_hf.method.objective_names import known_names
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.ranking import where_it_has_no_score
 from selmix_hf.models.peft_models import base_of, check_adapter
+from selmix_hf.training.sets import Sets
 
 logger = logging.get_logger(__name__)
 
@@ -186,6 +187,28 @@ def check_unlabeled(dataset: Any, teacher: Any, true_labels: Any, args: SelMixCo
         raise ValueError("reuse_samples lets a sample be first and second one, which come from two sets here.")
 
 
+def check_functions(
+    model: Any, args: SelMixConfig, mixing: Any, teacher: Any, unlabeled_dataset: Any, sample_weights: Any
+) -> None:
+    """Refuse a mixing or a teacher that cannot serve, and what is for pairs where single samples are drawn; say what a
+    gain set that trains costs.
+
+    Raises:
+        TypeError: a mixing by name.
+        ValueError: the model as its own teacher; else see `check_single_samples`.
+    """
+    if args.gain_set_use != "steer":
+        logger.warning_once(
+            "gain_dataset trains too: numbers on gain_dataset are optimistic, report those of a test set."
+        )
+    sampling = args.sampling if sample_weights is None else SAMPLE_WEIGHTS
+    check_single_samples(sampling, args, mixing, unlabeled_dataset)
+    if mixing is not None and not callable(mixing):
+        raise TypeError(f"mixing must be a function here, found {mixing!r}: names go to SelMixConfig(mixing=...).")
+    if teacher is not None and teacher is model:
+        raise ValueError("teacher is the model itself, which gives the pseudo-labels anyway: leave it out.")
+
+
 def check_single_samples(sampling: Any, args: SelMixConfig, mixing: Any, unlabeled_dataset: Any) -> None:
     """Refuse what is for pairs where single samples are drawn.
 
@@ -201,23 +224,25 @@ def check_single_samples(sampling: Any, args: SelMixConfig, mixing: Any, unlabel
             raise ValueError(f"{because} draws single samples, and {name} is for pairs: leave one of the two out.")
 
 
-def check_batches(
-    train_dataset: Any, gain_dataset: Any, collator: SelMixCollator, name: str = "train_dataset"
-) -> dict[str, Any]:
-    """Model inputs of two samples of the gain set, after those of the training set (or of the unlabelled one, called
-    by its name) were found to be of their kind.
+def check_batches(sets: Sets, collator: SelMixCollator) -> dict[str, Any]:
+    """Model inputs of two samples of the gain set, after those of the training set and of the unlabelled one, where
+    there is one, were found to be of their kind.
 
     Raises:
-        ValueError: a batch has no labels or no inputs, or training and gain set give other inputs.
+        ValueError: a batch has no labels or no inputs, or a set gives other inputs than the gain set.
     """
-    of_gain = probe_batch(gain_dataset, collator.eval_collator, "gain_dataset")
-    of_train = probe_batch(train_dataset, collator.collator, name)
-    kinds = [{name: _kind(value) for name, value in batch.items()} for batch in (of_train, of_gain)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            f"the inputs that {name} gives are of another kind than those of gain_dataset: {kinds[0]} there, "
-            f"{kinds[1]} here. Transforms must turn an image into a tensor C x H x W; columns must be the same."
-        )
+    of_gain = probe_batch(sets.gain, collator.eval_collator, "gain_dataset")
+    trained = {"train_dataset": sets.train} | ({} if sets.unlabeled is None else {"unlabeled_dataset": sets.unlabeled})
+    for name, dataset in trained.items():
+        of_train = probe_batch(dataset, collator.collator, name)
+        kinds = [{key: _kind(value) for key, value in batch.items()} for batch in (of_train, of_gain)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"the inputs that {name} gives are of another kind than those of gain_dataset: {kinds[0]} there, "
+                f"{kinds[1]} here. Transforms must turn an image into a tensor C x H x W; columns must be the same."
+            )
+    if sets.unlabeled is not None:
+        probe_batch(sets.unlabeled, collator.eval_collator, "unlabeled_dataset")
     return of_gain
 
 
@@ -225,9 +250,3 @@ def _kind(value: Any) -> str:
     """Such as "3 x H x W" for images, whose sides may differ between training and evaluation."""
     shape = list(getattr(value, "shape", []))[1:]
     return " x ".join([str(shape[0]), "H", "W"]) if len(shape) == 3 else f"{len(shape)}-dimensional"
-
-
-def check_optimizer(cls: Any, options: Mapping[str, Any], name: str) -> None:
-    """Refuse an optimizer that takes no parameter groups from outside."""
-    if not isinstance(cls, type) or {"params", "model", "optimizer_dict"} & options.keys():
-        raise ValueError(f"optim={name!r} makes its own parameter groups: use 'sgd' or 'adamw_torch'.")

@@ -1,24 +1,19 @@
-"""What else the gain set may do beside steering: refit the head, train, and set a class bias.
+"""A class bias that is tuned on the gain set and added to a trained head.
 
-A balanced validation set often has more images of the rare classes than the training set. Numbers on a set that trains
-are optimistic: what counts then is a test set. Shape suffixes: N samples, D features, K classes.
+Shape suffix: K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast
-from datasets import Dataset
 from torch import Tensor
 
 from selmix_hf.head_fitting.class_bias import tune_class_bias
 from selmix_hf.method.objectives import Objective
-
-Make = Callable[[Dataset, Dataset, int], Any]
-_STEPS, _BATCH, _STEP_SIZE = 2000, 128, 0.5  # the last over the mean squared norm of the features
 
 
 def add_class_bias(trainer: Any, share: float = 1.0) -> None:
@@ -32,9 +27,9 @@ def add_class_bias(trainer: Any, share: float = 1.0) -> None:
     Raises:
         ValueError: the head has no bias.
     """
-    _require_bias(trainer.head)
-    _add(trainer.head, share * class_bias_of([trainer]))
-    trainer.forget_evaluations()
+    require_bias(trainer.head)
+    add_to_bias(trainer.head, share * class_bias_of([trainer]))
+    trainer.evaluations.forget(trainer.step_of_weights())
 
 
 def class_bias_of(trainers: Sequence[Any], objective: Objective | None = None) -> Tensor:
@@ -42,7 +37,7 @@ def class_bias_of(trainers: Sequence[Any], objective: Objective | None = None) -
     together, each scored by its own head; the same on every process."""
     scores, labels = [], []
     for trainer in trainers:
-        gain = trainer.gain_set_features()
+        gain = trainer.gain_set.features()
         with torch.no_grad():
             scores.append(trainer.head.logits(gain.take(slice(None)).to(trainer.args.device)).float().cpu())
         labels.append(gain.labels)
@@ -50,10 +45,12 @@ def class_bias_of(trainers: Sequence[Any], objective: Objective | None = None) -
     return broadcast(bias_K.to(trainers[0].args.device)).cpu()
 
 
-def _require_bias(head: Any) -> None:
+def require_bias(head: Any) -> None:
+    """Refuse a head without a bias."""
     if head.bias is None:
         raise ValueError("a class bias is added to the head's own, and this head has none: leave it out.")
 
 
-def _add(head: Any, bias_K: Tensor) -> None:
+def add_to_bias(head: Any, bias_K: Tensor) -> None:
+    """Add a vector (K) to the head's bias."""
     head.assign(head.weight, head.bias + bias_K.to(head.bias))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 
-from selmix_hf.training.class_bias import Make, _add, _require_bias, class_bias_of
+from selmix_hf.training.class_bias import add_to_bias, class_bias_of, require_bias
 from selmix_hf.training.refit import with_gain_set
+
+Make = Callable[[Dataset, Dataset, int], Any]
 
 
 def cross_fit(
@@ -53,13 +55,13 @@ def cross_fit(
                 "both runs got one model, so that the second goes on from the first: load it in make_trainer."
             )
         if bias_share:
-            _require_bias(made[-1].head)
+            require_bias(made[-1].head)
         made[-1].train()
     bias_K = bias_share * class_bias_of(made) if bias_share else None
     average_heads(made)
     if bias_K is not None:
-        _add(made[0].head, bias_K)
-    made[0].forget_evaluations()
+        add_to_bias(made[0].head, bias_K)
+    made[0].evaluations.forget(made[0].step_of_weights())
     return made[0]
 
 

@@ -78,7 +78,7 @@ class GainFidelityCallback(TrainerCallback):
         args, head, state = trainer.args, trainer.head, trainer.pair_state
         if state.period % self.every:
             return
-        stored, device = trainer.gain_set_features(), head.weight.device
+        stored, device = trainer.gain_set.features(), head.weight.device
         features, labels = stored.take(slice(None)).to(device), stored.labels.to(device)
         pairs = choose_pairs(head.num_classes, self.num_pairs, state.probability, args.seed)
         if self.mixes == "centroid":
@@ -86,7 +86,8 @@ class GainFidelityCallback(TrainerCallback):
             mixes = centroid_mixes(centroids_KD, pairs, (args.beta_min + 1) / 2)
         else:
             if self._training is None or not args.freeze_backbone:
-                self._training = trainer.training_features(self.num_mixes)
+                sets = trainer.sets
+                self._training = trainer.passes.some_of_each(sets.train, sets.train_labels, self.num_mixes)
             known = self._training.take(slice(None)), self._training.labels
             mixes = drawn_mixes(*known, pairs, self.num_mixes, args.beta_min, args.seed)
         self.latest, self.step = (

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast
 from torch import Tensor
 from transformers.utils import logging
 
@@ -24,6 +23,7 @@ from selmix_hf.head_fitting.side_by_side import LOSSES, FittedHead, fit_side_by_
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.objectives import Objective, recalls
 from selmix_hf.method.ranking import ranking
+from selmix_hf.training.state import PairState
 
 logger = logging.get_logger(__name__)
 
@@ -134,11 +134,13 @@ class HeadStart:
     def of(cls, trainer: Any) -> HeadStart:
         """Retrain heads on the features of the training set, or of 500 samples a class of it where the backbone
         trains too; the same on every process."""
-        head, args = trainer.head, trainer.args
-        train: FeatureDataset = trainer._train_features or trainer.training_features(_PER_CLASS)
-        gain = trainer.gain_set_features()
+        head, args, seed = trainer.head, trainer.args, trainer.passes.seed
+        train: FeatureDataset = trainer.train_features or trainer.passes.some_of_each(
+            trainer.sets.train, trainer.sets.train_labels, _PER_CLASS
+        )
+        gain = trainer.gain_set.features()
         rows = len(train.views[0])  # the first view
-        with isolated_random_state(trainer._seed()):
+        with isolated_random_state(seed):
             tried = retrained_heads(
                 train.views[0],
                 train.labels[:rows],
@@ -146,11 +148,34 @@ class HeadStart:
                 gain.labels,
                 head.num_classes,
                 head.bias is not None,
-                trainer._seed(),
+                seed,
             )
-        pairs = trainer._draws_a_step() / _USUAL_PAIRS
+        pairs = trainer.draws.plan.a_step / _USUAL_PAIRS
         factor = _FACTOR * pairs * (1.0 if args.freeze_backbone else _ALL_WEIGHTS)
         return cls(learning_rate_of(tried, factor), best_by(trainer.objective, tried))
+
+    @classmethod
+    def prepare(cls, trainer: Any, given_rate: float, checkpoint: str | None) -> HeadStart | None:
+        """Set the learning rate of a `SelMixTrainer`'s run where none was given.
+
+        Args:
+            trainer: whose training features are stored, if its backbone is frozen.
+            given_rate: the head's; 0: it is worked out, or was by the run that a checkpoint is of.
+            checkpoint: that the run goes on from, or None.
+
+        Returns:
+            the heads that the run may begin with; None where it begins with the model's own.
+        """
+        args = trainer.args
+        if checkpoint is not None:
+            args.learning_rate = given_rate or PairState.load(checkpoint).learning_rate
+            return None
+        may_begin = args.head_start == "best" and args.gain_set_use == "steer" and trainer.sample_weights is None
+        if given_rate and not may_begin:
+            return None
+        start = cls.of(trainer)
+        args.learning_rate = given_rate or start.learning_rate
+        return start if may_begin else None
 
     def begin(self, trainer: Any, is_new_best: Callable[[], bool] | None) -> None:
         """Put the retrained head into the model where it scores better on the gain set than the model's own.
@@ -165,9 +190,9 @@ class HeadStart:
         if ranking(objective, retrained.counts) <= ranking(objective, own_counts):
             return
         own = head.weight, head.bias
-        self._assign(trainer, retrained.head.weight, retrained.head.bias)
+        trainer.assign_head(retrained.head.weight, retrained.head.bias)
         if is_new_best is not None and not is_new_best():
-            self._assign(trainer, *own)
+            trainer.assign_head(*own)
             return
         own_recall = float(recalls(own_counts.double()).mean())
         logger.warning(
@@ -175,13 +200,6 @@ class HeadStart:
             f"gain_dataset than the model's own: mean recall {retrained.mean_recall:.3f} there, {own_recall:.3f} "
             "before. Set head_start='as_is' to begin with the model's own."
         )
-
-    @staticmethod
-    def _assign(trainer: Any, weight: Tensor, bias: Tensor | None) -> None:
-        device = trainer.args.device
-        bias = None if bias is None else broadcast(bias.to(device))
-        trainer.head.assign(broadcast(weight.to(device)), bias)
-        trainer._statistics_at = {}  # of the other head
 
 
 def mean_squared_norm(features: Tensor) -> float:

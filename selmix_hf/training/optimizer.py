@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
+from transformers import Trainer
 
 from selmix_hf.models.head import ClassifierHead, HeadError, describe
+
+
+def make_optimizer(trainer: Trainer, model: Any, head: ClassifierHead) -> torch.optim.Optimizer:
+    """The optimizer that a trainer's arguments ask for.
+
+    Args:
+        trainer: its `args` have a `backbone_learning_rate` beside the head's `learning_rate`.
+        model: whose weights are trained.
+        head: of the model.
+
+    Raises:
+        ValueError: an optimizer that makes its own parameter groups.
+    """
+    args: Any = trainer.args
+    cls, options = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(args, model)
+    check_optimizer(cls, options, args.optim)
+    decaying = set(trainer.get_decay_parameter_names(model))
+    rates = args.learning_rate, args.backbone_learning_rate
+    made: torch.optim.Optimizer = cls(parameter_groups(model, head, decaying, *rates, args.weight_decay), **options)
+    return made
 
 
 def parameter_groups(
@@ -40,3 +63,9 @@ def parameter_groups(
         }
         for of_backbone, exempt in sorted(groups)
     ]
+
+
+def check_optimizer(cls: Any, options: Mapping[str, Any], name: str) -> None:
+    """Refuse an optimizer that takes no parameter groups from outside."""
+    if not isinstance(cls, type) or {"params", "model", "optimizer_dict"} & options.keys():
+        raise ValueError(f"optim={name!r} makes its own parameter groups: use 'sgd' or 'adamw_torch'.")

@@ -1,6 +1,7 @@
 """The gain set trains too: it refits the head, or joins the training set.
 
-Shape suffixes: N samples, D features.
+A balanced validation set often has more images of the rare classes than the training set. Numbers on a set that trains
+are optimistic: what counts then is a test set. Shape suffixes: N samples, D features.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast
 from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 
@@ -16,7 +16,8 @@ from selmix_hf.data.collators import SelMixCollator
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.head_fitting.retraining import retrain_head
 from selmix_hf.method.losses import LogitAdjustedLoss
-from selmix_hf.training.class_bias import _BATCH, _STEP_SIZE, _STEPS
+
+_STEPS, _BATCH, _STEP_SIZE = 2000, 128, 0.5  # the last over the mean squared norm of the features
 
 
 def with_gain_set(train_dataset: Any, gain_dataset: Any) -> Dataset:
@@ -50,11 +51,11 @@ def refit_head(trainer: Any) -> None:
     2,000 steps of 128 samples by SGD with momentum .9 and a cosine, from the head as it is; the rate is 0.5 over the
     mean squared norm of the features, so that one suits all backbones. Every process ends with the same head.
     """
-    head, labels_N = trainer.head, torch.as_tensor(trainer._train_labels)
-    with isolated_random_state(trainer._seed()):
+    head, seed, labels_N = trainer.head, trainer.passes.seed, torch.as_tensor(trainer.sets.train_labels)
+    with isolated_random_state(seed):
         features_ND = _training_features(trainer)
         if trainer.args.gain_set_use != "train":  # else they are in train_dataset
-            gain = trainer.gain_set_features()
+            gain = trainer.gain_set.features()
             features_ND = torch.cat([features_ND, gain.take(slice(None))])
             labels_N = torch.cat([labels_N, gain.labels])
     weight = head.weight.float().cpu()
@@ -66,15 +67,14 @@ def refit_head(trainer: Any) -> None:
         "steps": _STEPS,
         "batch_size": _BATCH,
         "learning_rate": rate,
-        "seed": trainer._seed(),
+        "seed": seed,
     }
     fitted = retrain_head(features_ND, labels_N, len(weight), loss, start=(weight, bias), **options)
-    head.assign(*(broadcast(tensor.to(trainer.args.device)) for tensor in fitted))
+    trainer.assign_head(*fitted)
 
 
 def _training_features(trainer: Any) -> Tensor:
-    stored = trainer._train_features
-    if stored is not None:
-        return stored.views[0].float()
+    if trainer.train_features is not None:
+        return trainer.train_features.views[0].float()
     collator = SelMixCollator(trainer.data_collator.eval_collator)
-    return trainer._pass().features(trainer.train_dataset, collator)
+    return trainer.passes.look.features(trainer.train_dataset, collator)

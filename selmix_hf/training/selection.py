@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerState
 
 from selmix_hf.method.objectives import INFEASIBLE, Objective
 from selmix_hf.method.ranking import CURE, comparable, has_score
@@ -61,6 +62,30 @@ class Selection:
         found = self._signed(score), *(recalls if self._ranks else ())
         better = self.best is None or found > self.best
         self.best = found if better else self.best
+        return better
+
+    def choose(
+        self, score: float, recalls: tuple[float, ...], state: TrainerState, saves: bool, may_win: bool = True
+    ) -> bool:
+        """Look at an evaluation of the current step and enter it into the state of the run if it is the best so far.
+        With `load_best_model_at_end` weights that are not saved, which could not be returned, are not the best.
+
+        Args:
+            score, recalls: as for `improves`.
+            state: of the run.
+            saves: whether a checkpoint of this step is due.
+            may_win: whether these weights may be chosen at all.
+
+        Returns:
+            whether it is the best.
+        """
+        args, step = self.args, state.global_step
+        saved = args.save_strategy == "best" or saves or step == 0 or not args.load_best_model_at_end
+        better = saved and may_win and self.improves(score, recalls, step)
+        if better:
+            state.best_metric = score
+            if args.save_strategy != "no":
+                state.best_global_step = step
         return better
 
     def saved(self) -> Tensor:

@@ -1,56 +1,54 @@
-"""`SelMixTrainer`. Beside the trainers that it is made of the only module that knows Trainer's hooks."""
+"""`SelMixTrainer`: Trainer's hooks, and the parts that do what they ask for."""
 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate.utils import broadcast
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.collators import SelMixCollator, default_collator, probe_batch
-from selmix_hf.data.labels import checked_labels
-from selmix_hf.data.weighted import SAMPLE_WEIGHTS, sampling_weights
 from selmix_hf.features.frozen import head_alone
-from selmix_hf.features.stored import FEATURES
-from selmix_hf.method.confusion import ClassStatistics, distinct_names
-from selmix_hf.method.draws import largest_repeat
-from selmix_hf.method.gain import head_gain, metric_gradient
-from selmix_hf.method.objectives import Objective, default_target_share
-from selmix_hf.method.pair_distribution import pair_distribution
-from selmix_hf.mixing.mixer import DRAWN, InputMixer, Mixing
-from selmix_hf.models.head import freeze_batch_norm, logits_of
-from selmix_hf.models.peft_models import base_of, find_trained_head
-from selmix_hf.reports.metrics import refresh_report
+from selmix_hf.features.stored import FEATURES, FeatureDataset
+from selmix_hf.method.confusion import ClassStatistics
+from selmix_hf.method.objectives import Objective
+from selmix_hf.mixing.mixer import InputMixer, Mixing
+from selmix_hf.models.peft_models import find_trained_head
+from selmix_hf.reports.metrics import counts_of
 from selmix_hf.training import checks
-from selmix_hf.training.callbacks import RefreshCallback
-from selmix_hf.training.checkpoints import load_pair_state
-from selmix_hf.training.drawing_trainer import DrawingTrainer
-from selmix_hf.training.health import FiniteCheck, HealthWatch, require_finite, require_finite_weights, staleness
-from selmix_hf.training.optimizer import parameter_groups
-from selmix_hf.training.pseudo_label_trainer import prepared_teacher
-from selmix_hf.training.refit import refit_head, with_gain_set
-from selmix_hf.training.state import PairState
+from selmix_hf.training.base import PushingTrainer
+from selmix_hf.training.evaluations import Evaluations
+from selmix_hf.training.gain_set import GainSet
+from selmix_hf.training.head_start import HeadStart
+from selmix_hf.training.health import HealthWatch, require_finite_weights, say_if_never_feasible
+from selmix_hf.training.loss import MixedLoss
+from selmix_hf.training.optimizer import make_optimizer
+from selmix_hf.training.pair_loader import DrawPlan, PairLoader, SampleLoader, data_loader
+from selmix_hf.training.passes import Passes
+from selmix_hf.training.period import Periods
+from selmix_hf.training.pseudo_labels import PseudoLabels, prepared_teacher
+from selmix_hf.training.run_card import card_of_run, push_head_to_hub
+from selmix_hf.training.selection import Selection
+from selmix_hf.training.sets import Sets
+from selmix_hf.training.state import PairState, geometry_of
+from selmix_hf.training.steering import Refresh, Steering
 
 logger = logging.get_logger(__name__)
 
-_WHOLE_RUN = 2000  # steps
 
-
-class SelMixTrainer(DrawingTrainer):
+class SelMixTrainer(PushingTrainer):
     """`transformers.Trainer` that fine-tunes a classifier for an objective of its confusion matrix.
 
     Args:
@@ -86,8 +84,11 @@ class SelMixTrainer(DrawingTrainer):
         pair_state: P, the multipliers, the pseudo-labels and the period; saved with every checkpoint.
         sample_weights: of the training samples, shape N, where single ones are drawn; None where pairs are.
         pseudo_labels: of `unlabeled_dataset`, shape N, -1 for samples that are not used.
-        gain: G of the latest refresh, K x K; None where single samples are drawn.
+        latest_refresh: the latest `steering.Refresh`, what an `on_refresh(trainer)` of a callback looks at.
+        gain: G of it, K x K; None where single samples are drawn.
         health: the `health.HealthWatch`; its `said` names what was warned of.
+        passes, gain_set, draws, unlabeled, evaluations, mixer: the parts of the run, see their modules.
+        timed: called with the name of a part of the work, gives a context around it; to be replaced by who measures.
         gain_counts: counts (K x K) of `gain_dataset` at the latest refresh, and once training has ended those of the
             weights that it returned; `pair_state.start_counts` are those of the start.
 
@@ -126,33 +127,22 @@ class SelMixTrainer(DrawingTrainer):
         args = SelMixConfig() if args is None else copy.copy(args)  # what is worked out is this run's alone
         checks.check_model_and_args(model, args, processing_class)
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
-        if args.gain_set_use != "steer":
-            logger.warning_once(
-                "gain_dataset trains too: numbers on gain_dataset are optimistic, report those of a test set."
-            )
-        num_own = len(train_dataset)
-        if args.gain_set_use == "train":
-            train_dataset = with_gain_set(train_dataset, gain_dataset)
         checks.check_unlabeled(unlabeled_dataset, teacher, unlabeled_labels, args)
-        self.sampling = args.sampling if sample_weights is None else SAMPLE_WEIGHTS
-        checks.check_single_samples(self.sampling, args, mixing, unlabeled_dataset)
-        if mixing is not None and not callable(mixing):
-            raise TypeError(f"mixing must be a function here, found {mixing!r}: names go to SelMixConfig(mixing=...).")
-        if teacher is not None and teacher is model:
-            raise ValueError("teacher is the model itself, which gives the pseudo-labels anyway: leave it out.")
-        column = self.label_column = checks.label_column_of(train_dataset, label_column)
-        self.gain_dataset = gain_dataset
-        self.unlabeled_dataset = checks.without_labels(unlabeled_dataset, train_dataset, column)
+        checks.check_functions(model, args, mixing, teacher, unlabeled_dataset, sample_weights)
+        given = unlabeled_dataset, unlabeled_labels, args, label_column, sample_weights
+        sets = self.sets = Sets(train_dataset, gain_dataset, *given)
+        self.timed: Callable[[str], AbstractContextManager] = lambda part: nullcontext()
+        how = processing_class, data_collator
         super().__init__(
             model=model,
             args=args,
             data_collator=SelMixCollator(
-                default_collator(train_dataset, processing_class, data_collator, train_transform, column),
-                default_collator(gain_dataset, processing_class, data_collator, eval_transform, column),
+                default_collator(sets.train, *how, train_transform, sets.label_column),
+                default_collator(gain_dataset, *how, eval_transform, sets.label_column),
                 args.reuse_samples,
                 for_inputs=mixing is None and args.mixing != "feature",
             ),
-            train_dataset=train_dataset,
+            train_dataset=sets.train,
             eval_dataset=gain_dataset if eval_dataset is None else eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics and self._metrics_beside(compute_metrics),
@@ -160,235 +150,250 @@ class SelMixTrainer(DrawingTrainer):
         )
         self.loss_is_scaled_for_ga = False  # a mean over the micro-batch: Trainer divides it by the accumulation steps
         self.model_accepts_loss_kwargs = False
-        if eval_dataset is None and self.sampling is None:
+        if eval_dataset is None and sets.sampling is None:
             logger.warning("no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint.")
 
-        probe = self._prepare_inputs(checks.check_batches(train_dataset, gain_dataset, self.data_collator))
-        if self.unlabeled_dataset is not None:
-            checks.check_batches(self.unlabeled_dataset, gain_dataset, self.data_collator, "unlabeled_dataset")
-            probe_batch(self.unlabeled_dataset, self.data_collator.eval_collator, "unlabeled_dataset")
-        self.teacher = prepared_teacher(teacher, args.device)
+        probe = self._prepare_inputs(checks.check_batches(sets, self.data_collator))
         self.head = find_trained_head(self.model, probe, head_name, args.freeze_backbone)
         args.work_out(self.head.num_classes)
         self._given_rate = args.learning_rate
-        self._mixer = None
+        self.mixer: InputMixer | None = None
         if mixing is not None or args.mixing != "feature":
-            self._mixer = InputMixer(args.mixing if mixing is None else mixing, self.model)
-            self._mixer.check(self._mixed_inputs())
-        known = base_of(self.model), train_dataset, self.label_column, self.head.num_classes
-        self.class_names = distinct_names(checks.resolve_class_names(*known))
-        self._train_labels = self._labels_of(train_dataset, "train_dataset")
-        self._gain_labels = self._labels_of(gain_dataset, "gain_dataset")
-        self._unlabeled_truth = (
-            None
-            if unlabeled_labels is None
-            else checked_labels(
-                np.asarray(unlabeled_labels), len(unlabeled_dataset), "unlabeled_labels", self.class_names
-            )
-        )
-        drawn = self.sampling, self._train_labels, self.head.num_classes, sample_weights
-        self.sample_weights = None if self.sampling is None else sampling_weights(*drawn)
-        self._drawn_counts = np.bincount(self._train_labels, minlength=self.head.num_classes)
-        self.train_counts = np.bincount(self._train_labels[:num_own], minlength=self.head.num_classes)
-        self.objective = args.make_objective(objective, self.train_counts)
+            self.mixer = InputMixer(args.mixing if mixing is None else mixing, self.model)
+            two = probe_batch(sets.train, self.data_collator.collator, "train_dataset")
+            if args.freeze_backbone:
+                two = {FEATURES: torch.zeros(2, self.head.num_features)}
+            self.mixer.check(self._prepare_inputs(two))
+        sets.read(self.model, self.head.num_classes)
+        self.objective = args.make_objective(objective, sets.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
-        self._begin_selection()
+        self._make_parts(prepared_teacher(teacher, args.device))
         measured = None if compute_metrics else lambda: self._metrics(torch.eye(self.head.num_classes).long())
-        checks.check_eval_sets(self.eval_dataset, args, self._labels_of, self.data_collator.eval_collator, measured)
+        checks.check_eval_sets(self.eval_dataset, args, sets.labels_of, self.data_collator.eval_collator, measured)
 
-        self.pair_state = PairState(geometry=self._geometry())
-        self.gain: Tensor | None = None
-        self.gain_counts: Tensor | None = None
-        self._stored_features, self._statistics_at, self._train_features = {}, {}, None
-        self.health = HealthWatch(self.objective, logger.warning)
-        self._finite_loss, self._resumed = FiniteCheck(torch.zeros(())), False
-        self.add_callback(RefreshCallback(self))
-
-    # --- a period: statistics, gains, P --------------------------------------------------------------------------
-
-    def start_run(self) -> None:
-        """Make the start a candidate for the best checkpoint, so that a run never returns something worse."""
-        self._statistics_at = {}
-        if self.state.global_step > 0:
-            return
-        before = self.pair_state if self._resumed else PairState()  # else train() may have been called before
-        self.pair_state = PairState(geometry=self._geometry(), start_counts=before.start_counts)
-        self._begin_selection()
-        if self.args.gain_set_use != "steer" and not self._resumed:  # checkpoint-0 has the refitted head
-            refit_head(self)
-        if self.pair_state.start_counts is None:
-            self.pair_state.start_counts = self._gain_set_statistics().counts.cpu()
-            self.health.start(self.pair_state.start_counts)
-        keeps_best = self.args.load_best_model_at_end and self.args.eval_strategy != "no"
-        if keeps_best:
-            self._is_new_best()
-        if self._head_start is not None and not self._resumed:
-            self._head_start.begin(self, self._is_new_best if keeps_best else None)
-        self._start_average()
-        if keeps_best:
-            self._save_checkpoint(self.model, None)
-            if self.state.best_global_step == 0:  # not where it has no score
-                self.state.best_model_checkpoint = self._checkpoint_folder()
-
-    def _is_new_best(self) -> bool:
-        return bool(self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None))
-
-    def refresh(self) -> None:
-        """Look at the gain set when a period begins and, where pairs are drawn, work out P from it."""
-        period = self.state.global_step // self.args.refresh_steps
-        if self.pair_state.period == period:  # resumed in the middle of it
-            return
-        statistics = self._gain_set_statistics()
-        self.gain_counts = statistics.counts.cpu()
-        self.pair_state = replace(self.pair_state, period=period)
-        if self.sample_weights is None:
-            self._refresh_pairs(statistics)
+    def _make_parts(self, teacher: Any) -> None:
+        args, sets, head = self.args, self.sets, self.head
+        self.gain_dataset, self.unlabeled_dataset, self.label_column = sets.gain, sets.unlabeled, sets.label_column
+        self.class_names, self.train_counts = sets.class_names, sets.train_counts
+        self.sampling, self.sample_weights = sets.sampling, sets.sample_weights
+        how = self._prepare_inputs, self.compute_loss_context_manager, str(self.accelerator.mixed_precision)
+        self.passes = Passes(self.model, head, args, self.data_collator, *how, self.is_world_process_zero())
+        self.gain_set = GainSet(sets.gain, sets.gain_labels, self.passes)
+        self.unlabeled = None if sets.unlabeled is None else PseudoLabels(sets, self.passes, teacher)
+        plan = DrawPlan(args, self.passes.seed, lambda: self.pair_state, lambda: self._train_batch_size)
+        self.draws: PairLoader | SampleLoader
+        if sets.sample_weights is None:
+            self.draws = PairLoader(sets, plan, self.unlabeled)
+            self.steering = Steering(self.objective, args, head, sets.class_names, self.draws)
         else:
-            repeat = self.sample_weights.max() / self.sample_weights.sum() * self._draws_a_step()
-            report = refresh_report(self.objective, self.gain_counts, self.class_names, {})
-            self.log({**report, "largest_repeat": float(repeat * self.args.refresh_steps)})
-            self.health.look(None, None, self.state.log_history)
-        for callback in self.callback_handler.callbacks:
-            if hasattr(callback, "on_refresh"):
-                callback.on_refresh(self)
+            self.draws = SampleLoader(sets.train, sets.sample_weights, plan)
+        self.loss = MixedLoss(args, head, self.mixer)
+        self.evaluations = Evaluations(self.objective, args, sets.class_names, sets.train_counts)
+        self.health = HealthWatch(self.objective, logger.warning)
+        self.begin_selection()
+        self.pair_state = PairState(geometry=geometry_of(self))
+        self.latest_refresh: Refresh | None = None
+        self.gain_counts: Tensor | None = None
+        self.train_features: FeatureDataset | None = None  # while a frozen run stores them
+        self.head_start: HeadStart | None = None
+        self.periods = Periods(self)
+        self.add_callback(self.periods)
 
-    def _refresh_pairs(self, statistics: ClassStatistics) -> None:
-        """P of the period that begins, from the gain set and the current weights."""
-        counts, beta = statistics.counts.cpu(), (self.args.beta_min + 1) / 2
-        soft = self._soft_confusion() if self._soft else None
-        soft_counts = None if soft is None else soft.counts
-        multipliers = self.objective.update_multipliers(self.pair_state.multipliers, counts, soft_counts)
-        gain = None
-        if soft is not None:
-            gain = soft.gain(self.objective, multipliers, soft.centroids(statistics.feature_sums), beta)
-        del soft, soft_counts  # K x K, not beside those of the derivative
-        gradient = metric_gradient(self.objective, counts, multipliers=multipliers)
-        if gain is None:
-            gain = head_gain(self.head, statistics.centroids, gradient, beta)
-        pseudo_labels = self._new_pseudo_labels()
-        second_K = self._second_counts(pseudo_labels)
-        scale = 1.0
-        if isinstance(self.args.temperature, float):  # "auto" does not see that multipliers make gains larger
-            scale += max((float(multipliers[c.name].max()) for c in self.objective.constraints), default=0.0)
-        distribution = pair_distribution(
-            gain / scale,
-            self.args.pair_sampling,
-            self.args.temperature,
-            self.args.target_share or default_target_share(self.objective, self.head.num_classes),
-            torch.as_tensor(self._drawn_counts > 0),
-            torch.as_tensor((self._drawn_counts if second_K is None else second_K) > 0),
-        )
-        probability = broadcast(distribution.probability.contiguous()).cpu()
-        self.gain = gain.cpu()
-        stale = staleness(self.pair_state.probability, probability, self.gain)
-        self.pair_state = replace(
-            self.pair_state, probability=probability, multipliers=multipliers, pseudo_labels=pseudo_labels
-        )
+    @property
+    def gain(self) -> Tensor | None:
+        """G of the latest refresh, K x K."""
+        return None if self.latest_refresh is None else self.latest_refresh.gain
 
-        report = refresh_report(self.objective, counts, self.class_names, multipliers, gain, distribution, gradient)
-        repeat = largest_repeat(
-            probability, self._drawn_counts, self._draws_a_step() * self.args.refresh_steps, second_K
-        )
-        self.log({**report, **stale, "largest_repeat": repeat})
-        reach = self.args.learning_rate * max(self.state.max_steps, _WHOLE_RUN)  # a trial run is short
-        self.health.look(gain, distribution, self.state.log_history, reach, self._settled)
+    @property
+    def pseudo_labels(self) -> Tensor | None:
+        """The current classes of the unlabelled samples, shape N, -1 for those that are not used."""
+        return self.pair_state.pseudo_labels
+
+    @property
+    def settled(self) -> bool:
+        """A rate that was worked out is high until it has fallen: before the last quarter of a run what the weights
+        score on a gain set is in good part chance."""
+        return bool(self._given_rate) or self.state.global_step >= 0.75 * self.state.max_steps
+
+    def gain_set_statistics(self) -> ClassStatistics:
+        """Of the gain set under the current weights."""
+        with self.timed("statistics passes"):
+            return self.gain_set.statistics(self.step_of_weights(), self.state.best_global_step)
+
+    def predicted_classes(self, dataset: Any) -> Tensor:
+        """The class that the model gives each sample, shape N, on every process; labels are not looked at.
+
+        With a frozen backbone and `feature_cache_dir`, from stored features.
+        """
+        with self.timed("evaluation"):
+            return self.passes.classes_of(dataset)
 
     # --- training ------------------------------------------------------------------------------------------------
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; with a frozen backbone the loop runs on stored features, while `model` stays the whole one."""
-        with head_alone(self.model, self.head) if self.args.freeze_backbone else nullcontext():
+        with head_alone(self.model, self.head) if self.args.freeze_backbone else nullcontext(), self.passes.keeping():
             try:
                 output = super().train(*args, **kwargs)
                 require_finite_weights(self.model, self.state.global_step)
-                self.gain_counts = self._gain_set_statistics().counts.cpu()
-                self._say_what_was_chosen()
+                self.gain_counts = self.gain_set_statistics().counts.cpu()
+                say_if_never_feasible(self.state.log_history, self._say)
+                self.selection.say_if_nothing_was_gained(self.state.best_global_step, self.state.best_metric)
                 return output
             finally:
-                self._stored_features, self._statistics_at, self._train_features = {}, {}, None
-                self._gain_set_samples = None
+                self.gain_set.forget()
+                self.train_features = None
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.args.freeze_backbone:
+            logger.info("freeze_backbone: computing the pooled features of train_dataset and gain_dataset once.")
+            with self.timed("features"):
+                self.train_features = self.store_features()
+        if self.is_in_train:
+            self.head_start = HeadStart.prepare(self, self._given_rate, self._resumes_from)
+        with self.timed("features"):  # of second samples
+            loader = data_loader(self.draws, self.train_features, self.data_collator)
+        return self.accelerator.prepare(loader)
+
+    def store_features(self) -> FeatureDataset:
+        """Features of the training set, view by view; those of the gain set are made beside."""
+        labels_N = self.sets.train_labels
+        self.passes.stored(self.sets.gain, self.sets.gain_labels)
+        stored = FeatureDataset(self.passes.views_of(self.sets.train), labels_N)
+        if self.gain_set.soft:
+            self.gain_set.fill_up(stored, labels_N)
+        return stored
+
+    def assign_head(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Give every process the first one's weights (K x D) and biases (K) of the head."""
+        device = self.args.device
+        self.head.assign(broadcast(weight.to(device)), None if bias is None else broadcast(bias.to(device)))
+        self.gain_set.forget()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As Trainer's; stops where the loss was not finite, before the update, when backward is queued already."""
         loss = super().training_step(*args, **kwargs)
-        require_finite(self._finite_loss, "loss", self.state.global_step)
+        self.loss.require_finite(self.state.global_step)
         return loss
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        inputs = dict(inputs)
-        drawn = {name: inputs.pop(name) for name in DRAWN if name in inputs}
-        coefficient, labels = drawn.get("mixing_coefficient"), inputs.pop("labels")
-        training = coefficient is not None or model.training
-        if training and not self.args.freeze_backbone:
-            freeze_batch_norm(model)
-        at_head: AbstractContextManager = nullcontext()
-        if coefficient is not None and self._mixer is not None:
-            inputs = self._mixer(inputs, labels, drawn)
-        elif coefficient is not None:
-            at_head = self.head.mix(coefficient, drawn.get("mixing_index"))
-        with at_head:
-            logits = logits_of(model(**inputs))
-        outputs = None
-        if return_outputs or self.compute_loss_func is not None:
-            outputs = SequenceClassifierOutput(logits=logits)
-        if self.compute_loss_func is not None:
-            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
-        else:
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.args.label_smoothing_factor)
-        if training:
-            self._finite_loss = FiniteCheck(loss.detach())
+        loss, outputs = self.loss(model, inputs, self.compute_loss_func, return_outputs)
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The head's parameters first (the logged learning rate is theirs), the backbone's at a rate of their own."""
         if self.optimizer is None:
-            whole: Any = self.model if model is None else model
-            cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, whole)
-            checks.check_optimizer(cls, options, self.args.optim)
-            groups = parameter_groups(
-                whole,
-                self.head,
-                set(self.get_decay_parameter_names(whole)),
-                self.args.learning_rate,
-                cast(float, self.args.backbone_learning_rate),
-                self.args.weight_decay,
-            )
-            self.optimizer = cls(groups, **options)
+            self.optimizer = make_optimizer(self, self.model if model is None else model, self.head)
         return self.optimizer
-
-    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        """As Trainer's; beside the loss, where inputs are mixed, the mean share of the first samples."""
-        if self._mixer is not None and "loss" in logs:
-            share = torch.tensor([self._mixer.mean_share()], device=self.args.device)
-            logs = {**logs, "mixed_share": float(self.accelerator.gather(share).mean())}
-        super().log(logs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0 if FEATURES in inputs else super().floating_point_ops(inputs)
 
-    # --- saving and loading --------------------------------------------------------------------------------------
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; beside the loss, where inputs are mixed, the mean share of the first samples. Evaluations are
+        remembered for the card."""
+        if self.mixer is not None and "loss" in logs:
+            share = torch.tensor([self.mixer.mean_share()], device=self.args.device)
+            logs = {**logs, "mixed_share": float(self.accelerator.gather(share).mean())}
+        self.evaluations.remember(logs, self.step_of_weights())
+        super().log(logs, *args, **kwargs)
+
+    # --- evaluation and choice -----------------------------------------------------------------------------------
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        self.evaluations.prefix = metric_key_prefix
+        if description != "Evaluation" or self.compute_metrics is not None:  # predict, or metrics of the user's own
+            own = prediction_loss_only, ignore_keys, metric_key_prefix
+            return super().evaluation_loop(dataloader, description, *own)
+        dataset: Any = dataloader.dataset
+        labels_N = self.sets.labels_of(dataset, f"the {metric_key_prefix} set")
+        self.callback_handler.eval_dataloader = dataloader
+        with self.timed("evaluation"):
+            if self.is_in_train and dataset is self.gain_dataset:
+                statistics = self.gain_set_statistics()
+            else:
+                statistics = self.passes.statistics_of(dataset, labels_N, self._show_progress)
+        metrics = {"loss": statistics.mean_loss, **self._metrics(statistics.counts.cpu())}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(np.empty(0), None, metrics, statistics.num_samples)
+
+    def _metrics(self, counts: Tensor) -> dict[str, Any]:
+        return self.evaluations.metrics(counts, per_class=not self.is_in_train)
+
+    def _metrics_beside(self, compute_metrics: Callable) -> Callable:
+        return lambda prediction: {
+            **self._metrics(counts_of(prediction, self.head.num_classes)),
+            **compute_metrics(prediction),
+        }
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        # with persistent workers Trainer keeps one loader for every dataset that is given as an object
+        getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def begin_selection(self) -> None:
+        """Forget what earlier runs chose by."""
+        self.selection, self.evaluations.recalls = Selection(self.objective, self.args, self._say), {}
+
+    def is_new_best(self) -> bool:
+        """Evaluate as the choice of the checkpoint does; whether nothing so far was better."""
+        return bool(self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None))
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        self.evaluations.recalls = {}
+        return super()._evaluate(*args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As Trainer's, but see `selection.Selection.choose`, and `settled`."""
+        name, step = self.selection.metric, self.state.global_step
+        if name not in metrics:
+            return super()._determine_best_metric(metrics, trial)
+        may_win = step == 0 or self.settled
+        recalls = self.evaluations.recalls.get(name, ())
+        return self.selection.choose(metrics[name], recalls, self.state, self.control.should_save, may_win)
+
+    # --- saving, loading, cards ----------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         require_finite_weights(self.model, self.state.global_step)
-        if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
-            os.makedirs(self._checkpoint_folder(), exist_ok=True)
-            self.pair_state.average = {} if self._average is None else self._average.tensors
-            self.pair_state.learning_rate = self.args.learning_rate
-            self.pair_state.selection = self.selection.saved()
-            self.pair_state.save(self._checkpoint_folder())
-        super()._save_checkpoint(model, trial)
-
-    def _checkpoint_folder(self) -> str:
-        return os.path.join(self._get_output_dir(None), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        with self.timed("saving"):
+            if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
+                self.periods.save(self.checkpoint_folder())
+            super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        self._resumed = checkpoint is not None
-        if checkpoint is not None:  # every resume comes by here
-            self.pair_state = load_pair_state(checkpoint, self._geometry())
-            self.selection.load(self.pair_state.selection, self.state.best_metric)
-            self._start_average()
-            if self._average is not None:
-                self._average.load(self.pair_state.average)
+        self.periods.resume(checkpoint)  # every resume comes by here
         super()._load_optimizer_and_scheduler(checkpoint)
+
+    def create_model_card(  # type: ignore[override]
+        self, model_name: str | None = None, dataset_args: Any = None, **kwargs: Any
+    ) -> None:
+        """Write README.md into output_dir: numbers of `evaluate(test, metric_key_prefix="test")`, or else those of
+        validation, said to be so.
+
+        Args:
+            model_name: default is that of the repository, or of output_dir.
+            dataset_args: not used.
+            kwargs: see `card.render`.
+        """
+        if self.is_world_process_zero():
+            card = card_of_run(self, model_name or self._repository(), **kwargs)
+            card.save(Path(str(self.args.output_dir)) / "README.md")
+
+    push_head_to_hub = push_head_to_hub
+
+    def _show_progress(self) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    def _say(self, sentence: str) -> None:
+        if self.is_world_process_zero():
+            logger.warning(sentence)

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from selmix_hf.data.weighted import identity
+
 
 @dataclass
 class PairState:
@@ -43,7 +45,7 @@ class PairState:
     FILE_NAME = "selmix_state.safetensors"
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write `FILE_NAME` into the folder, whole or not at all."""
+        """Write `FILE_NAME` into the folder, which is made if need be, whole or not at all."""
         tensors = {f"multiplier.{name}": value.contiguous() for name, value in self.multipliers.items()}
         if self.probability is not None:
             tensors["probability"] = self.probability.cpu().contiguous()
@@ -59,6 +61,7 @@ class PairState:
             tensors["selection"] = self.selection.contiguous()
         tensors |= {f"average.{name}": value.cpu().contiguous() for name, value in self.average.items()}
         path = Path(folder) / self.FILE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path.with_suffix(".tmp"), metadata=metadata)
         os.replace(path.with_suffix(".tmp"), path)
 
@@ -97,3 +100,24 @@ class PairState:
             learning_rate=float(metadata.get("learning_rate", 0)),
             start_counts=counts,
         )
+
+
+def geometry_of(trainer: Any) -> dict[str, Any]:
+    """What fixes where the periods of a `SelMixTrainer` begin, what is drawn in them and what for; a resumed run must
+    have the same."""
+    args, unlabeled = trainer.args, trainer.sets.unlabeled
+    names = ["refresh_steps", "pair_sampling", "beta_min", "freeze_backbone", "gain_set_use", "confusion"]
+    names += ["confusion_temperature"] * (args.confusion == "soft")
+    kept = {name: getattr(args, name) for name in names}
+    kept["mixing"] = "feature" if trainer.mixer is None else trainer.mixer.name
+    kept["sampling"] = identity(trainer.sets.sampling, trainer.sets.sample_weights)
+    kept["reuse_samples"] = args.reuse_samples and trainer.draws.plan.batch_size()  # within a batch of a process
+    kept["unlabeled"] = 0 if unlabeled is None else len(unlabeled)
+    if unlabeled is not None:
+        kept |= {name: value for name, value in vars(args).items() if name.startswith("pseudo_label_")}
+        kept |= {"ema_decay": args.ema_decay, "teacher": trainer.unlabeled.teacher is not None}
+        kept["unlabeled_rows"] = unlabeled.digest
+    aim: dict[str, Any] = {"objective": trainer.objective.name, "constraints": args.constraints or {}}
+    aim["worst_share"] = getattr(trainer.objective.metric, "share", 0.0)
+    plan = trainer.draws.plan
+    return {**kept, **aim, "pairs_per_step": plan.a_step, "seed": plan.seed}

@@ -31,10 +31,10 @@ def card_of(trainer, **kwargs):
 
 def test_without_a_test_set_it_says_validation(run):
     run.evaluate()
-    history = run._evaluations
-    run._evaluations = [log for log in history if "test_mean_recall" not in log]
+    history = run.evaluations.shown
+    run.evaluations.shown = [log for log in history if "test_mean_recall" not in log]
     card = card_of(run)
-    run._evaluations = history
+    run.evaluations.shown = history
     assert "validation images, which steered the training" in card.text
     assert "No interval is given" in card.text and "95%" not in card.text
     assert {result.dataset_split for result in card.data.eval_results} == {"validation"}
@@ -51,7 +51,7 @@ def test_numbers_are_the_measured_ones(run):
     assert values.keys() >= {"mean_recall", "g_mean", "h_mean", "smallest_coverage"}
     row = next(line for line in card.text.splitlines() if line.startswith("| worst-class recall"))
     assert row.split("|")[3].strip() == f"{report['test_min_recall']:.3f}"
-    assert row.split("|")[2].strip() == f"{run._evaluations[0]['test_min_recall']:.3f}"
+    assert row.split("|")[2].strip() == f"{run.evaluations.shown[0]['test_min_recall']:.3f}"
     ends = (report["test_min_recall_low"], report["test_min_recall_high"])
     assert row.split("|")[4].strip() == "{:.3f} to {:.3f}".format(*ends)
     assert card.text.count("The interval beside a recall is Clopper-Pearson's, over the choice of test images") == 1
@@ -179,7 +179,7 @@ def test_the_best_checkpoints_numbers_not_the_last_steps(tmp_path):
     assert trainer.state.best_global_step < trainer.state.global_step
     start = next(log for log in trainer.state.log_history if "eval_mean_recall" in log)
     values = {result.metric_type: result.metric_value for result in card_of(trainer).data.eval_results}
-    kept = next(e for e in trainer._evaluations if e["step"] == trainer.state.best_global_step)
+    kept = next(e for e in trainer.evaluations.shown if e["step"] == trainer.state.best_global_step)
     assert values["smallest_coverage"] == pytest.approx(kept["eval_smallest_coverage"], abs=1e-4)
     assert start["step"] == 0
 

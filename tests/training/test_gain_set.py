@@ -51,9 +51,9 @@ def test_averaged_layers_of_which_one_has_a_bias_take_one():
 def test_refit_is_the_head_of_both_sets(tmp_path, frozen):
     model = tiny.model("resnet")
     by_hand = tiny.trainer(tmp_path / "a", copy.deepcopy(model), freeze_backbone=True)
-    train, gain = by_hand._eval_features(by_hand.train_dataset), by_hand._eval_features(by_hand.gain_dataset)
+    train, gain = by_hand.passes.features_of(by_hand.train_dataset), by_hand.passes.features_of(by_hand.gain_dataset)
     features = torch.cat([train, gain])
-    labels = torch.as_tensor(np.concatenate([by_hand._train_labels, by_hand._gain_labels]))
+    labels = torch.as_tensor(np.concatenate([by_hand.sets.train_labels, by_hand.sets.gain_labels]))
     weight, bias = retrain_head(
         features,
         labels,
@@ -93,7 +93,7 @@ def test_pairs_come_from_both_sets(tmp_path):
     assert len(trainer.train_dataset) == sum(tiny.TRAIN_COUNTS) + sum(tiny.GAIN_COUNTS)
     assert trainer.train_counts.tolist() == [30, 15, 8, 4]  # which head, tail and reports go by
     drawn = set()
-    take = trainer._store_features
+    take = trainer.store_features
 
     def store():
         stored = take()
@@ -101,7 +101,7 @@ def test_pairs_come_from_both_sets(tmp_path):
         stored.take = lambda rows: drawn.update(rows if not isinstance(rows, slice) else ()) or inner(rows)
         return stored
 
-    trainer._store_features = store
+    trainer.store_features = store
     trainer.train()
     assert drawn & set(range(sum(tiny.TRAIN_COUNTS))) and max(drawn) >= sum(tiny.TRAIN_COUNTS)
 
@@ -189,8 +189,8 @@ def test_a_class_bias_follows_from_scores_of_the_head_that_a_half_steered(tmp_pa
     scores = []
     for trainer in alone:
         trainer.train()
-        scores.append(trainer._eval_features(trainer.gain_dataset) @ trainer.head.weight.T + trainer.head.bias)
-    labels = torch.as_tensor(np.concatenate([trainer._gain_labels for trainer in alone]))
+        scores.append(trainer.passes.features_of(trainer.gain_dataset) @ trainer.head.weight.T + trainer.head.bias)
+    labels = torch.as_tensor(np.concatenate([trainer.sets.gain_labels for trainer in alone]))
     bias = tune_class_bias(torch.cat(scores), labels, plain.objective)
     assert bias.abs().max() > 0.01
     torch.testing.assert_close(biased.head.weight, plain.head.weight)
@@ -202,11 +202,11 @@ def test_a_class_bias_is_in_the_head_that_is_saved(tmp_path, frozen, share):
     trainer = tiny.trainer(tmp_path, freeze_backbone=frozen, objective="min_recall", **tiny.BARE)
     trainer.train()
     before, weight, own = trainer.evaluate()["eval_min_recall"], trainer.head.weight.clone(), trainer.head.bias.clone()
-    scores = trainer._eval_features(trainer.gain_dataset) @ weight.T + own
-    bias = tune_class_bias(scores, torch.as_tensor(trainer._gain_labels), trainer.objective)
-    assert bias.abs().max() > 0.01 and trainer._evaluations
+    scores = trainer.passes.features_of(trainer.gain_dataset) @ weight.T + own
+    bias = tune_class_bias(scores, torch.as_tensor(trainer.sets.gain_labels), trainer.objective)
+    assert bias.abs().max() > 0.01 and trainer.evaluations.shown
     add_class_bias(trainer, share)
-    assert not trainer._evaluations  # a card would show numbers of other weights
+    assert not trainer.evaluations.shown  # a card would show numbers of other weights
     torch.testing.assert_close(trainer.head.bias, own + share * bias, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(trainer.head.weight, weight)
     if share == 1:
@@ -225,7 +225,7 @@ def test_a_card_keeps_the_start_beside_a_class_bias(tmp_path):
     trainer.train()
     before = trainer.evaluate(test, metric_key_prefix="test")["test_mean_recall"]
     add_class_bias(trainer)
-    assert [logs["step"] for logs in trainer._evaluations] == [0]
+    assert [logs["step"] for logs in trainer.evaluations.shown] == [0]
     after = trainer.evaluate(test, metric_key_prefix="test")["test_mean_recall"]
     assert after != before
     trainer.create_model_card()
@@ -268,7 +268,7 @@ def test_a_head_without_a_bias_is_refitted_without_one(tmp_path):
     model = tiny.model("resnet")
     model.classifier[1] = torch.nn.Linear(16, 4, bias=False)
     trainer = tiny.trainer(tmp_path, model, freeze_backbone=True, **tiny.BARE)
-    features, labels = trainer._eval_features(trainer.train_dataset), torch.as_tensor(trainer._train_labels)
+    features, labels = trainer.passes.features_of(trainer.train_dataset), torch.as_tensor(trainer.sets.train_labels)
     start = trainer.head.weight, torch.zeros(4)
     weight, bias = retrain_head(features, labels, 4, start=start, fit_bias=False, steps=20)
     assert bias.tolist() == [0] * 4 and not torch.equal(weight, start[0])

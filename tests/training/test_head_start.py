@@ -29,8 +29,8 @@ class Looked(TrainerCallback):
         self.found = found
 
     def on_refresh(self, trainer):
-        stored = trainer.gain_set_features()
-        self.found |= {"gain": trainer.gain.clone(), "padding": trainer._padding}
+        stored = trainer.gain_set.features()
+        self.found |= {"gain": trainer.gain.clone(), "padding": trainer.gain_set.padding}
         self.found |= {"features": stored.take(slice(None)), "labels": stored.labels}
 
 
@@ -91,7 +91,7 @@ def test_a_better_head_is_what_the_run_begins_with(freeze, tmp_path):
 @BOTH
 def test_the_rate_goes_with_the_pairs_of_a_step_and_is_lower_where_all_weights_train(freeze, tmp_path):
     run = tiny.trainer(tmp_path, freeze_backbone=freeze, **{**WORKED_OUT, **tiny.BARE, "max_steps": 1})
-    norm = mean_squared_norm(run.training_features(500).take(slice(None)))
+    norm = mean_squared_norm(run.passes.some_of_each(run.sets.train, run.sets.train_labels, 500).take(slice(None)))
     factor = 4 * 8 / 64 * (1 if freeze else 0.3)  # 8 pairs a step
     start = HeadStart.of(run)
     assert any(start.learning_rate == pytest.approx(factor * rate / norm, rel=1e-4) for rate in RATES)
@@ -102,7 +102,7 @@ def test_a_given_rate_and_head_stay(tmp_path):
     weight = run.head.weight
     run._is_new_best = lambda: torch.testing.assert_close(run.head.weight, weight) or True
     run.train()
-    assert run.args.learning_rate == 0.025 and run._head_start is None
+    assert run.args.learning_rate == 0.025 and run.head_start is None
 
 
 def test_options_of_one_config_serve_runs_of_their_own(tmp_path):
@@ -122,7 +122,7 @@ def test_options_of_one_config_serve_runs_of_their_own(tmp_path):
 def test_the_model_s_own_head_is_put_back_where_the_set_that_chooses_disagrees(tmp_path):
     run = tiny.trainer(tmp_path, **WORKED_OUT, freeze_backbone=True, max_steps=1)
     start, own = HeadStart.of(run), run.head.weight
-    run.pair_state.start_counts = run._gain_set_statistics().counts.cpu()
+    run.pair_state.start_counts = run.gain_set_statistics().counts.cpu()
     start.begin(run, lambda: False)
     assert torch.equal(run.head.weight, own)
     start.begin(run, lambda: True)
@@ -160,7 +160,7 @@ def test_the_gain_of_a_run_is_that_of_the_soft_matrix(freeze, tmp_path):
     if freeze:
         missing = [20 - int((labels == k).sum()) for k in range(4)]
         assert len(found["padding"].labels) == sum(
-            min(max(n, 0), int((torch.as_tensor(run._train_labels) == k).sum())) for k, n in enumerate(missing)
+            min(max(n, 0), int((torch.as_tensor(run.sets.train_labels) == k).sum())) for k, n in enumerate(missing)
         )
         features = torch.cat([features, found["padding"].features])
         labels = torch.cat([labels, found["padding"].labels])
@@ -187,7 +187,7 @@ def test_the_gain_of_a_run_is_that_of_the_soft_matrix(freeze, tmp_path):
 @pytest.mark.parametrize(("given", "best"), [(0.0, 8), (0.1, 4)])
 def test_weights_at_a_rate_that_has_not_fallen_are_not_the_best(given, best, tmp_path):
     run = tiny.trainer(tmp_path, freeze_backbone=True, objective="mean_recall", learning_rate=given)
-    run._begin_selection()
+    run.begin_selection()
     run.state.max_steps = 8
     for step, score in ((0, 0.1), (4, 0.9), (8, 0.5)):
         run.state.global_step = step

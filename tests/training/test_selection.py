@@ -123,7 +123,7 @@ def test_of_several_sets_the_named_one_decides(tmp_path):
     run = tiny.trainer(tmp_path, eval_dataset=sets, metric_for_best_model="eval_a_selection_score", max_steps=8)
     measure = run._metrics
     by_set = {"eval_a": {0: START, 4: FEWER_AT_ZERO, 8: START}, "eval_b": {0: START, 4: START, 8: BETTER_REST}}
-    run._metrics = lambda _: measure(counts_of(by_set[run._prefix][run.state.global_step]))
+    run._metrics = lambda _: measure(counts_of(by_set[run.evaluations.prefix][run.state.global_step]))
     run.train()
     assert run.state.best_global_step == 4
 

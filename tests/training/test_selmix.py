@@ -211,12 +211,12 @@ def test_feature_views_are_different_views_of_the_same_image(num_workers, tmp_pa
     options = {"freeze_backbone": True, "feature_views": 3, "dataloader_num_workers": num_workers, "max_steps": 4}
     transforms = {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
     run = tiny.trainer(tmp_path, "convnext", **transforms, **options, **tiny.BARE)
-    stored = run._store_features()
+    stored = run.store_features()
     assert len(stored.views) == 3 and len(stored) == 3 * sum(tiny.TRAIN_COUNTS)
     first, second, third = stored.views
     for one, other in ((first, second), (first, third), (second, third)):
         assert (one - other).abs().amax(1).min() > 0  # every image
-    assert torch.equal(torch.stack(stored.views), torch.stack(run._store_features().views))
+    assert torch.equal(torch.stack(stored.views), torch.stack(run.store_features().views))
     run.train()
     assert all(np.isfinite(tiny.losses(run)))
 
@@ -225,7 +225,7 @@ def test_stored_views_do_not_depend_on_workers_and_batches(tmp_path):
     def stored(folder, **options):
         transforms = {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
         run = tiny.trainer(tmp_path / folder, "convnext", freeze_backbone=True, **transforms, **options)
-        return torch.stack(run._store_features().views)
+        return torch.stack(run.store_features().views)
 
     plain = stored("plain")
     assert torch.allclose(plain, stored("workers", dataloader_num_workers=2), atol=1e-5)
@@ -265,7 +265,7 @@ def test_the_feature_pass_shows_its_progress(quiet, tmp_path, capsys):
     shown = capsys.readouterr().err
     assert ("33/33" in shown and "57/57" in shown and "pooled features" in shown) is not quiet
     run.is_world_process_zero = lambda: False
-    assert run._pass().show_progress is False
+    assert run.passes.look.show_progress is False
 
 
 def test_two_trainings_in_a_row_go_on_from_each_other(tmp_path):
@@ -344,7 +344,7 @@ def test_a_refresh_leaves_the_global_random_state_alone(freeze, workers, tmp_pat
     transforms = {"train_transform": tiny.random_view, "eval_transform": tiny.random_view}
     options = {"dataloader_num_workers": workers, "freeze_backbone": freeze, "max_steps": 8}
     run = tiny.trainer(tmp_path, "convnext", **transforms, **options)
-    states, plain_refresh, plain_start = [], run.refresh, run.start_run
+    states, plain_refresh, plain_start = [], run.periods.refresh, run.periods.start_run
 
     def state():
         return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
@@ -354,7 +354,7 @@ def test_a_refresh_leaves_the_global_random_state_alone(freeze, workers, tmp_pat
         function()
         states.append(before == state())
 
-    run.refresh, run.start_run = (lambda: between(plain_refresh)), (lambda: between(plain_start))
+    run.periods.refresh, run.periods.start_run = (lambda: between(plain_refresh)), (lambda: between(plain_start))
     run.train()
     assert states == [True, True, True]
 

@@ -43,7 +43,7 @@ def test_what_is_trained_on_is_what_the_sampler_draws(freeze, accumulation, tmp_
     options = {"sampling": "square_root", "freeze_backbone": freeze, "gradient_accumulation_steps": accumulation}
     run = recorded(tiny.trainer(tmp_path, per_device_train_batch_size=8 // accumulation, **options, **tiny.BARE))
     images = run.data_collator.eval_collator(list(run.train_dataset))["pixel_values"]
-    inputs = run._eval_features(run.train_dataset) if freeze else images
+    inputs = run.passes.features_of(run.train_dataset) if freeze else images
     weights = sampling_weights("square_root", LABELS)
     np.testing.assert_allclose(run.sample_weights, weights)
     run.train()
@@ -80,7 +80,7 @@ def test_classifier_retraining_is_a_loop_by_hand(tmp_path):
     run = tiny.trainer(tmp_path, sampling="class_balanced", freeze_backbone=True, max_steps=20, **tiny.BARE)
     head = torch.nn.Linear(16, 4)
     head.load_state_dict(run.model.classifier[1].state_dict())
-    features = run._eval_features(run.train_dataset)
+    features = run.passes.features_of(run.train_dataset)
     optimizer = torch.optim.SGD(head.parameters(), 0.1)
     sampler = WeightedSampler(sampling_weights("class_balanced", LABELS), 4 * 8, seed=run.args.seed)
     for _ in range(5):

@@ -23,7 +23,8 @@ from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.mixing.mixup import MIXING
 from selmix_hf.studies.data import BenchmarkData
 from selmix_hf.studies.start import BenchmarkArguments
-from selmix_hf.studies.workbench import RowTrainer, Workbench
+from selmix_hf.studies.workbench import Workbench
+from selmix_hf.training.selmix import SelMixTrainer
 
 MEASURED = ("psi", "mean_recall", "min_recall", "h_mean", "smallest_coverage")
 IMBALANCES = (10, 50, 100, 200, 500)
@@ -100,9 +101,11 @@ class Laboratory(Workbench):
             "effective_pairs": float(np.mean([log["effective_pairs"] for log in logs])),
         }
 
-    def _measure(self, trainer: RowTrainer, rows_N: np.ndarray) -> dict[str, float]:
+    def _measure(self, trainer: SelMixTrainer, rows_N: np.ndarray) -> dict[str, float]:
         labels_N = torch.as_tensor(self.labels_N[rows_N])
-        metrics = trainer._metrics(confusion_counts(labels_N, self.logits(trainer, rows_N), self.num_classes))
+        metrics = trainer.evaluations.metrics(
+            confusion_counts(labels_N, self.logits(trainer, rows_N), self.num_classes), per_class=True
+        )
         return {name: round(float(metrics[name]), 6) for name in MEASURED}
 
     def _drawn(self, smallest_class: int) -> np.ndarray:
@@ -119,8 +122,8 @@ class Laboratory(Workbench):
     def _trainable(self) -> np.ndarray:
         return np.concatenate([self.rows["train"], self.rows.get("pool", np.empty(0, np.int64))])
 
-    def _fit_head(self, trainer: RowTrainer, train_N: np.ndarray) -> None:
-        features_ND, labels_N = trainer._eval_features(self.images.select(train_N)), self.labels_N[train_N]
+    def _fit_head(self, trainer: SelMixTrainer, train_N: np.ndarray) -> None:
+        features_ND, labels_N = trainer.passes.features_of(self.images.select(train_N)), self.labels_N[train_N]
         loss = LogitAdjustedLoss(np.bincount(labels_N, minlength=self.num_classes).tolist())
         trainer.head.assign(*retrain_head(features_ND.float(), torch.as_tensor(labels_N), self.num_classes, loss))
 

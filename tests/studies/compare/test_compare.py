@@ -198,7 +198,7 @@ def test_a_share_of_a_class_bias_follows_what_was_trained(folder, tmp_path, monk
         return torch.tensor([0.0, 0.0, 1e6])
 
     monkeypatch.setattr("selmix_hf.studies.compare.same_start.class_bias_of", bias)
-    monkeypatch.setattr("selmix_hf.training.class_bias._STEPS", 20)
+    monkeypatch.setattr("selmix_hf.training.refit._STEPS", 20)
     more = ["--freeze_backbone", "true", "--objectives", "min_recall", "--methods", "the start", "--seeds", "0"]
     result = run(folder, tmp_path, *more)["objectives"]["min_recall"][SELMIX]
     refit = {"gain_set_use": "refit"}

@@ -1,0 +1,75 @@
+"""What the evaluations of a run find: metrics of confusion counts, recalls that break ties, and what a card shows.
+
+Shape suffix: K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selmix_hf.config import SelMixConfig
+from selmix_hf.hub.card import SHOWN_PREFIXES
+from selmix_hf.method.confusion import confusion_matrix
+from selmix_hf.method.objectives import Objective
+from selmix_hf.method.ranking import ascending_recalls
+from selmix_hf.reports.metrics import classification_metrics
+
+
+class Evaluations:
+    """Those of a run.
+
+    Args:
+        objective, args, class_names: of the run.
+        train_counts: training samples of each class, K.
+
+    Attributes:
+        shown: logs of evaluations that a card may show, each with the "step" of its weights.
+        recalls: `ranking.ascending_recalls` of the latest evaluation of each set, by the name of its selection score.
+        prefix: of the metrics of the evaluation that is under way.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        args: SelMixConfig,
+        class_names: Sequence[str],
+        train_counts: NDArray[np.integer],
+    ) -> None:
+        self.objective, self.args, self.class_names, self.train_counts = objective, args, class_names, train_counts
+        self.shown: list[dict[str, Any]] = []
+        self.recalls: dict[str, tuple[float, ...]] = {}
+        self.prefix = "eval"
+
+    def metrics(self, counts: Tensor, per_class: bool = False) -> dict[str, Any]:
+        """All that is told of counts (K x K): psi, the score that chooses the checkpoint, the violation where there
+        are constraints, and `classification_metrics`."""
+        # the first under a name: a callback may look at another set before this one's score is compared
+        self.recalls.setdefault(f"{self.prefix}_selection_score", ascending_recalls(counts))
+        report = classification_metrics(
+            counts,
+            class_prior=self.objective.class_prior if self.objective.constraints else "balanced",
+            train_counts=self.train_counts,
+            class_names=self.class_names,
+            tail_share=self.args.tail_share,
+            worst_share=self.args.worst_share,
+            per_class=per_class,
+        )
+        confusion_KK = confusion_matrix(counts, self.objective.class_prior)
+        own = {"psi": float(self.objective.value(confusion_KK)), "selection_score": self.objective.score(counts)}
+        if self.objective.constraints:
+            own["violation"] = self.objective.violation(confusion_KK)
+        return {**own, **report}
+
+    def remember(self, logs: dict[str, Any], step: int) -> None:
+        """Keep what is logged for the card, if it is an evaluation that a card shows; `train` would forget it."""
+        if any(f"{prefix}_mean_recall" in logs for prefix in SHOWN_PREFIXES):
+            self.shown.append({**logs, "step": step})
+
+    def forget(self, step: int) -> None:
+        """Those of the weights of a step, which changed outside a run; that of the start stays, for the card."""
+        self.shown = [logs for logs in self.shown if logs["step"] != step]
