@@ -36,16 +36,27 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.method.losses import BalancedSoftmaxLoss as BalancedSoftmaxLoss
     from selmix_hf.method.losses import LDAMLoss as LDAMLoss
     from selmix_hf.method.losses import LogitAdjustedLoss as LogitAdjustedLoss
+    from selmix_hf.method.minimum import MinimumMetric as MinimumMetric
     from selmix_hf.method.objective_names import get_objective as get_objective
     from selmix_hf.method.objective_names import register_objective as register_objective
+    from selmix_hf.method.objectives import Constraint as Constraint
+    from selmix_hf.method.objectives import Objective as Objective
+    from selmix_hf.method.objectives import SmoothMetric as SmoothMetric
+    from selmix_hf.method.pair_distribution import pair_distribution as pair_distribution
     from selmix_hf.models.head_search import find_head as find_head
+    from selmix_hf.models.loading import knows_classes as knows_classes
+    from selmix_hf.models.loading import load_classifier as load_classifier
+    from selmix_hf.models.loading import load_for_classes as load_for_classes
     from selmix_hf.reports.metrics import classification_metrics as classification_metrics
     from selmix_hf.reports.metrics import evaluate_metric as evaluate_metric
+    from selmix_hf.reports.metrics import make_compute_metrics as make_compute_metrics
     from selmix_hf.reports.plots import save_plots as save_plots
+    from selmix_hf.reports.tables import before_after_table as before_after_table
     from selmix_hf.training.class_bias import add_class_bias as add_class_bias
     from selmix_hf.training.cross_fit import cross_fit as cross_fit
     from selmix_hf.training.deferred_reweighting import DeferredReweighting as DeferredReweighting
     from selmix_hf.training.fidelity_callback import GainFidelityCallback as GainFidelityCallback
+    from selmix_hf.training.progress_lines import ProgressLines as ProgressLines
     from selmix_hf.training.selmix import SelMixTrainer as SelMixTrainer
     from selmix_hf.training.semi_supervised.base import SemiSupervisedTrainer as SemiSupervisedTrainer
     from selmix_hf.training.semi_supervised.fixmatch import FixMatchTrainer as FixMatchTrainer
@@ -99,6 +110,17 @@ _HOME = {
     "load_list_file": "data.list_files",
     "load_list_files": "data.list_files",
     "save_plots": "reports.plots",
+    "Objective": "method.objectives",
+    "Constraint": "method.objectives",
+    "SmoothMetric": "method.objectives",
+    "MinimumMetric": "method.minimum",
+    "pair_distribution": "method.pair_distribution",
+    "make_compute_metrics": "reports.metrics",
+    "load_classifier": "models.loading",
+    "load_for_classes": "models.loading",
+    "knows_classes": "models.loading",
+    "ProgressLines": "training.progress_lines",
+    "before_after_table": "reports.tables",
 }
 
 __all__ = sorted(_HOME)

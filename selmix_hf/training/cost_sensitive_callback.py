@@ -27,4 +27,4 @@ class CostSensitiveCallback(TrainerCallback):
 
     def on_refresh(self, trainer: Any) -> None:
         """Called by `SelMixTrainer` when it has looked at the gain set."""
-        self.loss.update(trainer.gain_counts)
+        self.loss.update(trainer.latest_refresh.counts)

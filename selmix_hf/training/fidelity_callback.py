@@ -15,6 +15,7 @@ from selmix_hf.method.gain_fidelity import (
     drawn_mixes,
     gain_fidelity,
 )
+from selmix_hf.training.steering import Refresh
 
 
 class GainFidelityCallback(TrainerCallback):
@@ -70,17 +71,18 @@ class GainFidelityCallback(TrainerCallback):
         Raises:
             ValueError: single samples are drawn, so that there are no gains.
         """
-        if trainer.gain is None:
+        refresh: Refresh = trainer.latest_refresh
+        if refresh.gain is None:
             raise ValueError(
                 "GainFidelityCallback holds gains against what a step changes, but with sampling or sample_weights "
                 "single samples are drawn and no gains are worked out: leave it out."
             )
-        args, head, state = trainer.args, trainer.head, trainer.pair_state
-        if state.period % self.every:
+        args, head = trainer.args, trainer.head
+        if refresh.period % self.every:
             return
         stored, device = trainer.gain_set.features(), head.weight.device
         features, labels = stored.take(slice(None)).to(device), stored.labels.to(device)
-        pairs = choose_pairs(head.num_classes, self.num_pairs, state.probability, args.seed)
+        pairs = choose_pairs(head.num_classes, self.num_pairs, refresh.probability, args.seed)
         if self.mixes == "centroid":
             centroids_KD = class_centroids(features, labels, head.num_classes)
             mixes = centroid_mixes(centroids_KD, pairs, (args.beta_min + 1) / 2)
@@ -97,14 +99,14 @@ class GainFidelityCallback(TrainerCallback):
                 head.weight,
                 head.bias,
                 trainer.objective,
-                trainer.gain,
+                refresh.gain,
                 pairs,
                 mixes,
                 args.learning_rate if self.step_size is None else self.step_size,
-                multipliers=state.multipliers,
+                multipliers=refresh.multipliers,
                 feature_step=head.feature_step,
                 bias_step=head.bias_step,
             ),
-            trainer.state.global_step,
+            refresh.step,
         )
         trainer.log(self.latest.report())
