@@ -185,3 +185,17 @@ def _histogram(gains_P: Tensor, smallest: float, largest: float) -> tuple[Tensor
     offset_B = sum_B[count_B > 0] / count_B[count_B > 0]
     # a bin's mean lies below 0: without this every mass may underflow
     return count_B[count_B > 0], offset_B - offset_B.max()
+
+
+def staleness(old_probability: Tensor | None, probability: Tensor, gain: Tensor) -> dict[str, float]:
+    """What a period left of its P (K x K), by the gains G at its end: "stale_share", mass of the old P on pairs that
+    have no positive gain; "kept_gain", mean gain under the old P over that under the new one, between -1 and 1.
+
+    Empty without an old P; without kept_gain where the new P has no gain either.
+    """
+    if old_probability is None:
+        return {}
+    old_KK, new_KK = old_probability.to(gain), probability.to(gain)
+    report = {"stale_share": float(old_KK[gain <= 0].sum())}
+    old, new = float((old_KK * gain).sum()), float((new_KK * gain).sum())
+    return report | ({"kept_gain": max(-1.0, min(old / new, 1.0))} if new > 0 else {})

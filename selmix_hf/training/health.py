@@ -15,6 +15,7 @@ from selmix_hf.method.minimum import worst_number, worst_share_title
 from selmix_hf.method.objectives import INFEASIBLE, Constraint, MinimumMetric, Objective, recalls
 from selmix_hf.method.pair_distribution import PairDistribution
 from selmix_hf.reports.metrics import standard_error
+from selmix_hf.training.steering import Refresh
 
 # between what healthy runs and what spoilt ones were measured to show: docs/health.md
 _WINDOW, _LONG_WINDOW = 10, 20  # refreshes
@@ -30,7 +31,7 @@ _WAY_OUT = "Lower learning_rate or backbone_learning_rate, drop momentum, or tra
 class HealthWatch:
     """Looks at every refresh and warns once about each failure signature: docs/health.md.
 
-    What earlier refreshes showed is read from the log, which a resumed run has again; it may repeat a warning.
+    A resumed run recalls what earlier refreshes showed from its log; it may repeat a warning.
 
     Args:
         objective: what the run is for.
@@ -44,6 +45,11 @@ class HealthWatch:
         self.objective, self._warn = objective, warn
         self._is_minimum = isinstance(objective.metric, MinimumMetric)
         self.said: set[str] = set()
+        self._seen: list[Mapping[str, Any]] = []  # reports of the latest refreshes
+
+    def recall(self, logs: Sequence[Mapping[str, Any]]) -> None:
+        """Take the place of what was seen by what the logs of a run tell of its refreshes."""
+        self._seen = [log for log in logs if "gain_set_psi" in log][-_LONG_WINDOW:]
 
     def start(self, counts: Tensor) -> None:
         """Look at the counts (K x K) of the gain set at the start of a run."""
@@ -79,25 +85,17 @@ class HealthWatch:
             f"validation samples{others}.",
         )
 
-    def look(
-        self,
-        gain: Tensor | None,
-        distribution: PairDistribution | None,
-        logs: Sequence[Mapping[str, Any]],
-        reach: float = 0.0,
-        settled: bool = True,
-    ) -> None:
+    def look(self, refresh: Refresh, reach: float = 0.0, settled: bool = True) -> None:
         """Look at a refresh.
 
         Args:
-            gain: G, K x K; None where single samples are drawn, which know no gains.
-            distribution: P and what was decided on the way; None likewise.
-            logs: those of the run, this refresh's among them.
+            refresh: the latest; where single samples are drawn there are no gains in it.
             reach: learning rate times optimizer steps: what a run makes of a gain, to first order.
             settled: whether a swing and a stale P matter; a rate that was worked out is high until it has fallen.
         """
-        last = [log for log in logs if "gain_set_psi" in log][-_LONG_WINDOW:]
-        if last[-1]["gain_set_worst_recall"] == 1:
+        self._seen = last = [*self._seen, refresh.report][-_LONG_WINDOW:]
+        gain, distribution = refresh.gain, refresh.distribution
+        if refresh.report["gain_set_worst_recall"] == 1:
             self._once(
                 "perfect",
                 "every sample of gain_dataset is already classified rightly, so it cannot show what would help on "
@@ -166,23 +164,10 @@ def swing(refreshes: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def mean_kept_gain(refreshes: Sequence[Mapping[str, Any]]) -> float | None:
-    """Mean "kept_gain" of `staleness` over the last twenty logs of refreshes; None for fewer than three."""
+    """Mean "kept_gain" of `pair_distribution.staleness` over the last twenty reports of refreshes; None for fewer than
+    three."""
     kept = [log["kept_gain"] for log in refreshes[-_LONG_WINDOW:] if "kept_gain" in log]
     return sum(kept) / len(kept) if len(kept) >= _FEWEST_REFRESHES else None
-
-
-def staleness(old_probability: Tensor | None, probability: Tensor, gain: Tensor) -> dict[str, float]:
-    """What a period left of its P (K x K), by the gains G at its end: "stale_share", mass of the old P on pairs that
-    have no positive gain; "kept_gain", mean gain under the old P over that under the new one, between -1 and 1.
-
-    Empty without an old P; without kept_gain where the new P has no gain either.
-    """
-    if old_probability is None:
-        return {}
-    old_KK, new_KK = old_probability.to(gain), probability.to(gain)
-    report = {"stale_share": float(old_KK[gain <= 0].sum())}
-    old, new = float((old_KK * gain).sum()), float((new_KK * gain).sum())
-    return report | ({"kept_gain": max(-1.0, min(old / new, 1.0))} if new > 0 else {})
 
 
 def _smallest_slack(constraint: Constraint, confusion: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ class Periods(TrainerCallback):
         trainer = self.trainer
         args, state = trainer.args, trainer.state
         trainer.gain_set.forget()
+        trainer.health.recall(state.log_history)
         if state.global_step > 0:
             return
         before = trainer.pair_state if self.resumed else PairState()  # else train() may have been called before
@@ -104,7 +105,7 @@ class Periods(TrainerCallback):
         trainer.log(found.report)
         reach = args.learning_rate * max(trainer.state.max_steps, _WHOLE_RUN)  # a trial run is short
         settled = found.gain is None or trainer.settled
-        trainer.health.look(found.gain, found.distribution, trainer.state.log_history, reach, settled)
+        trainer.health.look(found, reach, settled)
         for callback in trainer.callback_handler.callbacks:
             if hasattr(callback, "on_refresh"):
                 callback.on_refresh(trainer)

@@ -17,11 +17,10 @@ from selmix_hf.config import SelMixConfig
 from selmix_hf.method.confusion import ClassStatistics
 from selmix_hf.method.gain import head_gain, metric_gradient
 from selmix_hf.method.objectives import Multipliers, Objective, default_target_share
-from selmix_hf.method.pair_distribution import PairDistribution, pair_distribution
+from selmix_hf.method.pair_distribution import PairDistribution, pair_distribution, staleness
 from selmix_hf.method.soft_gain import SoftConfusion
 from selmix_hf.models.head import ClassifierHead
 from selmix_hf.reports.metrics import refresh_report
-from selmix_hf.training.health import staleness
 from selmix_hf.training.pair_loader import PairLoader
 from selmix_hf.training.state import PairState
 

@@ -12,6 +12,7 @@ from benchmarks import regenerate
 from selmix_hf import get_objective
 from selmix_hf.method.confusion import confusion_matrix
 from selmix_hf.method.objectives import coverages, h_mean, mean_recall
+from selmix_hf.method.pair_distribution import staleness
 from selmix_hf.reports.metrics import standard_error
 from selmix_hf.training import health
 from selmix_hf.training.health import (
@@ -20,9 +21,9 @@ from selmix_hf.training.health import (
     mean_kept_gain,
     recall_error,
     require_finite,
-    staleness,
     swing,
 )
+from selmix_hf.training.steering import Refresh
 
 
 def logs(psi, kept_gain=0.9, error=0.01, worst=0.5):
@@ -33,12 +34,16 @@ def logs(psi, kept_gain=0.9, error=0.01, worst=0.5):
     ]
 
 
+def refreshed(log, gain=None, distribution=None):
+    return Refresh(0, 0, torch.eye(3), gain, distribution, report=log)
+
+
 def heard(history, objective="mean_recall", gain=1.0, mask_dropped=False):
     said = []
     watch = HealthWatch(get_objective(objective), said.append)
     distribution = SimpleNamespace(mask_dropped=mask_dropped)
-    for number in range(len(history)):
-        watch.look(torch.full((3, 3), gain), distribution, history[: number + 1], reach=20.0)
+    for log in history:
+        watch.look(refreshed(log, torch.full((3, 3), gain), distribution), reach=20.0)
     assert len(said) == len(watch.said)  # each once
     return watch.said, " ".join(said)
 
@@ -64,19 +69,23 @@ def test_a_swing_is_said():
 def test_a_rate_that_was_worked_out_may_swing_until_it_has_fallen():
     said = []
     watch = HealthWatch(get_objective("mean_recall"), said.append)
-    watch.look(None, None, logs(SWINGING), settled=False)
+    *before, last = logs(SWINGING)
+    watch.recall([{"loss": 1.0}, *before])  # as a resumed run has them
+    watch.look(refreshed(last), settled=False)
     assert not said
-    watch.look(None, None, logs(SWINGING))
+    watch.recall(before)
+    watch.look(refreshed(last))
     assert watch.said == {"swing"}
 
 
 def test_single_samples_hear_nothing_of_pairs():
     said = []
     watch = HealthWatch(get_objective("mean_recall"), said.append)
-    for number in range(len(SWINGING)):
-        watch.look(None, None, logs(SWINGING)[: number + 1])
+    for log in logs(SWINGING):
+        watch.look(refreshed(log))
     assert watch.said == {"swing"} and said[0].endswith("its standard error there. Lower learning_rate.")
-    watch.look(None, None, logs([1.0], worst=1))
+    watch.recall([])
+    watch.look(refreshed(*logs([1.0], worst=1)))
     assert watch.said == {"swing", "perfect"}
 
 
