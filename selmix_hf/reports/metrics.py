@@ -27,7 +27,6 @@ from selmix_hf.method.intervals import min_recall_interval, recall_intervals, wo
 from selmix_hf.method.minimum import worst_number, worst_share_mean
 from selmix_hf.method.objective_names import tail_classes
 from selmix_hf.method.objectives import (
-    MinimumMetric,
     Objective,
     SmoothMetric,
     coverages,
@@ -147,7 +146,7 @@ def refresh_report(
     recall_K = recalls(confusion_KK)
     metric, multiplier = objective.metric, multipliers.get(objective.metric.name)
     # a minimum is of its components alone, whatever the multipliers make of them; nothing else need have a derivative
-    minimum = isinstance(metric, MinimumMetric)
+    minimum = metric.components is not None
     psi = metric.value if minimum else partial(metric.lagrangian, multiplier=multiplier)
     of_psi = None if minimum or objective.constraints else gradient
     report: dict[str, Any] = {
