@@ -363,7 +363,7 @@ def test_a_callable_that_cannot_steer_is_refused(function, message):
 
 
 def test_register_objective(monkeypatch):
-    monkeypatch.setattr(objectives, "OBJECTIVES", dict(objective_names.OBJECTIVES))
+    monkeypatch.setattr(objective_names, "OBJECTIVES", dict(objective_names.OBJECTIVES))
     with pytest.raises(ValueError, match="unknown objective 'trace'"):
         get_objective("trace")
     register_objective("trace", trace)
