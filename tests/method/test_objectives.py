@@ -464,8 +464,9 @@ def test_a_metric_of_ones_own_is_taken_for_the_minimum_that_it_is():
 
 
 def test_a_run_for_a_metric_of_ones_own(tmp_path):
-    run = tiny.trainer(tmp_path, "convnext", objective=OWN, freeze_backbone=True, max_steps=4)
+    run = tiny.trainer(tmp_path, "convnext", objective=OWN, freeze_backbone=True, max_steps=4, learning_rate=0.01)
     run.train()
     assert run.pair_state.multipliers.keys() == {"worst_precision"} and run.pair_state.geometry["worst_share"] == 0
     found = run.evaluate()
-    assert found["eval_psi"] == found["eval_selection_score"] != found["eval_min_recall"]
+    assert found["eval_psi"] == found["eval_selection_score"] == float(OWN.value(confusion_matrix(run.gain_counts)))
+    assert found["eval_psi"] != found["eval_min_recall"]
