@@ -44,15 +44,24 @@ def mean_recall(confusion: Tensor) -> Tensor:
 
 def g_mean(confusion: Tensor) -> Tensor:
     """Geometric mean of the recalls."""
-    recall_K = recalls(confusion)
-    if bool((recall_K <= 0).any()):
-        return recall_K.prod()  # exactly zero, without the NaN gradient of log(0)
-    return recall_K.log().mean().exp()
+    return geometric_mean(recalls(confusion))
 
 
 def h_mean(confusion: Tensor) -> Tensor:
     """Harmonic mean of the recalls."""
-    return len(confusion) / recalls(confusion).reciprocal().sum()
+    return harmonic_mean(recalls(confusion))
+
+
+def geometric_mean(values: Tensor) -> Tensor:
+    """Of the last dimension (... x K): exactly zero where a value is, without the NaN gradient of log(0)."""
+    with_zero = (values <= 0).any(-1)
+    means = values.masked_fill(with_zero[..., None], 1).log().mean(-1).exp()
+    return torch.where(with_zero, values.prod(-1), means)
+
+
+def harmonic_mean(values: Tensor) -> Tensor:
+    """Of the last dimension (... x K)."""
+    return values.shape[-1] / values.reciprocal().sum(-1)
 
 
 def macro_f1(confusion: Tensor) -> Tensor:
@@ -84,7 +93,7 @@ class Metric(Protocol):
     def share(self) -> float: ...
 
     def value(self, confusion: Tensor) -> Tensor:
-        """psi(C), a scalar; it need not be differentiable."""
+        """psi(C), a scalar; without components it need not be differentiable."""
 
     def lagrangian(self, confusion: Tensor, multiplier: Tensor | None) -> Tensor:
         """The smooth function that stands for psi, a scalar; with the initial multiplier where there is none."""

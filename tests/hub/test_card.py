@@ -10,9 +10,10 @@ from huggingface_hub import ModelCard
 
 from benchmarks import regenerate
 from selmix_hf import classification_metrics, save_plots
-from selmix_hf.hub.card import _results, own_command, reports_in
+from selmix_hf.hub.card_results import reports_in, results_text
 from selmix_hf.hub.upload import PushError, push_folder
 from selmix_hf.reports.plots import save_record_plots
+from selmix_hf.reports.provenance import own_command
 from selmix_hf.studies.record_card import render_record
 
 
@@ -71,7 +72,7 @@ def test_of_many_classes_the_worst_are_shown_and_all_are_a_click_away():
     after = {"mean_recall": 0.5, "min_recall": 0.0, "g_mean": 0.0, "h_mean": 0.0, "smallest_coverage": 0.0}
     after |= {f"recall/{name}": k / 60 for k, name in enumerate(names)}
     before = {**after, "recall/class 59": 0.0}
-    table, _, every = _results("test", before, after, "images").partition("<details>")
+    table, _, every = results_text("test", before, after, "images").partition("<details>")
     assert [line.split("|")[1].strip() for line in table.splitlines() if "recall of" in line] == [
         f"recall of {name}" for name in [names[0], names[59], *names[1:10]]
     ]
@@ -86,7 +87,7 @@ def many_classes(hits):
 
 def test_of_many_classes_the_worst_share_has_a_row():
     before, after = many_classes([0, 0, 3]), many_classes([0, 3, 3])
-    text = _results("test", before, after, "images")
+    text = results_text("test", before, after, "images")
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
     rows = {row[0]: row[1:] for row in cells}
     ends = f"{after['worst_share_recall_low']:.3f} to {after['worst_share_recall_high']:.3f}"
@@ -94,7 +95,7 @@ def test_of_many_classes_the_worst_share_has_a_row():
     assert rows["classes at recall 0"] == ["2", "1", "", "-1"]
     assert "That of the worst share is `selmix_hf.worst_share_recall_interval`'s." in text
     old = {name: value for name, value in before.items() if not name.startswith(("worst_share", "zero_recall"))}
-    assert "worst tenth" not in (text := _results("test", old, after, "images")) and "worst-class recall" in text
+    assert "worst tenth" not in (text := results_text("test", old, after, "images")) and "worst-class recall" in text
 
 
 def test_a_record_of_many_classes(tmp_path):
@@ -143,7 +144,7 @@ def test_of_many_classes_measured_after_the_run_alone():
     names = [f"class {k}" for k in range(30)]
     before = {"mean_recall": 0.5, "min_recall": 0.0, "g_mean": 0.0, "h_mean": 0.0, "smallest_coverage": 0.0}
     after = before | {f"recall/{name}": k / 30 for k, name in enumerate(names)}
-    table, _, every = _results("test", before, after, "images").partition("<details>")
+    table, _, every = results_text("test", before, after, "images").partition("<details>")
     assert table.count("recall of ") == 10 and "recall of class 9 " in table
     assert "before" in table and "before" not in every and all(f"| {name} " in every for name in names)
 
