@@ -70,13 +70,17 @@ def row_titles(reports: Sequence[Report], samples: str = "images", objective: st
             one: psi, or where that was not recorded the metric of that name.
     """
     titles = {name: said_of(samples, title) for name, title in titles_in(reports).items()}
-    if objective is None:
+    if objective is None or _is_shown(objective, titles, reports):
         return titles
     own = "psi" if any("psi" in report for report in reports) else objective
-    differs = any(abs(report[own] - report[objective]) > _SAME for report in reports if {own, objective} <= {*report})
-    if (objective in titles and not differs) or not any(own in report for report in reports):
-        return titles
-    return {own: f"objective `{objective}`"} | titles
+    row = {own: f"objective `{objective}`"} if any(own in report for report in reports) else {}
+    return row | titles
+
+
+def _is_shown(objective: str, titles: Mapping[str, str], reports: Sequence[Report]) -> bool:
+    """A function of one's own may have a metric's name and another value."""
+    both = [(report["psi"], report[objective]) for report in reports if {"psi", objective} <= report.keys()]
+    return objective in titles and all(abs(psi - metric) <= _SAME for psi, metric in both)
 
 
 def comparison_table(
