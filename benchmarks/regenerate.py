@@ -40,7 +40,8 @@ from benchmarks import (
 )
 from selmix_hf.hub.card import CardFacts, card_of
 from selmix_hf.reports.plots import save_record_plots
-from selmix_hf.reports.tables import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd, seeds_table
+from selmix_hf.reports.registry import metric_title
+from selmix_hf.reports.tables import INTERVAL, interval_cell, markdown_table, mean_and_sd, seeds_table
 from selmix_hf.studies.analysis.report import auto_against_fixed, save_study_plots, study_report
 from selmix_hf.studies.compare.report import front_lines, plot_front, summary
 from selmix_hf.studies.record_card import released_run, render_record
@@ -109,7 +110,7 @@ def cifar10_lt_table() -> str:
             value = mean_and_sd([run["test_after"][column] for run in record["runs"]])
             cells.append(short(f"{value} ({low} to {high})"))
         rows.append([title, *cells, of_worst([run["test_after"] for run in record["runs"]])])
-    titles = [KEY_METRICS[column] for column in COLUMNS]
+    titles = [metric_title(column) for column in COLUMNS]
     return markdown_table(["objective", *titles, f"worst class, {INTERVAL}"], rows)
 
 
@@ -121,7 +122,7 @@ def targets_table() -> str:
         for metric, target in TARGETS.get(name, {}).items():
             steering = mean_and_sd([run["validation_after"][f"eval_{metric}"] for run in runs])
             test = mean_and_sd([run["test_after"][metric] for run in runs])
-            rows.append([title, KEY_METRICS[metric], short(f"{target:.3f}"), short(steering), short(test)])
+            rows.append([title, metric_title(metric), short(f"{target:.3f}"), short(steering), short(test)])
     return markdown_table(["objective", "metric", "hoped for", "on validation", "on test"], rows)
 
 

@@ -26,9 +26,10 @@ from selmix_hf import LongTailedSplit, SelMixConfig, SelMixTrainer
 from selmix_hf.data.labels import class_labels
 from selmix_hf.data.views import CropAndFlip
 from selmix_hf.models.loading import load_classifier, load_images
+from selmix_hf.reports.registry import metric_title
 from selmix_hf.reports.tables import markdown_table, mean_and_sd
 
-METRICS = {"min_recall": "worst-class recall", "mean_recall": "mean recall"}
+METRICS = ("min_recall", "mean_recall")
 CARD = Path(__file__).parents[1] / "model_cards" / "cifar10-lt-min-recall-whole-network" / "results.json"
 
 
@@ -94,7 +95,7 @@ def table(result: dict[str, Any]) -> str:
         rows.append(
             [name, f"{images:.0f}", f"{min(own['seconds']):.2f}", ratio(own["seconds"], plain["seconds"]), *metrics]
         )
-    return markdown_table(["reuse", "images a step", "s a step", "of without", *METRICS.values()], rows)
+    return markdown_table(["reuse", "images a step", "s a step", "of without", *map(metric_title, METRICS)], rows)
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ import numpy as np
 
 from recipes import cifar10_lt_ssl
 from selmix_hf.reports.plots import make_figure
-from selmix_hf.reports.tables import INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd
+from selmix_hf.reports.registry import metric_title
+from selmix_hf.reports.tables import INTERVAL, interval_cell, markdown_table, mean_and_sd
 from selmix_hf.studies.data import BenchmarkData
 from selmix_hf.studies.run import run_recipe
 
@@ -46,7 +47,7 @@ ALL_WEIGHTS = (
 MU = {"fixmatch": 3, "mean_teacher": 3, "mixmatch": 1}
 LOGGED = ("step", "pseudo_label_accuracy", "pseudo_label_worst_recall", "pseudo_label_missing")
 COLUMNS = ("mean_recall", "min_recall", "h_mean", "smallest_coverage")
-TITLES = [KEY_METRICS[column] for column in COLUMNS]
+TITLES = [metric_title(column) for column in COLUMNS]
 HEADER = [*TITLES, f"worst class, {INTERVAL}"]
 COLOURS = ("#9aa5b1", "#d98c3f", "#1f6fb2", "#b9d3ea")
 IMAGES = Path(__file__).parents[1] / "docs" / "images"

@@ -17,7 +17,8 @@ from selmix_hf.head_fitting.retraining import Head, retrain_head
 from selmix_hf.method.confusion import confusion_counts, resolve_class_prior, smooth_confusion
 from selmix_hf.method.gain import metric_gradient
 from selmix_hf.method.losses import positive_counts
-from selmix_hf.method.objectives import MinimumMetric, Multipliers, Objective
+from selmix_hf.method.minimum import multipliers_of
+from selmix_hf.method.objectives import Multipliers, Objective
 
 _SMALLEST_WEIGHT = 1e-3  # of the largest: a class of weight 0 would have no bound on its logit
 
@@ -55,9 +56,9 @@ class CostSensitiveLoss(nn.Module):
         counts, objective = counts.cpu(), self.objective
         multipliers = objective.update_multipliers(self.multipliers, counts)
         metric, smoothed_KK = objective.metric, smooth_confusion(counts, objective.class_prior)
-        if isinstance(metric, MinimumMetric):
+        if metric.components is not None:
             log_J = self.multipliers[metric.name].log().clamp(min=-700) - self.rate * metric.components(smoothed_KK)
-            multipliers[metric.name] = metric.normalized(log_J)
+            multipliers[metric.name] = multipliers_of(log_J, metric.share)
         self.multipliers = multipliers
         # metric_gradient is C (Psi - a number a row), and such numbers change no prediction
         gain_KK = metric_gradient(objective, counts, multipliers=multipliers) / smoothed_KK

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -18,57 +17,14 @@ from selmix_hf.config import SelMixConfig
 from selmix_hf.data.modality import samples_of
 from selmix_hf.data.split import LongTailedSplit
 from selmix_hf.data.weighted import in_words
-from selmix_hf.hub.card_frame import PAPER, assemble, auto_class_of, has_pipeline, task_of
+from selmix_hf.hub.card_frame import PAPER, assemble, auto_class_of, fill, has_pipeline, task_of
+from selmix_hf.hub.card_results import reports_in, results_text
 from selmix_hf.hub.upload import hub_id
 from selmix_hf.models.architectures import home_of_architecture
 from selmix_hf.models.peft_models import CLASS_NAMES, base_name_of, base_of, describe_adapter
 from selmix_hf.reports.machine import hardware
-from selmix_hf.reports.tables import (
-    GROUP_METRICS,
-    INTERVAL,
-    ZERO_RECALL,
-    classes_shown,
-    interval_cell,
-    interval_note,
-    key_metrics,
-    markdown_table,
-    number_cell,
-    said_of,
-)
-
-_SETS = {
-    "test": "test {}, which took no part in training or selection",
-    "eval": "**validation {}, which steered the training or selected the checkpoint**: expect less on new ones. No "
-    "interval is given, as none would hold",
-}
-SHOWN_PREFIXES = tuple(_SETS)  # of evaluations, the first there is
-
-
-def reports_in(
-    evaluations: Sequence[Mapping[str, Any]], kept_step: int
-) -> tuple[str, dict[str, Any] | None, dict[str, Any] | None]:
-    """The reports of the start and of the kept weights: on "test" if the latter were evaluated there, else on "eval".
-
-    Args:
-        evaluations: logs, each with the "step" of the weights that it describes.
-        kept_step: of the weights that are saved.
-
-    Returns:
-        the prefix, the report of the start and that of the kept weights; None where there is none.
-    """
-    for prefix in SHOWN_PREFIXES:
-        logs = [log for log in evaluations if f"{prefix}_mean_recall" in log]
-        after = next((log for log in reversed(logs) if log["step"] == kept_step), None)
-        if after is not None:
-            start = next((log for log in logs if log["step"] == 0 and log is not after), None)
-            return prefix, _without(prefix, start), _without(prefix, after)
-    return "eval", None, None
-
-
-def _without(prefix: str, log: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if log is None:
-        return None
-    return {name.removeprefix(f"{prefix}_"): value for name, value in log.items() if name.startswith(f"{prefix}_")}
+from selmix_hf.reports.provenance import own_command
+from selmix_hf.reports.registry import METRICS, Place, titles_in
 
 
 def render(
@@ -130,7 +86,7 @@ def render(
         train_counts=train_counts.tolist(),
         set_name={"test": "test", "eval": "validation"}[prefix],
         measured=after,
-        results=_results(prefix, before, after, samples_of(task), remark),
+        results=results_text(prefix, before, after, samples_of(task), remark, objective),
         plots=[path.name for path in sorted((folder / "plots").glob("*.png"))],
         digest=split_digest,
         command=command or own_command(sys.argv),
@@ -196,7 +152,7 @@ def card_of(
     """The card, with model-index metadata."""
     ids, names = list(facts.dataset_ids), facts.dataset_names
     mixed = facts.settings.get("sampling") is None  # not in older records
-    titles = {} if facts.measured is None else key_metrics([facts.measured])
+    measured = facts.measured or {}
     results = [
         EvalResult(
             task_type=facts.task,
@@ -205,10 +161,10 @@ def card_of(
             dataset_split=facts.set_name,
             metric_type=metric,
             metric_name=title,
-            metric_value=round(float((facts.measured or {})[metric]), 4),
+            metric_value=round(float(measured[metric]), 4),
         )
-        for metric, title in titles.items()
-        if metric != ZERO_RECALL  # no score
+        for metric, title in titles_in([measured], [Place.KEY]).items()
+        if METRICS[metric].higher_is_better
     ]
     relation: dict[str, Any] = {"base_model_relation": "adapter"} if facts.adapter and facts.base_id else {}
     data = ModelCardData(
@@ -223,32 +179,47 @@ def card_of(
         eval_results=results or None,
         **relation,
     )
-    parts = [f"# {facts.name}", _summary(facts), "## Results", facts.results]
-    parts += [f"![{Path(plot).stem.replace('_', ' ')}](plots/{plot})" for plot in facts.plots]
-    parts += [
-        "## Use",
-        *_use(facts),
-        "## Training",
-        _training(facts),
-        "## Limits",
-        _LIMITS.format(samples_of(facts.task)),
-    ]
-    return assemble(data, parts, license, cite=mixed)
+    return assemble(data, fill("card.md", _values(facts)), license, mixed)
 
 
-def _use(facts: CardFacts) -> list[str]:
+def _values(facts: CardFacts) -> dict[str, str | None]:
+    """What card.md names; None for what it is then silent of."""
+    default = {option.name: option.default for option in fields(SelMixConfig)}  # a new config would reset accelerate
+    own = {name: facts.settings[name] for name in _SETTINGS if facts.settings.get(name) not in (None, default[name])}
+    counts, names = facts.train_counts, facts.class_names
+    ends = [f"{counts[k]:,} of {names[k]}" for k in (int(np.argmax(counts)), int(np.argmin(counts)))]
+    beside = f"; beside them {facts.num_unlabeled:,} without labels" if facts.num_unlabeled else ""
+    plots = [f"![{Path(plot).stem.replace('_', ' ')}](plots/{plot})" for plot in facts.plots]
+    return {
+        "name": facts.name,
+        "summary": _summary(facts),
+        "results": facts.results,
+        "plots": "\n\n".join(plots) or None,
+        "use": _use(facts),
+        "objective": facts.objective,
+        "samples": samples_of(facts.task),
+        "classes": f"{sum(counts):,} of {len(names)} classes, from {ends[0]} down to {ends[1]}{beside}",
+        "settings": str(own),
+        "digest": facts.digest or None,
+        "command": facts.command or None,
+        "hardware": facts.hardware or None,
+        "versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
+    }
+
+
+def _use(facts: CardFacts) -> str:
     needs = (
         f"import {facts.import_first}  # of selmix_hf: timm itself lacks the architecture\n"
         if facts.import_first
         else ""
     )
     if not facts.adapter and not has_pipeline(facts.task):
-        return ["`from_pretrained` of the model's own class loads it; transformers has no pipeline for this task."]
+        return "`from_pretrained` of the model's own class loads it; transformers has no pipeline for this task."
     if not facts.adapter:
         call = f'classify = pipeline("{facts.task}", "{facts.name}")'
         if facts.task == "text-classification":
             call += '\nclassify("...", truncation=True)  # a text that is too long is cut'
-        return [f"```python\n{needs}from transformers import pipeline\n\n{call}\n```"]
+        return f"```python\n{needs}from transformers import pipeline\n\n{call}\n```"
     auto, base = auto_class_of(facts.task), facts.base_id or "<the base model>"
     lines = [
         f"{needs}from peft import PeftModel",
@@ -256,22 +227,17 @@ def _use(facts: CardFacts) -> list[str]:
         f'base = {auto}.from_pretrained("{base}", num_labels={len(facts.class_names)}, ignore_mismatched_sizes=True)',
         f'model = PeftModel.from_pretrained(base, "{facts.name}")',
     ]
-    return [
-        "```python\n" + "\n".join(lines) + "\n```",
+    return (
+        "```python\n" + "\n".join(lines) + "\n```\n\n"
         f"These are the adapter and the head; the rest is the base model's. `{CLASS_NAMES}` names the classes in the "
-        "order of the logits, and `model.merge_and_unload()` is a standard model.",
-    ]
+        "order of the logits, and `model.merge_and_unload()` is a standard model."
+    )
 
 
 _HOUSEKEEPING = {"objective", "feature_cache_dir", "eval_strategy", "save_strategy", "save_total_limit"}
 _HOUSEKEEPING |= {"greater_is_better", "load_best_model_at_end", "logging_nan_inf_filter", "remove_unused_columns"}
 _OF_TRAINER = {"seed", "weight_decay", "gradient_accumulation_steps"}
 _SETTINGS = sorted({*SelMixConfig.__annotations__, *_OF_TRAINER} - _HOUSEKEEPING)
-_LIMITS = (
-    "The classes are those above and no others. Recall of a rare class is measured on few {0}: a difference of one "
-    "standard error, the square root of r (1 - r) / n, means nothing. The objective was reached on data like the "
-    "validation set; another class distribution or other {0} need a new validation."
-)
 
 
 def _listed(value: str | list[str] | None) -> list[str]:
@@ -294,74 +260,3 @@ def _summary(facts: CardFacts) -> str:
         f"{start}, fine-tuned ({which}) for `{facts.objective}`{constraints} on long-tailed data by "
         f"{PAPER}, as implemented in `selmix_hf`."
     )
-
-
-def _results(
-    prefix: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, samples: str, remark: str = ""
-) -> str:
-    if after is None:
-        return "Not evaluated."
-    start = after if before is None else before
-    groups = {name: said_of(samples, title) for name, title in GROUP_METRICS.items() if name in after}
-    titles = key_metrics([start, after]) | groups
-    every = {name: name.removeprefix("recall/") for name in after if name.startswith("recall/")}
-    shown = classes_shown([start], [after])
-    fresh = prefix == "test"
-    table = _table(titles | {name: f"recall of {every[name]}" for name in shown}, before, after, fresh)
-    if fresh:
-        table += f"\n\n{interval_note(f'test {samples}', worst_share='worst_share' in after)}"
-    if len(shown) < len(every):
-        summary = f"<details><summary>Recall of all {len(every):,} classes</summary>"
-        known = before if before is not None and every.keys() <= before.keys() else None
-        table += f"\n\n{summary}\n\n{_table(every, known, after, fresh)}\n\n</details>"
-    return f"On {_SETS[prefix].format(samples)}.{' ' * bool(remark)}{remark}\n\n{table}"
-
-
-def _table(
-    titles: Mapping[str, str], before: Mapping[str, Any] | None, after: Mapping[str, Any], intervals: bool
-) -> str:
-    rows = []
-    for metric, title in titles.items():
-        row = [title, number_cell(metric, float(after[metric])), *[interval_cell([after], metric)] * intervals]
-        if before is not None:
-            known = metric in before
-            row.insert(1, number_cell(metric, float(before[metric])) if known else "")
-            row.append(number_cell(metric, float(after[metric]) - float(before[metric]), "+") if known else "")
-        rows.append(row)
-    header = ["", "after", *[INTERVAL] * intervals]
-    header = header if before is None else ["", "before", *header[1:], "change"]
-    return markdown_table(header, rows)
-
-
-def _training(facts: CardFacts) -> str:
-    default = {option.name: option.default for option in fields(SelMixConfig)}  # a new config would reset accelerate
-    own = {name: facts.settings[name] for name in _SETTINGS if facts.settings.get(name) not in (None, default[name])}
-    counts, names = facts.train_counts, facts.class_names
-    ends = [f"{counts[k]:,} of {names[k]}" for k in (int(np.argmax(counts)), int(np.argmin(counts)))]
-    samples = samples_of(facts.task)
-    lines = [
-        f"- objective: `{facts.objective}`",
-        f"- training {samples}: {sum(counts):,} of {len(names)} classes, from {ends[0]} down to {ends[1]}"
-        + (f"; beside them {facts.num_unlabeled:,} without labels" if facts.num_unlabeled else ""),
-        f"- settings, where they are not the defaults: `{own}`",
-    ]
-    lines += [f"- split: digest `{facts.digest}`"] if facts.digest else []
-    lines += [f"- command: `{facts.command}`"] if facts.command else []
-    lines += [f"- hardware: {facts.hardware}"] if facts.hardware else []
-    lines.append(f"- versions: {', '.join(f'{name} {version}' for name, version in facts.versions.items())}")
-    return "\n".join(lines)
-
-
-def own_command(argv: Sequence[str]) -> str | None:
-    """The script and its options, fit to be published; None in a notebook."""
-    if not argv[0].endswith(".py"):
-        return None
-    words = [Path(argv[0]).name]
-    for before, word in zip(argv, argv[1:], strict=False):
-        name, equals, _ = word.partition("=")
-        if "token" in name and equals:
-            word = f"{name}=..."
-        elif before.startswith("--") and "token" in before and "=" not in before:
-            word = "..."
-        words.append(word)
-    return shlex.join(words)

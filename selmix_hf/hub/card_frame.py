@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from string import Template
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -22,12 +25,23 @@ CITATION = """@inproceedings{ramasubramanian2024selmix,
 }"""
 
 
-def assemble(data: ModelCardData, parts: Sequence[str], license: str | None, cite: bool = True) -> ModelCard:
-    """The card: metadata, the parts, and how to use and cite what it describes.
+def fill(file: str, values: Mapping[str, str | None]) -> str:
+    """A template of this folder with a value for every `$name`; a line that names a value of None is left out.
+
+    Raises:
+        KeyError: a name without a value.
+    """
+    lines = files(__package__).joinpath(file).read_text("utf-8").splitlines()
+    told = [line for line in lines if not any(values[name] is None for name in Template(line).get_identifiers())]
+    return Template(re.sub(r"\n{3,}", "\n\n", "\n".join(told))).substitute(values)
+
+
+def assemble(data: ModelCardData, text: str, license: str | None, cite: bool = True) -> ModelCard:
+    """The card: metadata, the text, and how to use and cite what it describes.
 
     Args:
         data: the metadata.
-        parts: Markdown blocks, the title first.
+        text: Markdown, the title first.
         license: an identifier of the Hub, or None.
         cite: whether the SelMix paper has a part in it.
     """
@@ -36,7 +50,7 @@ def assemble(data: ModelCardData, parts: Sequence[str], license: str | None, cit
         license or f"That of the base model and of the training {samples_of(data.pipeline_tag)}; none was given.",
         *["## Citation", f"```bibtex\n{CITATION}\n```"] * cite,
     ]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join([*parts, *closing]) + "\n")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join([text, *closing]) + "\n")
 
 
 _TASKS: dict[str, Any] = {

@@ -47,4 +47,4 @@ def render_head(
         "model = head.load_base()  # checks that the backbone is the one the head was trained on\n```",
         f"## Classes\n\n{len(class_names)}: {names}" + (f" and {rest} more, in config.json." if rest > 0 else "."),
     ]
-    return assemble(data, parts, license)
+    return assemble(data, "\n\n".join(parts), license)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -64,6 +65,12 @@ def capped_softmax(log_weights: Tensor, cap: float) -> Tensor:
     return (log_weights + scale_J[num_capped]).exp().clamp(max=cap)
 
 
+def multipliers_of(log_weights: Tensor, share: float) -> Tensor:
+    """The multipliers (J) of a minimum, or of the mean of a worst share, from their logarithms up to a constant."""
+    number = worst_number(share, len(log_weights))
+    return torch.softmax(log_weights, 0) if number <= 1 else capped_softmax(log_weights, 1 / number)
+
+
 @dataclass(frozen=True)
 class MinimumMetric:
     """min over lambda of sum_k lambda_k r_k, lambda in the simplex: the smallest of the components r (recalls, group
@@ -91,6 +98,7 @@ class MinimumMetric:
     rate: float = 10.0
     memory: float = 0.8
     share: float = 0.0
+    steered: ClassVar[bool] = True
 
     def value(self, confusion: Tensor) -> Tensor:
         return worst_share_mean(self.components(confusion), self.share)
@@ -112,9 +120,4 @@ class MinimumMetric:
             # log(0) of an underflown multiplier would never come back
             previous_J = multiplier.to(components_J).log().clamp(min=-700)
             target_J = self.memory * previous_J + (1 - self.memory) * target_J
-        return self.normalized(target_J)
-
-    def normalized(self, log_weights: Tensor) -> Tensor:
-        """Multipliers (J) from their logarithms up to a constant."""
-        number = worst_number(self.share, len(log_weights))
-        return torch.softmax(log_weights, 0) if number <= 1 else capped_softmax(log_weights, 1 / number)
+        return multipliers_of(target_J, self.share)

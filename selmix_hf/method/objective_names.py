@@ -16,6 +16,7 @@ from selmix_hf.method.confusion import resolve_class_prior
 from selmix_hf.method.minimum import MinimumMetric, check_worst_share
 from selmix_hf.method.objectives import (
     Constraint,
+    Metric,
     Objective,
     SmoothMetric,
     coverages,
@@ -51,7 +52,7 @@ def _group_means(of_classes: Callable[[Tensor], Tensor], tail_K: Tensor) -> Call
     return means
 
 
-OBJECTIVES: dict[str, Callable[..., SmoothMetric | MinimumMetric]] = {
+OBJECTIVES: dict[str, Callable[..., Metric]] = {
     "mean_recall": lambda **_: SmoothMetric("mean_recall", mean_recall),
     "g_mean": lambda **_: SmoothMetric("g_mean", g_mean),
     "h_mean": lambda **_: SmoothMetric("h_mean", h_mean),
@@ -153,7 +154,7 @@ def get_objective(
             raise ValueError("head and tail are defined by training frequency: give class_counts, one number a class.")
         return tail_classes(class_counts, tail_share)
 
-    metric: SmoothMetric | MinimumMetric
+    metric: Metric
     if callable(name):
         metric = SmoothMetric(getattr(name, "__name__", type(name).__name__), name)
     else:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from selmix_hf.method.confusion import confusion_matrix, smooth_confusion
-from selmix_hf.method.minimum import MinimumMetric
 
 Multipliers = dict[str, Tensor]
 
@@ -44,20 +44,65 @@ def mean_recall(confusion: Tensor) -> Tensor:
 
 def g_mean(confusion: Tensor) -> Tensor:
     """Geometric mean of the recalls."""
-    recall_K = recalls(confusion)
-    if bool((recall_K <= 0).any()):
-        return recall_K.prod()  # exactly zero, without the NaN gradient of log(0)
-    return recall_K.log().mean().exp()
+    return geometric_mean(recalls(confusion))
 
 
 def h_mean(confusion: Tensor) -> Tensor:
     """Harmonic mean of the recalls."""
-    return len(confusion) / recalls(confusion).reciprocal().sum()
+    return harmonic_mean(recalls(confusion))
+
+
+def geometric_mean(values: Tensor) -> Tensor:
+    """Of the last dimension (... x K): exactly zero where a value is, without the NaN gradient of log(0)."""
+    with_zero = (values <= 0).any(-1)
+    means = values.masked_fill(with_zero[..., None], 1).log().mean(-1).exp()
+    return torch.where(with_zero, values.prod(-1), means)
+
+
+def harmonic_mean(values: Tensor) -> Tensor:
+    """Of the last dimension (... x K)."""
+    return values.shape[-1] / values.reciprocal().sum(-1)
 
 
 def macro_f1(confusion: Tensor) -> Tensor:
     """Mean over classes of 2 C_kk / (row sum + column sum)."""
     return (2 * confusion.diagonal() / (confusion.sum(0) + confusion.sum(1))).mean()
+
+
+class Metric(Protocol):
+    """What an objective maximises, such as `SmoothMetric`, `minimum.MinimumMetric` or a class of one's own.
+
+    Attributes:
+        name: of the metric and of its multipliers.
+        steered: whether multipliers move what is wanted from look to look.
+        components: C -> r, shape J, where psi is the smallest of r or the mean of its worst share; None for any other
+            psi.
+        share: of the components, the worst ones, whose mean psi is; 0 for the smallest alone, and without components.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def steered(self) -> bool: ...
+
+    @property
+    def components(self) -> Callable[[Tensor], Tensor] | None: ...
+
+    @property
+    def share(self) -> float: ...
+
+    def value(self, confusion: Tensor) -> Tensor:
+        """psi(C), a scalar; without components it need not be differentiable."""
+
+    def lagrangian(self, confusion: Tensor, multiplier: Tensor | None) -> Tensor:
+        """The smooth function that stands for psi, a scalar; with the initial multiplier where there is none."""
+
+    def initial_multiplier(self, num_classes: int) -> Tensor | None:
+        """None where `lagrangian` needs none."""
+
+    def update_multiplier(self, multiplier: Tensor | None, confusion: Tensor, class_counts: Tensor) -> Tensor | None:
+        """The next one, from the last, the smoothed C of the validation set and its samples of each class (K)."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +111,9 @@ class SmoothMetric:
 
     name: str
     function: Callable[[Tensor], Tensor]
+    steered: ClassVar[bool] = False
+    components: ClassVar[None] = None
+    share: ClassVar[float] = 0.0
 
     def value(self, confusion: Tensor) -> Tensor:
         return self.function(confusion)
@@ -123,13 +171,13 @@ class Objective:
     """A metric with constraints, ready for `gain.metric_gradient` and the trainer.
 
     Attributes:
-        metric: `SmoothMetric`, `MinimumMetric`, or anything with their methods.
+        metric: a `Metric`.
         constraints: each with `slack`, `lagrangian`, `initial_multiplier`, `update_multiplier`.
         class_prior: the prior that C is scaled to; see `confusion.resolve_class_prior`.
         tolerance: largest violation (relative units of the constraint) that still counts as feasible.
     """
 
-    metric: SmoothMetric | MinimumMetric
+    metric: Metric
     constraints: tuple[Constraint, ...] = ()
     class_prior: str | tuple[float, ...] = "validation"
     tolerance: float = 0.0
@@ -192,5 +240,5 @@ def default_target_share(objective: Objective, num_classes: int) -> float:
     is wanted from look to look, and for more classes, whose pairs outnumber by far what is drawn. Measured at K = 10
     and K = 1000: docs/analysis.md, docs/defaults.md.
     """
-    steered = bool(objective.constraints) or isinstance(objective.metric, MinimumMetric)
+    steered = bool(objective.constraints) or objective.metric.steered
     return 0.5 if steered or num_classes > 100 else 0.97

@@ -1,6 +1,6 @@
 """How sure a difference between two classifiers on one test set is.
 
-Shape suffixes: N samples, K classes.
+Shape suffixes: N samples, K classes, R draws.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from selmix_hf.method.confusion import require_all_classes
-from selmix_hf.method.minimum import worst_share_mean
-from selmix_hf.reports.metrics import class_groups
-from selmix_hf.reports.tables import ZERO_RECALL
+from selmix_hf.reports.registry import METRICS, Rates, class_groups
 
 _AT_ONCE = 2**20  # samples of resampled test sets
 
@@ -39,11 +38,12 @@ def paired_bootstrap(
         labels: true classes, shape N.
         before, after: predicted classes, S x N, or N for one seed.
         num_classes: K.
-        train_counts, tail_share: see `metrics.class_groups`; with them there are intervals for `GROUP_METRICS` too.
+        train_counts, tail_share: see `registry.class_groups`; with them there are intervals for groups too.
         worst_share: of the classes, see `minimum.worst_share_mean`.
 
     Returns:
-        for each metric: the change averaged over seeds, and the ends of its 95% percentile interval.
+        for each of `registry.METRICS` that recalls and coverages tell: the change averaged over seeds, and the ends of
+        its 95% percentile interval.
 
     Raises:
         ValueError: a class has no sample.
@@ -84,28 +84,16 @@ def _metrics(
     labels_N: np.ndarray,
     predicted_RN: np.ndarray,
     counts_K: np.ndarray,
-    groups: Mapping[str, np.ndarray],
+    groups: Mapping[str, Tensor],
     worst_share: float,
 ) -> dict[str, np.ndarray]:
-    """As `classification_metrics` defines them, of R draws of samples sorted by class, from hits and predictions a
-    class: no K x K matrix."""
+    """Of R draws of samples sorted by class, shape R each, from hits and predictions a class: no K x K matrix."""
     num_classes, starts_K = len(counts_K), np.cumsum(counts_K) - counts_K
     recall_RK = np.add.reduceat(predicted_RN == labels_N, starts_K, axis=1, dtype=np.int64) / counts_K
     of_draw_R1 = num_classes * np.arange(len(predicted_RN))[:, None]
     weight_RN = np.broadcast_to(1 / counts_K[labels_N], predicted_RN.shape)
     coverage_P = np.bincount((predicted_RN + of_draw_R1).ravel(), weight_RN.ravel(), len(predicted_RN) * num_classes)
-    with np.errstate(divide="ignore"):  # 0 where a class has no hit
-        g_mean_R, h_mean_R = np.exp(np.log(recall_RK).mean(1)), 1 / (1 / recall_RK).mean(1)
-    report = {
-        "mean_recall": recall_RK.mean(1),
-        "min_recall": recall_RK.min(1),
-        "worst_share_recall": worst_share_mean(torch.from_numpy(recall_RK), worst_share).numpy(),
-        ZERO_RECALL: (recall_RK == 0).sum(1).astype(float),
-        "g_mean": g_mean_R,
-        "h_mean": h_mean_R,
-        "smallest_coverage": coverage_P.reshape(-1, num_classes).min(1),
-    }
-    report |= {f"{group}_recall": recall_RK[:, mask_K].mean(1) for group, mask_K in groups.items()}
-    if groups:
-        report["min_head_tail_recall"] = np.minimum(report["head_recall"], report["tail_recall"])
-    return report
+    coverage_RK = torch.from_numpy(coverage_P.reshape(-1, num_classes))
+    rates = Rates(torch.from_numpy(recall_RK), coverage_RK, worst_share, groups)
+    values_R = {name: metric.of(rates) for name, metric in METRICS.items()}
+    return {name: value_R.double().numpy() for name, value_R in values_R.items() if value_R is not None}

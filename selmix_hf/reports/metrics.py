@@ -23,25 +23,13 @@ from selmix_hf.method.confusion import (
     smooth_confusion,
 )
 from selmix_hf.method.gain import gradient_at
-from selmix_hf.method.intervals import min_recall_interval, recall_intervals, worst_share_recall_interval
-from selmix_hf.method.minimum import worst_number, worst_share_mean
-from selmix_hf.method.objective_names import tail_classes
-from selmix_hf.method.objectives import (
-    MinimumMetric,
-    Objective,
-    SmoothMetric,
-    coverages,
-    g_mean,
-    h_mean,
-    macro_f1,
-    recalls,
-)
+from selmix_hf.method.intervals import recall_intervals
+from selmix_hf.method.objectives import Objective, SmoothMetric, coverages, recalls
 from selmix_hf.method.pair_distribution import PairDistribution
+from selmix_hf.reports.registry import METRICS, Rates, class_groups, interval_names
 
 if TYPE_CHECKING:
     import evaluate
-
-MANY_ABOVE, FEW_BELOW = 100, 20  # training samples; the split of Liu et al. 2019 (OLTR, arXiv 1904.05160)
 
 
 def classification_metrics(
@@ -66,14 +54,11 @@ def classification_metrics(
         per_class: whether to add "recall/<name>", "recall_low/<name>" and "recall_high/<name>" for every class.
 
     Returns:
-        accuracy (under the set's own frequencies), mean_recall, min_recall, its 95% interval min_recall_low and
-        min_recall_high, worst_class (name), worst_share_recall (the mean recall of the worst share), its 95% interval
-        worst_share_recall_low and worst_share_recall_high, worst_share itself where it is more than one class and so
-        not the minimum, zero_recall_classes (how many have recall 0), g_mean, h_mean, macro_f1, smallest_coverage (K
-        times the smallest share of the predictions that a class gets; 1 is a fair share); with train_counts also
-        head_recall, tail_recall, min_head_tail_recall, and many_recall (over 100 training samples), medium_recall,
-        few_recall (under 20) for those of the three that have classes. Intervals are those of `method.intervals`: they
-        hold on samples that had no part in making or choosing the model.
+        the metrics of `registry.METRICS` by name, those of groups with train_counts and where the group has classes.
+        Behind a metric the ends of its 95% interval where it has one, such as min_recall_low and min_recall_high;
+        behind min_recall the worst_class (name), behind worst_share_recall the worst_share where it is more than one
+        class and so not the minimum. Intervals are those of `method.intervals`: they hold on samples that had no part
+        in making or choosing the model.
 
     Raises:
         ValueError: a class without samples, names that are not K, train_counts that are not K, a worst_share outside
@@ -85,50 +70,27 @@ def classification_metrics(
     names = distinct_names(range(num_classes) if class_names is None else class_names)
     if len(names) != num_classes:
         raise ValueError(f"class_names must have one name a class, {num_classes}, found {len(names)}.")
+    if train_counts is not None and len(train_counts) != num_classes:
+        raise ValueError(f"train_counts must have one number a class, {num_classes}, found {len(train_counts)}.")
+    groups = {} if train_counts is None else class_groups(train_counts, tail_share)
+    rates = Rates(recall_K, num_classes * coverages(confusion_KK), worst_share, groups, counts, confusion_KK)
+    report: dict[str, Any] = {}
     counts_KK = counts.cpu().numpy()
-    low, high = min_recall_interval(counts_KK)
-    share_low, share_high = worst_share_recall_interval(counts_KK, worst_share)
-    report: dict[str, Any] = {
-        "accuracy": int(counts.diagonal().sum()) / int(counts.sum()),
-        "mean_recall": float(recall_K.mean()),
-        "min_recall": float(recall_K.min()),
-        "min_recall_low": low,
-        "min_recall_high": high,
-        "worst_class": names[int(recall_K.argmin())],
-        "worst_share_recall": float(worst_share_mean(recall_K, worst_share)),
-        "worst_share_recall_low": share_low,
-        "worst_share_recall_high": share_high,
-        **({"worst_share": worst_share} if worst_number(worst_share, num_classes) > 1 else {}),
-        "zero_recall_classes": int((recall_K == 0).sum()),
-        "g_mean": float(g_mean(confusion_KK)),
-        "h_mean": float(h_mean(confusion_KK)),
-        "macro_f1": float(macro_f1(confusion_KK)),
-        "smallest_coverage": float(coverages(confusion_KK).min() * num_classes),
-    }
-    if train_counts is not None:
-        if len(train_counts) != num_classes:
-            raise ValueError(f"train_counts must have one number a class, {num_classes}, found {len(train_counts)}.")
-        groups = class_groups(train_counts, tail_share)
-        report |= {f"{group}_recall": float(recall_K[mask_K].mean()) for group, mask_K in groups.items()}
-        report["min_head_tail_recall"] = min(report["head_recall"], report["tail_recall"])
+    for name, metric in METRICS.items():
+        value = metric.of(rates)
+        if value is None:
+            continue
+        report[name] = int(value) if metric.is_count else float(value)
+        if metric.interval is not None:
+            report |= zip(interval_names(name), metric.interval(counts_KK, worst_share), strict=True)
+        if metric.beside is not None:
+            report |= metric.beside(rates, names)
     if per_class:
         low_K, high_K = recall_intervals(counts_KK)
         kinds = {"recall": recall_K.tolist(), "recall_low": low_K.tolist(), "recall_high": high_K.tolist()}
         for kind, values_K in kinds.items():
             report |= {f"{kind}/{name}": value for name, value in zip(names, values_K, strict=True)}
     return report
-
-
-def class_groups(
-    train_counts: Sequence[int] | NDArray[np.integer], tail_share: float = 0.1
-) -> dict[str, NDArray[np.bool_]]:
-    """Masks (K) of "head" and "tail", and of those of "many" (over 100 training samples), "medium" and "few" (under
-    20) that have classes; see `objective_names.tail_classes` for `tail_share`."""
-    frequency_K = np.asarray(train_counts)
-    tail_K = tail_classes(torch.as_tensor(frequency_K), tail_share).numpy()
-    many_K, few_K = frequency_K > MANY_ABOVE, frequency_K < FEW_BELOW
-    groups = {"head": ~tail_K, "tail": tail_K, "many": many_K, "medium": ~many_K & ~few_K, "few": few_K}
-    return {name: mask_K for name, mask_K in groups.items() if mask_K.any()}
 
 
 def refresh_report(
@@ -147,7 +109,7 @@ def refresh_report(
     recall_K = recalls(confusion_KK)
     metric, multiplier = objective.metric, multipliers.get(objective.metric.name)
     # a minimum is of its components alone, whatever the multipliers make of them; nothing else need have a derivative
-    minimum = isinstance(metric, MinimumMetric)
+    minimum = metric.components is not None
     psi = metric.value if minimum else partial(metric.lagrangian, multiplier=multiplier)
     of_psi = None if minimum or objective.constraints else gradient
     report: dict[str, Any] = {

@@ -21,6 +21,8 @@ from selmix_hf.method.gain_fidelity import GainFidelity
 from selmix_hf.method.intervals import recall_intervals, worst_share_recall_interval
 from selmix_hf.method.minimum import worst_number, worst_share_mean, worst_share_title
 from selmix_hf.method.objectives import recalls
+from selmix_hf.reports.registry import interval_names, metric_title
+from selmix_hf.reports.tables import values_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +88,7 @@ def plot_recalls(
     than one class.
 
     Args:
-        before, after: recalls, shape K.
+        before, after: recalls, shape K; NaN for classes of which none was recorded.
         class_names: K names.
         set_name: the set that they come from, for the title.
         intervals: of the recalls before and of those after, each their lower and upper ends (K).
@@ -113,9 +115,11 @@ def plot_recalls(
         axes.plot(position_K, after_K[order_K], ".", ms=3, color=_AFTER, label="after")
         axes.plot(position_K, before_K[order_K], color=_BEFORE, lw=2, label="before")
         axes.set_xlabel("classes by recall before")
-    worst, dotted = "", [before_K.min(), after_K.min()]
+    known = [values_K[~np.isnan(values_K)] for values_K in (before_K, after_K)]
+    (lowest_before, lowest), (mean_before, mean) = [v.min() for v in known], [v.mean() for v in known]
+    worst, dotted = "", [lowest_before, lowest]
     if worst_number(worst_share, num_classes) > 1:
-        dotted = [float(worst_share_mean(torch.from_numpy(values_K), worst_share)) for values_K in (before_K, after_K)]
+        dotted = [float(worst_share_mean(torch.from_numpy(values), worst_share)) for values in known]
         ends = " (95%: {:.3f} to {:.3f})".format(*worst_share_interval) if worst_share_interval else ""
         worst = f"dotted: {worst_share_title(worst_share)} {dotted[0]:.3f} → {dotted[1]:.3f}{ends}\n"
     for height, color in zip(dotted, (_BEFORE, _AFTER), strict=True):
@@ -124,8 +128,8 @@ def plot_recalls(
     axes.set_ylabel("recall")
     shown = ", 95% intervals of all classes at once" if intervals else ""
     axes.set_title(
-        f"Recall per class on {set_name}{shown}\n{worst}worst {before_K.min():.3f} → {after_K.min():.3f}, "
-        f"mean {before_K.mean():.3f} → {after_K.mean():.3f}",
+        f"Recall per class on {set_name}{shown}\n{worst}worst {lowest_before:.3f} → {lowest:.3f}, "
+        f"mean {mean_before:.3f} → {mean:.3f}",
         fontsize=10,
     )
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
@@ -149,11 +153,11 @@ def plot_objective(log_history: Sequence[dict[str, Any]], objective_name: str, k
     upper, lower = panels[0, 0], panels[-1, 0]
     psi = [log["gain_set_psi"] for log in logs]
     for key, color, label in (
-        ("gain_set_mean_recall", "#6b8f3c", "mean recall"),
+        ("gain_set_mean_recall", "#6b8f3c", metric_title("mean_recall")),
         ("gain_set_worst_recall", "#c4572f", "worst recall"),
     ):
-        values = [log[key] for log in logs]
-        if not np.allclose(values, psi):  # else the objective is this one
+        values = values_of(logs, key)
+        if values and not np.allclose(values, psi):  # else the objective is this one
             upper.plot(steps, values, color=color, lw=1.2, label=label)
     upper.plot(steps, psi, color=_AFTER, lw=2, label=objective_name)
     if kept_step is not None:
@@ -268,11 +272,12 @@ def save_record_plots(record: Mapping[str, Any], folder: str | os.PathLike, run:
     """
     of_run, names = record["runs"][run], record["class_names"]
     reports = of_run["test_before"], of_run["test_after"]
-    measured = all(f"recall_low/{names[0]}" in report for report in reports)  # not in the oldest records
 
-    def of_classes(kind: str) -> list[list[float]]:
-        return [[report[f"{kind}/{name}"] for name in names] for report in reports]
+    def of_classes(kind: str) -> list[np.ndarray]:
+        return [np.array([report.get(f"{kind}/{name}", np.nan) for name in names], float) for report in reports]
 
+    intervals = [*zip(of_classes("recall_low"), of_classes("recall_high"), strict=True)]
+    measured = not np.isnan(intervals).all()  # not in the oldest records
     gain, probability = (of_run.get(key) for key in ("gain", "pair_probability"))
     return _save(
         folder,
@@ -281,7 +286,7 @@ def save_record_plots(record: Mapping[str, Any], folder: str | os.PathLike, run:
         None if gain is None else torch.tensor(gain),
         None if probability is None else torch.tensor(probability),
         of_classes("recall"),
-        [*zip(of_classes("recall_low"), of_classes("recall_high"), strict=True)] if measured else None,
+        intervals if measured else None,
         _worst_share_of(reports[1]),
         "the test set",
         of_run["history"],
@@ -291,9 +296,9 @@ def save_record_plots(record: Mapping[str, Any], folder: str | os.PathLike, run:
 
 def _worst_share_of(report: Mapping[str, Any]) -> tuple[float, tuple[float, float] | None]:
     """The share and the interval of its mean recall; 0 and None where it is one class or less, or not recorded."""
-    if "worst_share" not in report:
-        return 0.0, None
-    return report["worst_share"], (report["worst_share_recall_low"], report["worst_share_recall_high"])
+    share = report.get("worst_share", 0.0)
+    ends = [report[end] for end in interval_names("worst_share_recall") if end in report]
+    return share, (ends[0], ends[1]) if share and len(ends) == 2 else None
 
 
 def _save(
@@ -302,7 +307,7 @@ def _save(
     psi: str,
     gain_KK: Tensor | None,
     probability_KK: Tensor | None,
-    recalls_2K: Sequence[ArrayLike],
+    recalls_2K: Sequence[np.ndarray],
     intervals_22K: Sequence[Any] | None,
     worst_share: tuple[float, tuple[float, float] | None],
     set_name: str,
@@ -316,7 +321,8 @@ def _save(
     if probability_KK is not None:
         title = "Share of the pairs drawn, last period"
         figures["pair_distribution"] = plot_matrix(probability_KK, names, title, "probability")
-    figures["recall_per_class"] = plot_recalls(before_K, after_K, names, set_name, intervals_22K, *worst_share)
+    if not any(np.isnan(values_K).all() for values_K in recalls_2K):
+        figures["recall_per_class"] = plot_recalls(before_K, after_K, names, set_name, intervals_22K, *worst_share)
     figures["objective"] = plot_objective(history, psi, kept_step)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,24 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from selmix_hf.method.minimum import worst_share_title
+from selmix_hf.reports.registry import METRICS, Place, Report, interval_names, titles_in
 
-KEY_METRICS = {
-    "mean_recall": "mean recall",
-    "min_recall": "worst-class recall",
-    "g_mean": "G-mean",
-    "h_mean": "H-mean",
-    "smallest_coverage": "smallest coverage",
-}
-GROUP_METRICS = {  # shown where a report has them: the training frequencies were given
-    "min_head_tail_recall": "smaller of head and tail recall",
-    "many_recall": "recall, many (over 100 images)",
-    "medium_recall": "recall, medium (20 to 100)",
-    "few_recall": "recall, few (under 20)",
-}
-ZERO_RECALL = "zero_recall_classes"
 INTERVAL = "95% interval"  # beside a recall: that recall's; beside a change: the change's
 _MOST_CLASSES, _WORST_SHOWN = 20, 10  # beyond so many classes a table shows the worst alone
+_SAME = 1e-6  # records have six digits behind the point
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -41,34 +28,108 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def key_metrics(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Name and title of what a table or card shows of reports: `KEY_METRICS`, and behind the worst class the mean
-    recall of the worst share, where that is more than one class, and how many classes have recall 0, where any has.
-
-    Reports of older records have neither.
-    """
-    more, shares = {}, {float(report.get("worst_share", 0)) for report in reports}
-    if len(shares) == 1 and 0 not in shares:
-        more["worst_share_recall"] = worst_share_title(shares.pop())
-    if all(ZERO_RECALL in report for report in reports) and any(report[ZERO_RECALL] for report in reports):
-        more[ZERO_RECALL] = "classes at recall 0"
-    titles = [*KEY_METRICS.items()]
-    place = 1 + [*KEY_METRICS].index("min_recall")
-    return dict([*titles[:place], *more.items(), *titles[place:]])
+def values_of(reports: Sequence[Report], name: str) -> list[Any]:
+    """Of every report; none where one lacks it, as records of older versions may."""
+    found = [report[name] for report in reports if name in report]
+    return found if len(found) == len(reports) else []
 
 
 def number_cell(name: str, value: float, sign: str = "") -> str:
     """A number as tables have it: three digits, of a number of classes none, or one of a mean over seeds."""
-    digits = 3 if name != ZERO_RECALL else int(value != round(value))
+    digits = int(value != round(value)) if _is_count(name) else 3
     return f"{value:{sign}.{digits}f}"
 
 
+def mean_and_sd(values: Sequence[float], name: str = "") -> str:
+    """Such as "0.812 ± 0.013", with the sample standard deviation; the bare number where all are one, empty for none.
+    Of the metric of this name as in `number_cell`."""
+    if len(set(values)) == 1:
+        return number_cell(name, float(np.mean(values)))
+    digits = 1 if _is_count(name) else 3
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}" if len(values) else ""
+
+
+def interval_cell(reports: Sequence[Report], name: str) -> str:
+    """The interval of a recall, such as "0.612 to 0.701": over the seeds' reports from the lowest end to the highest.
+    Empty for what has none."""
+    low, high = (values_of(reports, end) for end in interval_names(name))
+    return f"{min(low):.3f} to {max(high):.3f}" if low and high else ""
+
+
+def _is_count(name: str) -> bool:
+    return name in METRICS and METRICS[name].is_count
+
+
+def row_titles(reports: Sequence[Report], samples: str = "images", objective: str | None = None) -> dict[str, str]:
+    """Names and titles of the rows of a table of reports, classes aside.
+
+    Args:
+        reports: see `registry.titles_in`.
+        samples: what they are called.
+        objective: what was optimised; it has a row of its own, the first, where no metric of that name and value has
+            one: psi, or where that was not recorded the metric of that name.
+    """
+    titles = {name: said_of(samples, title) for name, title in titles_in(reports).items()}
+    if objective is None or _is_shown(objective, titles, reports):
+        return titles
+    own = "psi" if any("psi" in report for report in reports) else objective
+    row = {own: f"objective `{objective}`"} if any(own in report for report in reports) else {}
+    return row | titles
+
+
+def _is_shown(objective: str, titles: Mapping[str, str], reports: Sequence[Report]) -> bool:
+    """A function of one's own may have a metric's name and another value."""
+    both = [(report["psi"], report[objective]) for report in reports if {"psi", objective} <= report.keys()]
+    return objective in titles and all(abs(psi - metric) <= _SAME for psi, metric in both)
+
+
+def comparison_table(
+    titles: Mapping[str, str],
+    before: Sequence[Report],
+    after: Sequence[Report],
+    recall_intervals: bool = True,
+    change_intervals: Mapping[str, tuple[float, float, float]] | None = None,
+) -> str:
+    """A row for each of these titles; a cell is blank where a report lacks its number.
+
+    Args:
+        titles: by the name of what the row shows.
+        before, after: reports, one a seed; without the former there is neither their column nor that of the change.
+        recall_intervals: whether there is a column of the intervals of recalls.
+        change_intervals: of `paired_bootstrap`, for a last column.
+    """
+    header = ["", *["before"] * bool(before), "after", *[INTERVAL] * recall_intervals, *["change"] * bool(before)]
+    header += [INTERVAL] * (change_intervals is not None)
+    rows = []
+    for name, title in titles.items():
+        old, new = values_of(before, name), values_of(after, name)
+        row = [title, *[_cell(old, name)] * bool(before), _cell(new, name)]
+        row += [interval_cell(after, name)] * recall_intervals + [_change_cell(old, new, name)] * bool(before)
+        if change_intervals is not None:
+            row.append(" to ".join(number_cell(name, end, "+") for end in change_intervals.get(name, ())[1:]))
+        rows.append(row)
+    return markdown_table(header, rows)
+
+
+def _cell(values: Sequence[Any], name: str) -> str:
+    """Of all seeds: names as they are, numbers by mean and spread."""
+    if values and isinstance(values[0], str):
+        return ", ".join(dict.fromkeys(values))
+    return mean_and_sd([float(value) for value in values], name)
+
+
+def _change_cell(before: Sequence[Any], after: Sequence[Any], name: str) -> str:
+    numbers = bool(before and after) and not isinstance(after[0], str)
+    return number_cell(name, float(np.mean(after) - np.mean(before)), "+") if numbers else ""
+
+
 def before_after_table(
-    before: Sequence[Mapping[str, Any]],
-    after: Sequence[Mapping[str, Any]],
+    before: Sequence[Report],
+    after: Sequence[Report],
     intervals: Mapping[str, tuple[float, float, float]] | None = None,
     per_class: bool = False,
     samples: str = "images",
+    objective: str | None = None,
 ) -> str:
     """Before, after and the change, with the spread over seeds where there are several, and intervals of recalls.
 
@@ -77,35 +138,12 @@ def before_after_table(
         intervals: of `paired_bootstrap`, of the changes, for a last column.
         per_class: whether to add the recall of every class; of more than 20 classes, the ten worst before and the
             ten worst after.
-        samples: what they are called.
+        samples, objective: see `row_titles`.
     """
-    groups = {name: said_of(samples, title) for name, title in GROUP_METRICS.items() if name in before[0]}
-    titles = key_metrics([*before, *after]) | groups
-    num_summaries = len(titles)
+    titles = row_titles([*before, *after], samples, objective) | {"worst_class": "worst class"}
     if per_class:
-        titles |= {n: f"recall of {n.removeprefix('recall/')}" for n in classes_shown(before, after)}
-    rows = []
-    for name, title in titles.items():
-        values_before, values_after = ([float(report[name]) for report in side] for side in (before, after))
-        row = [title, *(mean_and_sd(values, name) for values in (values_before, values_after))]
-        row.append(interval_cell(after, name))
-        row.append(number_cell(name, float(np.mean(values_after) - np.mean(values_before)), "+"))
-        if intervals is not None:
-            row.append(" to ".join(number_cell(name, end, "+") for end in intervals.get(name, ())[1:]))
-        rows.append(row)
-    worst = [", ".join(dict.fromkeys(str(report["worst_class"]) for report in side)) for side in (before, after)]
-    header = ["", "before", "after", INTERVAL, "change"] + ([INTERVAL] if intervals is not None else [])
-    rows.insert(num_summaries, ["worst class", *worst] + [""] * (len(header) - 3))
-    return markdown_table(header, rows)
-
-
-def interval_cell(reports: Sequence[Mapping[str, Any]], name: str) -> str:
-    """The interval of a recall, such as "0.612 to 0.701": over the seeds' reports from the lowest end to the highest.
-    Empty for what has none."""
-    low, high = (name.replace("recall", f"recall_{end}", 1) for end in ("low", "high"))
-    if "recall" not in name or not all(low in report for report in reports):
-        return ""
-    return f"{min(report[low] for report in reports):.3f} to {max(report[high] for report in reports):.3f}"
+        titles |= {name: f"recall of {name.removeprefix('recall/')}" for name in classes_shown(before, after)}
+    return comparison_table(titles, before, after, change_intervals=intervals)
 
 
 def interval_note(samples: str, num_seeds: int = 1, worst_share: bool = False) -> str:
@@ -118,42 +156,37 @@ def interval_note(samples: str, num_seeds: int = 1, worst_share: bool = False) -
     )
 
 
-def classes_shown(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
+def classes_of(reports: Sequence[Report]) -> list[str]:
+    """The "recall/..." of all classes that a report has."""
+    return list(dict.fromkeys(name for report in reports for name in report if name.startswith("recall/")))
+
+
+def classes_shown(before: Sequence[Report], after: Sequence[Report]) -> list[str]:
     """The "recall/..." of a table: all, or of more than 20 classes the ten worst before (where recalls of the classes
     were measured then) and the ten worst after."""
-    names = [name for name in after[0] if name.startswith("recall/")]
+    names = classes_of(after)
     if len(names) <= _MOST_CLASSES:
         return names
     worst: list[str] = []
-    for side in [side for side in (before, after) if all(name in side[0] for name in names)]:
-        worst += sorted(names, key=lambda name: np.mean([report[name] for report in side]))[:_WORST_SHOWN]
+    for side in [side for side in (before, after) if classes_of(side)]:
+        worst += sorted(names, key=lambda name: np.mean(values_of(side, name) or [np.inf]))[:_WORST_SHOWN]
     return list(dict.fromkeys(worst))
 
 
-def mean_and_sd(values: Sequence[float], name: str = "") -> str:
-    """Such as "0.812 ± 0.013", with the sample standard deviation; the bare number where all are one. Of the metric of
-    this name as in `number_cell`."""
-    if len(set(values)) == 1:
-        return number_cell(name, float(np.mean(values)))
-    digits = 1 if name == ZERO_RECALL else 3
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
-
-
-def seeds_table(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def seeds_table(reports: Mapping[str, Sequence[Report]]) -> str:
     """Mean and standard deviation over seeds: one row a method, one column a metric, and the intervals of the worst
     class and of the worst share.
 
     Args:
         reports: for each method, the S reports of `classification_metrics`.
     """
-    titles = key_metrics([report for runs in reports.values() for report in runs])
-    with_interval = {"min_recall", "worst_share_recall"}
+    titles = titles_in([report for runs in reports.values() for report in runs], [Place.KEY])
     header, rows = [""], [[method] for method in reports]
     for name, title in titles.items():
-        header += [title, *[INTERVAL] * (name in with_interval)]
+        with_interval = METRICS[name].interval is not None
+        header += [title, *[INTERVAL] * with_interval]
         for row, runs in zip(rows, reports.values(), strict=True):
-            row.append(mean_and_sd([report[name] for report in runs], name))
-            row += [interval_cell(runs, name)] * (name in with_interval)
+            row += [mean_and_sd(values_of(runs, name), name), *[interval_cell(runs, name)] * with_interval]
     return markdown_table(header, rows)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from selmix_hf import __version__
 from selmix_hf.config import SelMixConfig
-from selmix_hf.hub.card import own_command
 from selmix_hf.reports.machine import hardware
+from selmix_hf.reports.provenance import own_command
 
 MATRIX_CLASSES = 40  # beyond, matrices would make the file large
 _HISTORY = ("step", "gain_set_psi", "gain_set_mean_recall", "gain_set_worst_recall", "effective_pairs")

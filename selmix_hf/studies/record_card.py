@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 from selmix_hf.data.modality import samples_of
 from selmix_hf.hub.card import CardFacts, card_of
 from selmix_hf.method.ranking import comparable
-from selmix_hf.reports.tables import before_after_table, interval_cell, interval_note, key_metrics, number_cell
+from selmix_hf.reports.registry import Place, titles_in
+from selmix_hf.reports.tables import before_after_table, interval_cell, interval_note, number_cell
 
 
 def released_run(record: Mapping[str, Any]) -> int:
@@ -37,9 +38,10 @@ def render_record(record: Mapping[str, Any], plots: list[str], license: str | No
         record["change_and_interval"] or None,
         per_class=True,
         samples=samples,
+        objective=record["objective"],
     )
     after = released["test_after"]
-    titles = key_metrics([after])
+    titles = titles_in([after], [Place.KEY])
     own = {name: interval_cell([after], name) for name in titles}
     numbers = ", ".join(
         f"{title} {number_cell(name, after[name])}" + f" ({own[name]})" * bool(own[name])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selmix_hf.config import SelMixConfig
-from selmix_hf.hub.card import SHOWN_PREFIXES
+from selmix_hf.hub.card_results import SHOWN_PREFIXES
 from selmix_hf.method.confusion import confusion_matrix
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.ranking import ascending_recalls

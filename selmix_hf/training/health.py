@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from selmix_hf.method.minimum import worst_number, worst_share_title
-from selmix_hf.method.objectives import INFEASIBLE, Constraint, MinimumMetric, Objective, recalls
+from selmix_hf.method.objectives import INFEASIBLE, Constraint, Metric, Objective, recalls
 from selmix_hf.method.pair_distribution import PairDistribution
 from selmix_hf.reports.metrics import standard_error
 from selmix_hf.training.steering import Refresh
@@ -43,7 +43,6 @@ class HealthWatch:
 
     def __init__(self, objective: Objective, warn: Callable[[str], object]) -> None:
         self.objective, self._warn = objective, warn
-        self._is_minimum = isinstance(objective.metric, MinimumMetric)
         self.said: set[str] = set()
         self._seen: list[Mapping[str, Any]] = []  # reports of the latest refreshes
 
@@ -54,7 +53,7 @@ class HealthWatch:
     def start(self, counts: Tensor) -> None:
         """Look at the counts (K x K) of the gain set at the start of a run."""
         metric, smallest = self.objective.metric, int(counts.sum(1).min())
-        if isinstance(metric, MinimumMetric) and metric.components is recalls:
+        if metric.components is recalls:
             self._look_at_recalls(metric, counts, smallest)
         for constraint in self.objective.constraints:
             error = standard_error(partial(_smallest_slack, constraint), counts, self.objective.class_prior)
@@ -66,7 +65,7 @@ class HealthWatch:
                     "there and nowhere else: give more validation samples.",
                 )
 
-    def _look_at_recalls(self, metric: MinimumMetric, counts: Tensor, smallest: int) -> None:
+    def _look_at_recalls(self, metric: Metric, counts: Tensor, smallest: int) -> None:
         number = max(worst_number(metric.share, len(counts)), 1)
         error = recall_error(counts) / math.sqrt(number)
         if error <= _RECALL_ERROR:
@@ -105,7 +104,7 @@ class HealthWatch:
             self._look_at_gains(gain, distribution, reach)
         if not settled:
             return
-        size, limit = swing(last), _SWING_OF_MINIMUM if self._is_minimum else _SWING
+        size, limit = swing(last), _SWING if self.objective.metric.components is None else _SWING_OF_MINIMUM
         if size is not None and size > limit:
             or_else = ", or let more pairs share in P: a larger target_share or a smaller inverse_temperature"
             self._once(

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from selmix_hf.method.minimum import worst_share_title
+from selmix_hf.reports.registry import metric_title
 
 
 class ProgressLines(TrainerCallback):
@@ -20,7 +21,7 @@ class ProgressLines(TrainerCallback):
 
     def __init__(self, every: int = 1, metrics: Mapping[str, str] | None = None) -> None:
         self.every, self.num_seen = every, 0
-        self.metrics = metrics or {"mean_recall": "mean recall", "min_recall": "worst-class recall"}
+        self.metrics = metrics or {name: metric_title(name) for name in ("mean_recall", "min_recall")}
 
     @classmethod
     def replace_logs_of(cls, trainer: Trainer, every: int = 1) -> None:

@@ -118,6 +118,6 @@ def geometry_of(trainer: Any) -> dict[str, Any]:
         kept |= {"ema_decay": args.ema_decay, "teacher": trainer.unlabeled.teacher is not None}
         kept["unlabeled_rows"] = unlabeled.digest
     aim: dict[str, Any] = {"objective": trainer.objective.name, "constraints": args.constraints or {}}
-    aim["worst_share"] = getattr(trainer.objective.metric, "share", 0.0)
+    aim["worst_share"] = trainer.objective.metric.share
     plan = trainer.draws.plan
     return {**kept, **aim, "pairs_per_step": plan.a_step, "seed": plan.seed}

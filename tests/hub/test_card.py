@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from benchmarks import regenerate
 from selmix_hf import classification_metrics, save_plots
-from selmix_hf.hub.card import _results, own_command, reports_in
+from selmix_hf.hub.card_results import results_text
 from selmix_hf.hub.upload import PushError, push_folder
 from selmix_hf.reports.plots import save_record_plots
 from selmix_hf.studies.record_card import render_record
@@ -66,18 +66,6 @@ def test_numbers_are_the_measured_ones(run):
     assert run.args.output_dir not in card.text
 
 
-def test_of_many_classes_the_worst_are_shown_and_all_are_a_click_away():
-    names = [f"class {k}" for k in range(60)]
-    after = {"mean_recall": 0.5, "min_recall": 0.0, "g_mean": 0.0, "h_mean": 0.0, "smallest_coverage": 0.0}
-    after |= {f"recall/{name}": k / 60 for k, name in enumerate(names)}
-    before = {**after, "recall/class 59": 0.0}
-    table, _, every = _results("test", before, after, "images").partition("<details>")
-    assert [line.split("|")[1].strip() for line in table.splitlines() if "recall of" in line] == [
-        f"recall of {name}" for name in [names[0], names[59], *names[1:10]]
-    ]
-    assert all(f"| {name} " in every for name in names) and every.endswith("</details>")
-
-
 def many_classes(hits):
     """Thirty classes of ten samples, of the first so many right."""
     hits_K = torch.tensor([*hits, *[8] * (30 - len(hits))])
@@ -86,7 +74,7 @@ def many_classes(hits):
 
 def test_of_many_classes_the_worst_share_has_a_row():
     before, after = many_classes([0, 0, 3]), many_classes([0, 3, 3])
-    text = _results("test", before, after, "images")
+    text = results_text("test", before, after, "images")
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
     rows = {row[0]: row[1:] for row in cells}
     ends = f"{after['worst_share_recall_low']:.3f} to {after['worst_share_recall_high']:.3f}"
@@ -94,7 +82,7 @@ def test_of_many_classes_the_worst_share_has_a_row():
     assert rows["classes at recall 0"] == ["2", "1", "", "-1"]
     assert "That of the worst share is `selmix_hf.worst_share_recall_interval`'s." in text
     old = {name: value for name, value in before.items() if not name.startswith(("worst_share", "zero_recall"))}
-    assert "worst tenth" not in (text := _results("test", old, after, "images")) and "worst-class recall" in text
+    assert "worst tenth" not in (text := results_text("test", old, after, "images")) and "worst-class recall" in text
 
 
 def test_a_record_of_many_classes(tmp_path):
@@ -115,6 +103,44 @@ def test_a_record_of_many_classes(tmp_path):
     assert values["worst_share_recall"] == pytest.approx(0.2333) and "zero_recall_classes" not in values
     save_record_plots(record, tmp_path)
     assert (tmp_path / "recall_per_class.png").is_file()
+
+
+def trace(confusion):
+    return confusion.diagonal().sum()
+
+
+@pytest.mark.parametrize(
+    ("objective", "title"),
+    [
+        (trace, "objective `trace`"),
+        ("macro_f1", "objective `macro_f1`"),
+        ("worst_share_recall", "mean recall of the worst half"),
+        ("min_head_tail_recall", "smaller of head and tail recall"),
+        ("h_mean", "H-mean"),
+    ],
+)
+def test_the_objective_is_shown_whatever_it_is(objective, title, tmp_path):
+    trainer = tiny.trainer(
+        tmp_path, "convnext", objective=objective, worst_share=0.5, max_steps=40, freeze_backbone=True, **tiny.BARE
+    )
+    test = tiny.images((6, 6, 6, 6), seed=2)
+    before = trainer.evaluate(test, metric_key_prefix="test")
+    trainer.train()
+    after = trainer.evaluate(test, metric_key_prefix="test")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card_of(trainer).text.splitlines()]
+    (row,) = [row for row in rows if row[:1] == [title]]
+    assert row[1:3] == [f"{report['test_psi']:.3f}" for report in (before, after)] and row[1] != row[2]
+    assert bool([row for row in rows if row and row[0].startswith("objective `")]) == title.startswith("objective `")
+
+
+def test_the_objective_of_a_record(tmp_path):
+    """By the metric of its name, which has no row: recipes record no psi of test samples."""
+    record = json.loads((regenerate.CARDS / "cifar10-lt-h-mean" / "results.json").read_text(encoding="utf-8"))
+    values = [run["test_after"]["macro_f1"] for run in record["runs"]]
+    text = render_record(record | {"objective": "macro_f1"}, []).text
+    (row,) = [line for line in text.splitlines() if line.startswith("| objective `macro_f1`")]
+    assert row.split("|")[3].strip().startswith(f"{sum(values) / len(values):.3f}")
+    assert "| objective `" not in render_record(record, []).text
 
 
 def test_the_samples_of_another_task_are_not_called_images(run):
@@ -139,28 +165,9 @@ def test_an_evaluation_before_or_after_the_run_and_none_of_classes_in_it(evaluat
     assert text.count("recall of ") == (0 if evaluate_first else 4)
 
 
-def test_of_many_classes_measured_after_the_run_alone():
-    names = [f"class {k}" for k in range(30)]
-    before = {"mean_recall": 0.5, "min_recall": 0.0, "g_mean": 0.0, "h_mean": 0.0, "smallest_coverage": 0.0}
-    after = before | {f"recall/{name}": k / 30 for k, name in enumerate(names)}
-    table, _, every = _results("test", before, after, "images").partition("<details>")
-    assert table.count("recall of ") == 10 and "recall of class 9 " in table
-    assert "before" in table and "before" not in every and all(f"| {name} " in every for name in names)
-
-
 def test_nothing_measured(tmp_path):
     card = card_of(tiny.trainer(tmp_path / "out", "vit", **tiny.BARE))
     assert "Not evaluated." in card.text and card.data.eval_results is None
-
-
-def test_which_report_counts():
-    """Those of the weights that were kept: never the start's, nor those of a later step, in their place."""
-    logs = [{"step": s, f"{p}_mean_recall": v} for s, p, v in [(0, "eval", 1), (0, "test", 2), (5, "eval", 3)]]
-    assert reports_in(logs, 5) == ("eval", {"mean_recall": 1}, {"mean_recall": 3})
-    tested = [*logs, {"step": 5, "test_mean_recall": 4}]
-    assert reports_in(tested, 5) == ("test", {"mean_recall": 2}, {"mean_recall": 4})
-    assert reports_in(logs, 0) == ("test", None, {"mean_recall": 2})
-    assert reports_in(tested, 3) == reports_in([{"step": 0, "loss": 1}], 0) == ("eval", None, None)
 
 
 def test_the_best_checkpoints_numbers_not_the_last_steps(tmp_path):
@@ -182,12 +189,6 @@ def test_the_best_checkpoints_numbers_not_the_last_steps(tmp_path):
     kept = next(e for e in trainer.evaluations.shown if e["step"] == trainer.state.best_global_step)
     assert values["smallest_coverage"] == pytest.approx(kept["eval_smallest_coverage"], abs=1e-4)
     assert start["step"] == 0
-
-
-def test_no_token_in_the_command():
-    words = ["/home/me/run.py", "--hub_token", "hf_secret", "--push_to_hub_token=hf_secret", "--seed", "1"]
-    assert own_command(words) == "run.py --hub_token ... --push_to_hub_token=... --seed 1"
-    assert own_command(["/usr/bin/ipykernel"]) is None
 
 
 def test_the_hubs_validation_of_a_good_card(run, hub):

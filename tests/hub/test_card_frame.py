@@ -3,7 +3,7 @@
 import pytest
 
 from selmix_hf.data.modality import samples_of
-from selmix_hf.hub.card_frame import has_pipeline, task_of
+from selmix_hf.hub.card_frame import fill, has_pipeline, task_of
 from selmix_hf.reports.tables import said_of
 
 
@@ -47,3 +47,19 @@ def test_a_sentence_on_images_said_of_others(sentence, of_texts):
 def test_tasks_that_a_pipeline_knows():
     known = {task: has_pipeline(task) for task in ("text-classification", "fill-mask", "tabular-classification")}
     assert known == {"text-classification": True, "fill-mask": True, "tabular-classification": False}
+
+
+VALUES = ("name", "summary", "results", "use", "objective", "samples", "classes", "settings", "versions")
+SOMETIMES = ("plots", "digest", "command", "hardware")
+
+
+def test_a_template_is_filled_and_a_line_about_nothing_left_out():
+    values = {name: f"<{name} $x>" for name in VALUES}
+    whole = fill("card.md", values | {name: f"<{name}>" for name in SOMETIMES})
+    assert all(f"<{name}" in whole for name in (*VALUES, *SOMETIMES))
+    short = fill("card.md", values | dict.fromkeys(SOMETIMES))
+    gone = [line for line in whole.splitlines() if line not in short.splitlines()]
+    assert gone == ["<plots>", "- split: digest `<digest>`", "- command: `<command>`", "- hardware: <hardware>"]
+    assert "\n\n\n" not in short and "None" not in short
+    with pytest.raises(KeyError, match="name"):
+        fill("card.md", {})

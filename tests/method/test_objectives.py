@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 from selmix_hf.method import objective_names, objectives
 from selmix_hf.method.confusion import confusion_matrix, smooth_confusion
 from selmix_hf.method.gain import metric_gradient
+from selmix_hf.method.minimum import MinimumMetric
 from selmix_hf.method.objective_names import get_objective, register_objective, tail_classes
-from selmix_hf.method.objectives import Constraint, MinimumMetric
+from selmix_hf.method.objectives import Constraint, Objective, default_target_share
+from selmix_hf.reports.metrics import refresh_report
+from selmix_hf.training.health import HealthWatch
 
 # recalls 1, 1/2, 1/4; each class 1/3 of the samples; coverages 7/12, 3/12, 2/12 (see COLUMN_SUMS)
 COUNTS = torch.tensor([[8, 0, 0], [2, 4, 2], [4, 2, 2]])
@@ -359,7 +363,7 @@ def test_a_callable_that_cannot_steer_is_refused(function, message):
 
 
 def test_register_objective(monkeypatch):
-    monkeypatch.setattr(objectives, "OBJECTIVES", dict(objective_names.OBJECTIVES))
+    monkeypatch.setattr(objective_names, "OBJECTIVES", dict(objective_names.OBJECTIVES))
     with pytest.raises(ValueError, match="unknown objective 'trace'"):
         get_objective("trace")
     register_objective("trace", trace)
@@ -399,3 +403,70 @@ def test_multipliers_of_a_minimum_follow_counted_and_soft_recalls():
     constrained = get_objective("min_recall", {"coverage": 0.95})
     plain, given = (constrained.update_multipliers({}, counts, seen)["coverage"] for seen in (None, soft))
     assert torch.equal(plain, given)  # a constraint holds by the counts
+
+
+# --- a metric of one's own ---------------------------------------------------------------------------------------
+
+
+class WorstPrecision:
+    """The smallest precision; neither a `SmoothMetric` nor a `MinimumMetric`."""
+
+    name, steered, share = "worst_precision", True, 0.0
+
+    def components(self, confusion):
+        return confusion.diagonal() / confusion.sum(0).clamp(min=1e-12)
+
+    def value(self, confusion):
+        return self.components(confusion).amin()
+
+    def lagrangian(self, confusion, multiplier):
+        precision_K = self.components(confusion)
+        weight_K = self.initial_multiplier(len(precision_K)) if multiplier is None else multiplier
+        return (weight_K.to(precision_K) * precision_K).sum()
+
+    def initial_multiplier(self, num_classes):
+        return torch.full((num_classes,), 1 / num_classes, dtype=torch.float64)
+
+    def update_multiplier(self, multiplier, confusion, class_counts):
+        return torch.softmax(-10 * self.components(confusion), 0)
+
+
+OWN = Objective(WorstPrecision())  # precisions 8/14, 4/6, 2/4
+
+
+def test_a_metric_of_ones_own():
+    assert get_objective(OWN) is OWN and OWN.name == "worst_precision"
+    assert OWN.score(COUNTS) == pytest.approx(1 / 2)
+    multipliers = OWN.update_multipliers({}, COUNTS)
+    assert int(multipliers["worst_precision"].argmax()) == 2
+    # d/dC of its Lagrangian, by finite differences along the logits
+    gradient, step = metric_gradient(OWN, COUNTS, multipliers=multipliers), 1e-6
+    smoothed = smooth_confusion(COUNTS)
+    for k, j in ((0, 2), (2, 2)):
+        logits = smoothed.log()
+        logits[k, j] += step
+        moved = smoothed.sum(1, keepdim=True) * logits.softmax(1)
+        change = OWN.lagrangian(moved, multipliers) - OWN.lagrangian(smoothed, multipliers)
+        assert float(gradient[k, j]) == pytest.approx(float(change) / step, abs=1e-6)
+
+
+def test_a_metric_of_ones_own_is_taken_for_the_minimum_that_it_is():
+    assert default_target_share(OWN, 10) == 0.5 and default_target_share(get_objective("h_mean"), 10) == 0.97
+    multipliers = OWN.update_multipliers({}, COUNTS)
+    report = refresh_report(OWN, COUNTS, "abc", multipliers, gradient=torch.zeros(3, 3))
+    assert report["gain_set_psi"] == pytest.approx(1 / 2) and report["gain_set_psi_error"] > 0  # that of the minimum
+    swinging = [{"gain_set_psi": 0.03 * (t % 2), "gain_set_psi_error": 0.01} for t in range(20)]
+    for metric, kinds in ((OWN, set()), (get_objective("h_mean"), {"swing"})):
+        watch = HealthWatch(metric, lambda sentence: None)
+        watch.start(COUNTS)  # knows recalls alone
+        watch.look(None, None, [{**log, "gain_set_worst_recall": 0.5} for log in swinging])
+        assert watch.said == kinds
+
+
+def test_a_run_for_a_metric_of_ones_own(tmp_path):
+    run = tiny.trainer(tmp_path, "convnext", objective=OWN, freeze_backbone=True, max_steps=4, learning_rate=0.01)
+    run.train()
+    assert run.pair_state.multipliers.keys() == {"worst_precision"} and run.pair_state.geometry["worst_share"] == 0
+    found = run.evaluate()
+    assert found["eval_psi"] == found["eval_selection_score"] == float(OWN.value(confusion_matrix(run.gain_counts)))
+    assert found["eval_psi"] != found["eval_min_recall"]

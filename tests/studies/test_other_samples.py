@@ -16,7 +16,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from recipes import analysis, compare
 from selmix_hf import SelMixHead
 from selmix_hf.data.modality import Modality
-from selmix_hf.reports.tables import KEY_METRICS, before_after_table
+from selmix_hf.reports.registry import METRICS
+from selmix_hf.reports.tables import before_after_table
 from selmix_hf.studies.compare.rivals import SELMIX
 from selmix_hf.studies.compare.same_start import ByTrainer, OnFeatures
 from selmix_hf.studies.data import BenchmarkData
@@ -177,7 +178,7 @@ def test_unlabelled_texts_have_no_views(folder, tmp_path):
 
 
 def test_a_table_over_a_hundred_texts():
-    reports = [{**dict.fromkeys(KEY_METRICS, 0.5), "many_recall": 0.5, "worst_class": "images"}]
+    reports = [{**dict.fromkeys(METRICS, 0.5), "worst_class": "images"}]
     table = before_after_table(reports, reports, samples="texts")
     assert "recall, many (over 100 texts)" in table and "images" in table
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from selmix_hf.data.modality import samples_of
 from selmix_hf.reports.plots import make_figure
-from selmix_hf.reports.tables import KEY_METRICS, markdown_table, mean_and_sd, said_of
+from selmix_hf.reports.registry import metric_title
+from selmix_hf.reports.tables import markdown_table, mean_and_sd, said_of, values_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,12 +51,8 @@ def _axis(study: str, samples: str) -> str:
     return said_of(samples, _AXES[study])
 
 
-def _title(objective: str) -> str:
-    return KEY_METRICS.get(objective, objective.replace("_", " "))
-
-
 def _values(row: Mapping[str, Any], name: str = "psi", side: str = "after") -> list[float]:
-    return [run[side][name] for run in row["runs"]]
+    return values_of([run[side] for run in row["runs"]], name)
 
 
 def study_table(study: Mapping[str, Rows], first_column: str = "") -> str:
@@ -67,11 +64,12 @@ def study_table(study: Mapping[str, Rows], first_column: str = "") -> str:
     for objective, of_objective in study.items():
         beside = [] if objective == "mean_recall" else ["mean_recall"]
         for name in ["psi", *beside]:
-            header.append(_title(objective) if name == "psi" else "its mean recall")
+            header.append(metric_title(objective) if name == "psi" else "its mean recall")
             rows[0].append(mean_and_sd(_values(of_objective[0], name, "before")))
             for cells, row in zip(rows[1:], of_objective, strict=True):
-                before = f"{np.mean(_values(row, name, 'before')):.3f} → " if starts_differ else ""
-                cells.append(before + mean_and_sd(_values(row, name)))
+                before = _values(row, name, "before") if starts_differ else []
+                start = f"{np.mean(before):.3f} → " if before else ""
+                cells.append(start + mean_and_sd(_values(row, name)))
     return markdown_table(header, rows[1:] if starts_differ else rows)
 
 
@@ -103,7 +101,7 @@ def _auto_rows(study: Mapping[str, Rows]) -> list[list[str]]:
         gap, spread = paired(auto, best)
         rows.append(
             [
-                _title(objective),
+                metric_title(objective),
                 f"{auto['runs'][0]['inverse_temperature']:.3g}",
                 mean_and_sd(_values(auto)),
                 best["label"],
@@ -120,7 +118,7 @@ def convergence_table(study: Mapping[str, Rows]) -> str:
     ("-" where it never does), and its mean over the run."""
     header, rows = ["s"], [[row["label"]] for row in next(iter(study.values()))]
     for objective, of_objective in study.items():
-        header += [f"{_title(objective)}: steps", "mean over the run"]
+        header += [f"{metric_title(objective)}: steps", "mean over the run"]
         half = np.diff(_curve(of_objective[0])[[0, -1]])[0] / 2
         for cells, row in zip(rows, of_objective, strict=True):
             curve = _curve(row)
@@ -159,7 +157,7 @@ def _figure(
     panels = figure.subplots(1, len(study), squeeze=False)[0]
     for panel, (objective, rows) in zip(panels, study.items(), strict=True):
         draw(panel, rows)
-        panel.set_title(_title(objective), loc="left", fontsize=10)
+        panel.set_title(metric_title(objective), loc="left", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(y_label)
     panels[-1].legend(frameon=False, fontsize=legend_size, loc="upper left", bbox_to_anchor=(1, 1))

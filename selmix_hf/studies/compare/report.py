@@ -10,19 +10,19 @@ import numpy as np
 
 from selmix_hf.data.modality import samples_of
 from selmix_hf.reports.plots import make_figure
-from selmix_hf.reports.tables import GROUP_METRICS, INTERVAL, KEY_METRICS, interval_cell, markdown_table, mean_and_sd
+from selmix_hf.reports.registry import metric_title
+from selmix_hf.reports.tables import INTERVAL, interval_cell, markdown_table, mean_and_sd, values_of
 from selmix_hf.studies.compare.rivals import SELMIX
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_TITLES = KEY_METRICS | GROUP_METRICS | {"worst_share_recall": "mean recall of the worst share"}
 _MARKERS = "os^Dv<>p"
 
 
 def title_of(objective: str) -> str:
     """For a person."""
-    return {**_TITLES, "psi": "objective"}.get(objective, objective.replace("_", " "))
+    return "objective" if objective == "psi" else metric_title(objective)
 
 
 def worst_metric(record: Mapping[str, Any]) -> str:
@@ -61,7 +61,7 @@ def table(record: Mapping[str, Any]) -> str:
         for name, result in methods.items():
             runs = result["runs"]
             row = [title_of(objective), name, _setting(result["setting"]) or "defaults" * (name == SELMIX)]
-            row += [mean_and_sd([report[metric] for report in runs]) for metric in shown]
+            row += [mean_and_sd(values_of(runs, metric)) for metric in shown]
             row.insert(place, interval_cell(runs, worst))
             row += _difference(result, objective)
             row += [f"{result['seconds']:.1f}", f"{max(result['peak_memory_gb'].values(), default=float('nan')):.1f}"]
@@ -86,16 +86,14 @@ def dominated(points: Mapping[Any, tuple[float, float]]) -> set[Any]:
 
 
 def points_of(record: Mapping[str, Any]) -> dict[tuple[str, str], tuple[float, float]]:
-    """(objective, method) -> (mean recall, worst recall), averaged over seeds."""
-    worst = worst_metric(record)
-    return {
-        (objective, name): (
-            float(np.mean([report["mean_recall"] for report in result["runs"]])),
-            float(np.mean([report[worst] for report in result["runs"]])),
-        )
+    """(objective, method) -> (mean recall, worst recall), averaged over seeds; of those that have both."""
+    shown = ("mean_recall", worst_metric(record))
+    found = {
+        (objective, name): [values_of(result["runs"], metric) for metric in shown]
         for objective, methods in record["objectives"].items()
         for name, result in methods.items()
     }
+    return {key: (float(np.mean(x)), float(np.mean(y))) for key, (x, y) in found.items() if x and y}
 
 
 def front_lines(record: Mapping[str, Any]) -> str:
@@ -103,7 +101,7 @@ def front_lines(record: Mapping[str, Any]) -> str:
     points = points_of(record)
     rivals = {key: point for key, point in points.items() if key[1] != SELMIX}
     lines = []
-    for objective in record["objectives"]:
+    for objective in [objective for objective, name in points if name == SELMIX]:
         own = points[objective, SELMIX]
         better = {key: point for key, point in rivals.items() if "own" in dominated({key: point, "own": own})}
         verdict = "no rival has more of one without less of the other"
@@ -129,12 +127,12 @@ def plot_front(record: Mapping[str, Any], title: str) -> Figure:
     axes = figure.add_subplot()
     best = dominated(points)
     front = sorted({point for key, point in points.items() if key not in best})
-    axes.step(*zip(*front, strict=True), where="pre", color="#9aa5b1", lw=1.2, ls="--", zorder=1, label="front")
+    axes.step(*np.reshape(front, (-1, 2)).T, where="pre", color="#9aa5b1", lw=1.2, ls="--", zorder=1, label="front")
     for i, name in enumerate(methods):
         ours = name == SELMIX
         colour = "#1f6fb2" if ours else "#333333" if i == 0 else colormaps["tab20"]((2 * i + (i >= 10)) % 20)
         for objective, marker in zip(objectives, _MARKERS, strict=False):
-            x, y = points[objective, name]
+            x, y = points.get((objective, name), (np.nan, np.nan))
             axes.scatter(
                 x, y, s=110 if ours else 42, marker=marker, color=colour, zorder=3 if ours else 2,
                 edgecolor="#10395c" if ours else "none", linewidth=1.4,
@@ -169,8 +167,8 @@ def summary(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def _summary(result: Mapping[str, Any], objective: str, with_mean: bool) -> list[str]:
     runs = result["runs"]
     interval, (change, of_change) = interval_cell(runs, objective), _difference(result, objective)
-    value = mean_and_sd([report[objective] for report in runs]) + (f" ({interval})" if interval else "")
-    beside = [mean_and_sd([report["mean_recall"] for report in runs])] if with_mean else []
+    value = mean_and_sd(values_of(runs, objective)) + (f" ({interval})" if interval else "")
+    beside = [mean_and_sd(values_of(runs, "mean_recall"))] if with_mean else []
     return [value, *beside, f"{change} ({of_change})" if change else ""]
 
 

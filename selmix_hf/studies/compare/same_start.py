@@ -25,7 +25,7 @@ from torch import Tensor
 from selmix_hf.config import OF_PAIRS, SelMixConfig
 from selmix_hf.head_fitting.cost_sensitive import CostSensitiveLoss
 from selmix_hf.method.confusion import confusion_counts, confusion_matrix, distinct_names
-from selmix_hf.method.objectives import MinimumMetric, Objective
+from selmix_hf.method.objectives import Objective
 from selmix_hf.method.ranking import ranking
 from selmix_hf.reports.bootstrap import paired_bootstrap
 from selmix_hf.reports.machine import hardware
@@ -183,7 +183,7 @@ def _selmix_settings(objective: Objective, freeze_backbone: bool) -> Sequence[Se
     """The defaults, and uses of the validation samples beside steering, by the kind of objective."""
     refit: Setting = {"gain_set_use": "refit"}
     train: Setting = {"gain_set_use": "train"}
-    if isinstance(objective.metric, MinimumMetric):
+    if objective.metric.steered:
         cross: Setting = {**refit, "cross": True}
         tried = [{}, refit, {**cross, "bias_share": 0.5}, {**refit, "bias_share": 0.5}, cross]
     else:
