@@ -119,20 +119,6 @@ def check_policy(pair_sampling: str, inverse_temperature: float | str, target_sh
         raise ValueError(f"target_share must lie in (0, 1], found {target_share}.")
 
 
-def solve_inverse_temperature(gains: Tensor, target_share: float) -> float:
-    """The s at which softmax(s * gains) has exp(entropy) = target_share * (number of gains), but at least one pair.
-
-    Args:
-        gains: of the pairs, any shape; -inf for a pair that is not allowed.
-        target_share: in (0, 1].
-
-    Returns:
-        s >= 0; 0 where the gains are all equal (any s gives the same distribution).
-    """
-    num_pairs = int(torch.count_nonzero(gains > -math.inf))
-    return _solve(gains.flatten(), -math.inf, target_share * num_pairs)
-
-
 def _solve(gains_P: Tensor, floor: float, wanted: float) -> float:
     """The s at which softmax over the gains above `floor` has exp(entropy) = `wanted`."""
     num_pairs, largest = int(torch.count_nonzero(gains_P > floor)), float(gains_P.max())
