@@ -24,6 +24,7 @@ from selmix_hf.data.collators import Collator, SelMixCollator, default_collator
 from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
+from selmix_hf.mixing.mixup import mix_with_partners
 from selmix_hf.models.peft_models import check_adapter
 from selmix_hf.reports.metrics import make_compute_metrics
 from selmix_hf.training.base import PushingTrainer
@@ -214,4 +215,4 @@ def _mix(name: str, value: Any, share: float, order_B: Tensor) -> Any:
             f"mixup_alpha mixes inputs, which must be tensors of floats such as pixel_values; found {name} of "
             f"{getattr(value, 'dtype', type(value).__name__)}."
         )
-    return share * value + (1 - share) * value[order_B]
+    return mix_with_partners(value, order_B, share)

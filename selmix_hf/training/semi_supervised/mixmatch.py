@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selmix_hf.method.losses import LogitAdjustedLoss
+from selmix_hf.mixing.mixup import mix_with_partners
 from selmix_hf.training.semi_supervised.base import SemiSupervisedTrainer
 
 
@@ -39,8 +40,7 @@ def mixup(values: Tensor, share: Tensor, order: Tensor) -> Tensor:
         values: R rows of any shape.
         share, order: of each row and of its partner, shape R.
     """
-    share = torch.maximum(share, 1 - share).view(-1, *[1] * (values.ndim - 1))
-    return share * values + (1 - share) * values[order]
+    return mix_with_partners(values, order, torch.maximum(share, 1 - share))
 
 
 def draw_mixing(num_rows: int, alpha: float, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
