@@ -1,8 +1,7 @@
 """From the distribution P over class pairs to pairs of dataset indices, the same for any number of processes.
 
 Every draw of a period comes from (seed, period): nothing is read from or written to the global random state, so a
-resumed run, a prefetching loader and every process see the same sequence. torch.multinomial stops at 2^24 categories
-(K = 4096), hence the row is drawn from its marginal and the column from its row.
+resumed run, a prefetching loader and every process see the same sequence.
 
 Shape suffixes: K classes, N samples, M pairs.
 """

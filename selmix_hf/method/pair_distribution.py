@@ -1,4 +1,4 @@
-"""From gains to the distribution P over class pairs, and the state of it that is saved with a checkpoint.
+"""From gains to the distribution P over class pairs.
 
 SelMix (arXiv 2403.18301, section 4): P = softmax(s G) over all K x K pairs. Shape suffix: K classes.
 """
