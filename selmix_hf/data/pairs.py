@@ -84,7 +84,7 @@ class PairSampler(Sampler[Pair]):
         self._iterations += 1
         return map(Pair._make, zip(*(column.tolist() for column in columns), strict=True))
 
-    def draw(self) -> tuple[NDArray, ...]:
+    def draw(self) -> tuple[NDArray[np.number], ...]:
         """The period's pairs as the columns of `Pair`, each of shape M."""
         period = self._iterations if self.get_period is None else self.get_period()
         generator = np.random.default_rng([self.seed, period])

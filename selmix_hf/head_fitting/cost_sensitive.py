@@ -17,7 +17,8 @@ from selmix_hf.head_fitting.retraining import Head, retrain_head
 from selmix_hf.method.confusion import confusion_counts, resolve_class_prior, smooth_confusion
 from selmix_hf.method.gain import metric_gradient
 from selmix_hf.method.losses import positive_counts
-from selmix_hf.method.objectives import MinimumMetric, Multipliers, Objective
+from selmix_hf.method.minimum import MinimumMetric
+from selmix_hf.method.objectives import Multipliers, Objective
 
 _SMALLEST_WEIGHT = 1e-3  # of the largest: a class of weight 0 would have no bound on its logit
 

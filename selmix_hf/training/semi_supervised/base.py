@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
-from selmix_hf.data.collators import ImageCollator
+from selmix_hf.data.collators import ImageCollator, ImageTransform
 from selmix_hf.data.examples import Column, has_features, image_columns, require_random_access
 from selmix_hf.data.views import ShiftAndFlip
 from selmix_hf.models.head import logits_of
@@ -75,7 +74,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
         ema_decay: float = 0.999,
         unlabeled_weight: float = 1.0,
         rampup_steps: int = 0,
-        weak_transform: Callable | None = None,
+        weak_transform: ImageTransform | None = None,
         **kwargs: Any,
     ) -> None:
         if taken := [name for name in ("data_collator", "mixup_alpha", "train_transform") if kwargs.get(name)]:
@@ -120,7 +119,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
 
     # --- what a method says --------------------------------------------------------------------------------------
 
-    def unlabeled_views(self, weak: Callable, processing_class: Any) -> list[Callable]:
+    def unlabeled_views(self, weak: ImageTransform, processing_class: Any) -> list[ImageTransform]:
         """The transforms of the V views of an unlabelled image: default two weak ones."""
         return [weak, weak]
 
@@ -155,7 +154,8 @@ class SemiSupervisedTrainer(Stage1Trainer):
             return logits_of(functional_call(self.model, state, (), {"pixel_values": pixels}))
 
     def labelled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.loss(SequenceClassifierOutput(logits=logits), labels, num_items_in_batch=None)
+        loss: Tensor = self.loss(SequenceClassifierOutput(logits=logits), labels, num_items_in_batch=None)
+        return loss
 
     def note(self, **values: Tensor) -> None:
         """Numbers whose mean since the latest log, over all processes, is logged beside the loss."""
@@ -165,7 +165,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
 
     # --- Trainer's hooks -----------------------------------------------------------------------------------------
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         geometry = self._geometry()
         step = geometry["labeled_per_step"]
         sampler = DrawSampler(
@@ -226,7 +226,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         self.average.settle()  # before Trainer's part, which may load the best checkpoint
-        return super()._finalize_training(*args, **kwargs)
+        return super()._finalize_training(*args, **kwargs)  # type: ignore[no-untyped-call]  # theirs has no types
 
     def _geometry(self) -> dict[str, int]:
         """What fixes which images a step draws."""

@@ -96,7 +96,7 @@ class MixMatchTrainer(SemiSupervisedTrainer):
 
     def losses(self, model: nn.Module, labelled: Tensor, labels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         unlabelled = views.flatten(0, 1)
-        guess_UK = guess_labels(self.logits_aside(unlabelled).unflatten(0, views.shape[:2]), self.temperature)
+        guess_UK = guess_labels(torch.unflatten(self.logits_aside(unlabelled), 0, views.shape[:2]), self.temperature)
         target_RK = torch.cat([F.one_hot(labels, guess_UK.shape[1]), guess_UK.repeat(len(views), 1)])
         share_R, order_R = (
             part.to(labels.device) for part in draw_mixing(len(target_RK), self.alpha, self.batch_generator)
