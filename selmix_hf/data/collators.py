@@ -25,6 +25,7 @@ from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.data.seeded import SeededExample, fetch
 
 Collator = Callable[[list[Any]], dict[str, Any]]
+ImageTransform = Callable[[Any], Tensor]  # PIL, RGB -> C x H x W
 
 
 class ImageCollator:
@@ -40,7 +41,7 @@ class ImageCollator:
     def __init__(
         self,
         processing_class: Any = None,
-        transform: Callable[[Any], Tensor] | None = None,
+        transform: ImageTransform | None = None,
         image_column: Column = "image",
         label_column: Column | None = "label",
     ) -> None:
@@ -186,7 +187,7 @@ def default_collator(
     dataset: Any,
     processing_class: Any,
     data_collator: Collator | None,
-    transform: Callable[[Any], Tensor] | None,
+    transform: ImageTransform | None,
     label_column: str,
 ) -> Collator | ImageCollator:
     """The collator for a dataset: the user's own; else an `ImageCollator` where the dataset has images (in a column of

@@ -1,8 +1,7 @@
 """From the distribution P over class pairs to pairs of dataset indices, the same for any number of processes.
 
 Every draw of a period comes from (seed, period): nothing is read from or written to the global random state, so a
-resumed run, a prefetching loader and every process see the same sequence. torch.multinomial stops at 2^24 categories
-(K = 4096), hence the row is drawn from its marginal and the column from its row.
+resumed run, a prefetching loader and every process see the same sequence.
 
 Shape suffixes: K classes, N samples, M pairs.
 """
@@ -85,7 +84,7 @@ class PairSampler(Sampler[Pair]):
         self._iterations += 1
         return map(Pair._make, zip(*(column.tolist() for column in columns), strict=True))
 
-    def draw(self) -> tuple[NDArray, ...]:
+    def draw(self) -> tuple[NDArray[np.number], ...]:
         """The period's pairs as the columns of `Pair`, each of shape M."""
         period = self._iterations if self.get_period is None else self.get_period()
         generator = np.random.default_rng([self.seed, period])

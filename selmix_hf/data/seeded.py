@@ -68,7 +68,8 @@ def fetch(dataset: Any, indices: Sequence[int], seeds: Sequence[int] | None = No
     form = getattr(dataset, "format", None)
     own_transform = not isinstance(form, dict) or form["type"] == "custom"
     if hasattr(dataset, "__getitems__") and not (own_transform and seeds):
-        return dataset.__getitems__(list(indices))
+        samples: list[Any] = dataset.__getitems__(list(indices))
+        return samples
     samples = []
     for index, seed in zip(indices, seeds or [0] * len(indices), strict=True):
         with isolated_random_state(seed):

@@ -22,7 +22,8 @@ class CropAndFlip:
         self.augment = v2.Compose([v2.RandomCrop(side, padding=side // 8), v2.RandomHorizontalFlip()])
 
     def __call__(self, image: Any) -> torch.Tensor:
-        return self.processor(self.augment(image), return_tensors="pt")["pixel_values"][0]
+        pixels: torch.Tensor = self.processor(self.augment(image), return_tensors="pt")["pixel_values"][0]
+        return pixels
 
 
 class ResizedCropAndFlip(CropAndFlip):
@@ -64,7 +65,8 @@ class StrongView(ShiftAndFlip):
         self.cutout = v2.RandomErasing(p=1, scale=(0.0025, 0.25), ratio=(1, 1))
 
     def __call__(self, image: Any) -> torch.Tensor:
-        return self.cutout(super().__call__(image))
+        view: torch.Tensor = self.cutout(super().__call__(image))
+        return view
 
 
 def side_of(processor: Any, default: int = 224) -> int:

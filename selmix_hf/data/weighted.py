@@ -54,7 +54,8 @@ def checked_sampling(sampling: Any) -> str | list[float]:
                 f"{sampling!r}."
             )
         return str(_number(sampling))
-    return _checked_weights(sampling, "sampling", "class").tolist()
+    weights: list[float] = _checked_weights(sampling, "sampling", "class").tolist()
+    return weights
 
 
 def class_shares(sampling: Any, class_counts: ArrayLike) -> NDArray[np.float64]:
@@ -71,12 +72,13 @@ def class_shares(sampling: Any, class_counts: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ValueError: as `checked_sampling`; weights of another number than K; a positive one of a class without samples.
     """
-    sampling, counts_K = checked_sampling(sampling), np.asarray(class_counts)
-    if isinstance(sampling, str):
-        power = POWERS.get(sampling)
-        weight_K = counts_K.astype(float) ** (float(sampling) if power is None else power) * (counts_K > 0)
+    checked, counts_K = checked_sampling(sampling), np.asarray(class_counts)
+    weight_K: NDArray[np.float64]
+    if isinstance(checked, str):
+        power = POWERS.get(checked)
+        weight_K = counts_K.astype(float) ** (float(checked) if power is None else power) * (counts_K > 0)
     else:
-        weight_K = np.asarray(sampling)
+        weight_K = np.asarray(checked)
         if len(weight_K) != len(counts_K):
             raise ValueError(
                 f"sampling must have one weight a class, {len(counts_K)}, found {len(weight_K)}: weights of samples "
@@ -88,7 +90,7 @@ def class_shares(sampling: Any, class_counts: ArrayLike) -> NDArray[np.float64]:
                 f"sampling gives class {empty[0]} the weight {weight_K[empty[0]]:g}, but it has no training samples: "
                 "set it to 0, or add some."
             )
-    return weight_K / weight_K.sum()
+    return weight_K / float(weight_K.sum())
 
 
 def sampling_weights(
@@ -105,7 +107,7 @@ def sampling_weights(
     Raises:
         ValueError: as `class_shares`; other weights than one for each sample.
     """
-    labels_N = np.asarray(labels)
+    labels_N: NDArray[np.int64] = np.asarray(labels)
     if sample_weights is not None:
         weight_N = _checked_weights(sample_weights, "sample_weights", "sample")
         if len(weight_N) != len(labels_N):

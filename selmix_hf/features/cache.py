@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from datasets.fingerprint import Hasher
 from safetensors import safe_open
 from torch import Tensor
 
+from selmix_hf.data.collators import Collator
 from selmix_hf.data.seeded import SeededDataset
 from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.models.fingerprint import backbone_fingerprint
@@ -41,13 +41,11 @@ class FeatureCache:
         salt: anything else that changes features, such as the precision.
     """
 
-    def __init__(self, folder: str | os.PathLike | None, dtype: str = "float32", salt: str = "") -> None:
+    def __init__(self, folder: str | os.PathLike[str] | None, dtype: str = "float32", salt: str = "") -> None:
         self.folder = None if folder is None else Path(folder)
         self.dtype, self.salt = dtype, salt
 
-    def features(
-        self, look: DatasetPass, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]], seed: int = 0
-    ) -> Tensor:
+    def features(self, look: DatasetPass, dataset: Any, collator: Collator, seed: int = 0) -> Tensor:
         """Features that enter the head, on the CPU, N x D, on every process.
 
         Args:
@@ -67,7 +65,7 @@ class FeatureCache:
             features_ND: Tensor = opened.get_tensor("features")
         return features_ND
 
-    def _build(self, path: Path, look: DatasetPass, dataset: SeededDataset, collator: Callable) -> None:
+    def _build(self, path: Path, look: DatasetPass, dataset: SeededDataset, collator: Collator) -> None:
         partial, done_path = path.with_suffix(".partial"), path.with_suffix(".done")
         shape, starts = (len(dataset), look.head.num_features), range(0, len(dataset), _CHUNK)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +84,7 @@ class FeatureCache:
             batches = [
                 rows_R
                 for start in own
-                for rows_R in torch.arange(start, min(start + _CHUNK, len(dataset))).split(look.batch_size)
+                for rows_R in torch.split(torch.arange(start, min(start + _CHUNK, len(dataset))), look.batch_size)
             ]
             for rows_R, batch_RD in look.feature_batches(dataset, collator, batches):
                 features_ND[rows_R.numpy()] = self._cast(batch_RD).numpy()

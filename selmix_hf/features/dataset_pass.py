@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from selmix_hf.data.collators import Collator
 from selmix_hf.features.stored import FEATURES, FeatureDataset, _chunks
 from selmix_hf.method.confusion import ClassStatistics
 from selmix_hf.models.head import ClassifierHead, logits_of
@@ -42,13 +43,13 @@ class DatasetPass:
     rank: int = 0
     world_size: int = 1
     prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict
-    autocast: Callable[[], AbstractContextManager] = nullcontext
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     show_progress: bool = False
 
     def statistics(
         self,
         dataset: Any,
-        collator: Callable[[list[Any]], dict[str, Any]],
+        collator: Collator,
         on_batch: Callable[[], None] | None = None,
         on_features: Callable[[Tensor, Tensor], None] | None = None,
     ) -> ClassStatistics:
@@ -81,17 +82,17 @@ class DatasetPass:
                 on_features(features_RD, labels)
         return statistics.all_reduce()
 
-    def features(self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]]) -> Tensor:
+    def features(self, dataset: Any, collator: Collator) -> Tensor:
         """Features that enter the head, float32 on the CPU, N x D, all of them on every process."""
         features_ND = torch.zeros(len(dataset), self.head.num_features)
         rows = torch.arange(self.rank, len(dataset), self.world_size)
-        for rows_R, batch_RD in self.feature_batches(dataset, collator, rows.split(self.batch_size)):
+        for rows_R, batch_RD in self.feature_batches(dataset, collator, torch.split(rows, self.batch_size)):
             features_ND[rows_R] = batch_RD
         return _sum_of_all(features_ND, next(self.model.parameters()).device)
 
     @torch.no_grad()
     def predictions(
-        self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]], teacher: Callable[..., Any] | None = None
+        self, dataset: Any, collator: Collator, teacher: Callable[..., Any] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Most probable class (int64) and its probability (float32), on the CPU, N each, all of them on every process.
 
@@ -118,7 +119,7 @@ class DatasetPass:
         return logits
 
     def feature_batches(
-        self, dataset: Any, collator: Callable[[list[Any]], dict[str, Any]], batches: Sequence[Tensor]
+        self, dataset: Any, collator: Collator, batches: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows (R) and their features (R x D, float32 on the CPU), for each of the given batches of rows."""
         with tqdm(
@@ -140,19 +141,19 @@ class DatasetPass:
                 logits_NK = logits_of(self.model(**batch))
             return logits_NK, tapped.features
 
-    def _own_rows(self, dataset: Any, collator: Callable) -> Iterator[tuple[Any, dict[str, Any]]]:
+    def _own_rows(self, dataset: Any, collator: Collator) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Rows of this process and their batch: stored features with labels, or what the collator makes."""
         if isinstance(dataset, FeatureDataset):
             for chunk in _chunks(len(dataset), self.rank, self.world_size):
                 yield chunk, self.prepare({FEATURES: dataset.take(chunk), "labels": dataset.labels[chunk]})
             return
         rows = torch.arange(self.rank, len(dataset), self.world_size)
-        yield from self._batches(dataset, collator, rows.split(self.batch_size))
+        yield from self._batches(dataset, collator, torch.split(rows, self.batch_size))
 
     def _batches(
-        self, dataset: Any, collator: Callable, batches: Sequence[Tensor]
+        self, dataset: Any, collator: Collator, batches: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        loader: DataLoader = DataLoader(
+        loader = DataLoader(
             dataset,
             batch_sampler=[rows.tolist() for rows in batches],
             collate_fn=collator,

@@ -54,7 +54,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
             return self.views[0].index_select(0, rows).float()
         view, row = rows // len(self.views[0]), rows % len(self.views[0])
         features_ND = torch.empty(len(rows), self.views[0].shape[1])
-        for v in view.unique().tolist():
+        for v in torch.unique(view).tolist():
             features_ND[view == v] = self.views[v].index_select(0, row[view == v]).float()
         return features_ND
 

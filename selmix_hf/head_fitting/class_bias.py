@@ -107,7 +107,7 @@ class _Search:
                 for constraint in self.objective.constraints:
                     value = value + _PENALTY * constraint.slack(soft_KK).clamp(max=0).sum()
                 optimizer.zero_grad()
-                value.backward()
+                torch.autograd.backward(value)
                 optimizer.step()
 
     def coordinates(self, num_passes: int, num_candidates: int) -> None:
@@ -128,7 +128,7 @@ class _Search:
 
 def _between(values_N: Tensor, number: int) -> Tensor:
     """Up to so many numbers that each lie in the middle between two neighbouring values, or beyond all of them."""
-    sorted_U = values_N.unique()
+    sorted_U: Tensor = torch.unique(values_N)
     ends = sorted_U[:1] - 1, sorted_U[-1:] + 1
     middles = torch.cat([ends[0], (sorted_U[1:] + sorted_U[:-1]) / 2, ends[1]])
     chosen = torch.linspace(0, len(middles) - 1, min(number, len(middles)), dtype=torch.float64)

@@ -105,10 +105,10 @@ def tau_normalized(weight: Tensor, tau: float = 1.0) -> Tensor:
     Raises:
         ValueError: a row that is zero.
     """
-    norm_K1 = weight.norm(dim=1, keepdim=True)
+    norm_K1: Tensor = weight.norm(dim=1, keepdim=True)
     if not bool((norm_K1 > 0).all()):
         raise ValueError(f"a row of zeros has no direction: found {int((norm_K1 == 0).sum())} in weight.")
-    return weight / norm_K1**tau
+    return weight / norm_K1.pow(tau)
 
 
 def class_balanced_weight(labels: Tensor) -> Tensor:
@@ -140,6 +140,6 @@ def _descend(
         rows_B = torch.searchsorted(edges_N, drawn_B, right=True).clamp_(max=len(edges_N) - 1)
         loss = loss_of(number, rows_B.to(parameters[0].device))
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         scheduler.step()

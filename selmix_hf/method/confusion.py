@@ -1,4 +1,4 @@
-"""Confusion counts and class centroids of a validation set: accumulate, merge over processes, smooth.
+"""Confusion counts and class centroids of a validation set: accumulate, sum over processes, smooth.
 
 Rows are true classes, columns predicted ones. Counts are integers and are summed as integers, so that any split of the
 samples over batches and processes gives the same matrix.
@@ -94,13 +94,6 @@ class ClassStatistics:
             self.loss_sum += loss.to(self.loss_sum.dtype)
         if features is not None:
             self.feature_sums.index_add_(0, labels.long(), features.to(self.feature_sums.dtype))
-
-    def merge(self, other: ClassStatistics) -> ClassStatistics:
-        """Add another part of the same set in place, and return self."""
-        self.counts += other.counts
-        self.feature_sums += other.feature_sums
-        self.loss_sum += other.loss_sum
-        return self
 
     def all_reduce(self) -> ClassStatistics:
         """Sum over the processes of torch.distributed, if there are several, and return self."""

@@ -30,7 +30,7 @@ def draw_class_pairs(probability: Tensor, num_pairs: int, generator: np.random.G
     row_uniform_M, column_uniform_M = generator.random((2, num_pairs))
     table_KK = probability.detach().cpu()
     rows_at_once = max(1, _AT_ONCE // len(table_KK))
-    row_sum_K = torch.cat([rows_RK.double().sum(1) for rows_RK in table_KK.split(rows_at_once)])
+    row_sum_K = torch.cat([rows_RK.double().sum(1) for rows_RK in torch.split(table_KK, rows_at_once)])
     rows_M = _invert(row_sum_K.numpy()[None], np.zeros(num_pairs, int), row_uniform_M)
     columns_M = np.empty_like(rows_M)
     drawn_rows = np.unique(rows_M)
@@ -45,14 +45,16 @@ def draw_class_pairs(probability: Tensor, num_pairs: int, generator: np.random.G
     return np.stack([rows_M, columns_M], 1)
 
 
-def _invert(weights_RK: NDArray, row_M: NDArray, uniform_M: NDArray) -> NDArray[np.int64]:
+def _invert(
+    weights_RK: NDArray[np.floating], row_M: NDArray[np.integer], uniform_M: NDArray[np.float64]
+) -> NDArray[np.int64]:
     """Inverse of each row's cumulative distribution; a weight of zero is never drawn."""
     num_columns = weights_RK.shape[1]
     cumulative = np.cumsum(weights_RK, dtype=np.float64)  # over rows laid end to end: one search serves all of them
     end_R = cumulative[num_columns - 1 :: num_columns]
     begin_R = np.concatenate([[0.0], end_R[:-1]])
     target_M = begin_R[row_M] + uniform_M * (end_R - begin_R)[row_M]
-    drawn_M = np.searchsorted(cumulative, target_M, side="right") - row_M * num_columns
+    drawn_M: NDArray[np.int64] = np.searchsorted(cumulative, target_M, side="right") - row_M * num_columns
     for m in np.flatnonzero(drawn_M >= num_columns):  # rounding of the target may reach the row's end
         drawn_M[m] = np.flatnonzero(weights_RK[row_M[m]])[-1]
     return drawn_M.astype(np.int64)
@@ -82,12 +84,12 @@ class ClassIndex:
     """
 
     def __init__(self, labels: Sequence[int] | NDArray[np.integer] | Tensor, num_classes: int) -> None:
-        labels_N = np.asarray(labels)
+        labels_N: NDArray[np.integer] = np.asarray(labels)
         if labels_N.size and not -1 <= labels_N.min() <= labels_N.max() < num_classes:
             raise ValueError(f"labels must lie in 0..{num_classes - 1}, found {labels_N.min()}..{labels_N.max()}.")
         self.counts = np.bincount(labels_N[labels_N >= 0], minlength=num_classes)
         self._order_N = np.argsort(labels_N, kind="stable")
-        self._starts_K = len(labels_N) - self.counts.sum() + np.cumsum(self.counts) - self.counts
+        self._starts_K: NDArray[np.int64] = len(labels_N) - self.counts.sum() + np.cumsum(self.counts) - self.counts
 
     def draw(self, classes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
         """One uniform sample index for each entry of `classes` (shape M), each of a class that has samples."""

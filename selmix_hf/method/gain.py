@@ -293,7 +293,7 @@ def _add_gain(gain_KK: Tensor, logits_KK: Tensor, align_KK: Tensor, beta: float,
         others_RK.addcmul_(diagonal_R[:, None], second_KK.T[rows])  # the denominator: all classes
         # where every exponential underflows, the pair is recomputed from its logits
         if float(others_RK.min()) < _SMALLEST_DENOMINATOR:
-            for pairs_P2 in torch.nonzero(others_RK < _SMALLEST_DENOMINATOR).split(4096):
+            for pairs_P2 in torch.split(torch.nonzero(others_RK < _SMALLEST_DENOMINATOR), 4096):
                 row_P, j_P = pairs_P2.unbind(1)
                 top_RK[row_P, j_P] = _lost_gain(logits_KK, align_KK, beta, row_P + start, j_P).to(top_RK)
                 others_RK[row_P, j_P] = 1

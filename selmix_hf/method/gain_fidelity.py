@@ -176,7 +176,7 @@ def gain_fidelity(
 
 def _moved(mixes_BD: Tensor, residual_BK: Tensor, feature_step: float, bias_step: float, at_ND: Tensor) -> Tensor:
     """How the logits at some features move where the head takes the step."""
-    change_NK = torch.linalg.multi_dot([at_ND, mixes_BD.T, residual_BK])
+    change_NK: Tensor = torch.linalg.multi_dot([at_ND, mixes_BD.T, residual_BK])
     return change_NK.mul_(feature_step).add_(residual_BK.sum(0), alpha=bias_step)
 
 
@@ -185,7 +185,7 @@ def class_centroids(features: Tensor, labels: Tensor, num_classes: int) -> Tenso
     size_K = labels.bincount(minlength=num_classes)
     require_all_classes(size_K)
     sums_KD = features.new_zeros(num_classes, features.shape[1], dtype=torch.float64)
-    for rows in torch.arange(len(labels), device=labels.device).split(_ROWS):
+    for rows in torch.split(torch.arange(len(labels), device=labels.device), _ROWS):
         sums_KD.index_add_(0, labels[rows], features[rows].double())
     return (sums_KD / size_K[:, None]).to(features)
 
@@ -194,7 +194,7 @@ def class_variances(features: Tensor, labels: Tensor, centroids: Tensor) -> tupl
     """Mean squared distance of features (N x D) to the centroid (K x D) of their own class, mean over classes; and of
     the centroids to their mean."""
     squares_K = torch.zeros(len(centroids), dtype=torch.float64, device=features.device)
-    for rows in torch.arange(len(labels), device=labels.device).split(_ROWS):
+    for rows in torch.split(torch.arange(len(labels), device=labels.device), _ROWS):
         square_R = (features[rows] - centroids[labels[rows]]).square().sum(1)
         squares_K.index_add_(0, labels[rows], square_R.double())
     within = (squares_K / labels.bincount(minlength=len(centroids))).mean()
@@ -247,7 +247,7 @@ def rank_correlation(first: Tensor, second: Tensor) -> float:
     """Spearman's rank correlation of two vectors, ties at their mean rank; nan where one is constant."""
     ranks = []
     for values_M in (first, second):
-        _, place_M, times = values_M.unique(return_inverse=True, return_counts=True)
+        _, place_M, times = torch.unique(values_M, return_inverse=True, return_counts=True)
         ranks.append((times.cumsum(0) - (times - 1) / 2)[place_M].double())
     centred = [rank_M - rank_M.mean() for rank_M in ranks]
     return float(centred[0] @ centred[1] / (centred[0].norm() * centred[1].norm()))

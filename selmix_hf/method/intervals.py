@@ -19,7 +19,7 @@ from scipy.special import betaincinv, rel_entr
 from selmix_hf.method.minimum import check_worst_share, worst_number, worst_share_mean
 
 
-def recall_intervals(counts: ArrayLike, confidence: float = 0.95) -> tuple[NDArray, NDArray]:
+def recall_intervals(counts: ArrayLike, confidence: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Intervals of the recalls that hold for all classes at once, with at least this probability.
 
     Clopper-Pearson, each class at confidence^(1/K) (Sidak): K independent classes hold together with the product of
@@ -116,7 +116,7 @@ def worst_share_recall_interval(
     if number <= 1:
         return min_recall_interval(counts, confidence)
 
-    def mean(values_K: NDArray) -> float:
+    def mean(values_K: NDArray[np.float64]) -> float:
         return float(worst_share_mean(torch.from_numpy(values_K), share))
 
     error, num_worst = (1 - confidence) / 4, math.ceil(number)
@@ -141,7 +141,7 @@ def _largest_rate(observed: float, divergence: float) -> float:
     return high
 
 
-def binomial_lower_bound(hits: NDArray, samples: NDArray, error: float) -> NDArray:
+def binomial_lower_bound(hits: NDArray[np.integer], samples: NDArray[np.integer], error: float) -> NDArray[np.float64]:
     """Clopper and Pearson 1934: the rate at which so many hits or more have probability `error`; 0 without hits.
 
     It lies above the true rate with probability `error` at most. The upper bound is 1 less that of the misses.
@@ -149,7 +149,7 @@ def binomial_lower_bound(hits: NDArray, samples: NDArray, error: float) -> NDArr
     return np.where(hits > 0, betaincinv(np.maximum(hits, 1), samples - hits + 1, error), 0.0)
 
 
-def _hits_and_samples(counts: ArrayLike, confidence: float) -> tuple[NDArray, NDArray]:
+def _hits_and_samples(counts: ArrayLike, confidence: float) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     counts_KK = np.asarray(counts)
     if counts_KK.ndim != 2 or len(set(counts_KK.shape)) > 1 or not np.issubdtype(counts_KK.dtype, np.integer):
         raise ValueError(

@@ -25,7 +25,7 @@ def positive_counts(class_counts: Sequence[int] | Tensor) -> Tensor:
 class LongTailLoss(nn.Module):
     """Cross entropy on adjusted logits; a subclass says how they are adjusted."""
 
-    class_weight_K: Tensor | None = None  # set by `callbacks.DeferredReweighting`
+    class_weight_K: Tensor | None = None  # set by `training.deferred_reweighting.DeferredReweighting`
 
     def adjusted(self, logits_NK: Tensor, labels: Tensor) -> Tensor:
         """The logits that enter cross entropy, N x K."""
@@ -84,8 +84,9 @@ class LDAMLoss(LongTailLoss):
     """Cross entropy with a margin on the label's logit that grows as the class gets rarer: Delta_k ~ n_k^(-1/4).
 
     Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss" (arXiv 1906.07413),
-    equations 12 and 13. Their deferred re-weighting (DRW) is `callbacks.DeferredReweighting`. They use a head of unit
-    weights on unit features and scale its logits; an ordinary linear head wants the default scale.
+    equations 12 and 13. Their deferred re-weighting (DRW) is `training.deferred_reweighting.DeferredReweighting`.
+    They use a head of unit weights on unit features and scale its logits; an ordinary linear head wants the default
+    scale.
 
     Args:
         class_counts: training samples of each class, shape K, all positive.

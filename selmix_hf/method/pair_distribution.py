@@ -1,4 +1,4 @@
-"""From gains to the distribution P over class pairs, and the state of it that is saved with a checkpoint.
+"""From gains to the distribution P over class pairs.
 
 SelMix (arXiv 2403.18301, section 4): P = softmax(s G) over all K x K pairs. Shape suffix: K classes.
 """
@@ -98,7 +98,7 @@ def pair_distribution(
         num_allowed = int(torch.count_nonzero(allowed_KK > floor))
         inverse_temperature = _solve(allowed_KK.view(-1), floor, target_share * num_allowed)
     scale, total = float(inverse_temperature), 0.0
-    for chunk_P in allowed_KK.view(-1).split(_AT_ONCE):
+    for chunk_P in torch.split(allowed_KK.view(-1), _AT_ONCE):
         # float64 and relative to the largest gain: in float32 a large s overflows or makes ties
         offsets_P = (chunk_P.double() - largest).clamp_(-1e300)  # -inf times s = 0 would be nan
         masses_P = offsets_P.mul_(scale).clamp_(_SMALLEST_EXPONENT).exp_()
@@ -117,20 +117,6 @@ def check_policy(pair_sampling: str, inverse_temperature: float | str, target_sh
         raise ValueError(f"inverse_temperature must be 'auto' or a number >= 0, found {inverse_temperature!r}.")
     if not 0 < target_share <= 1:
         raise ValueError(f"target_share must lie in (0, 1], found {target_share}.")
-
-
-def solve_inverse_temperature(gains: Tensor, target_share: float) -> float:
-    """The s at which softmax(s * gains) has exp(entropy) = target_share * (number of gains), but at least one pair.
-
-    Args:
-        gains: of the pairs, any shape; -inf for a pair that is not allowed.
-        target_share: in (0, 1].
-
-    Returns:
-        s >= 0; 0 where the gains are all equal (any s gives the same distribution).
-    """
-    num_pairs = int(torch.count_nonzero(gains > -math.inf))
-    return _solve(gains.flatten(), -math.inf, target_share * num_pairs)
 
 
 def _solve(gains_P: Tensor, floor: float, wanted: float) -> float:
@@ -175,7 +161,7 @@ def _histogram(gains_P: Tensor, smallest: float, largest: float) -> tuple[Tensor
     """How many gains fall into each bin from `smallest` up, and the mean of (gain - largest) / spread in it."""
     count_B = torch.zeros(_HISTOGRAM_BINS + 1, dtype=torch.float64, device=gains_P.device)
     sum_B, spread = torch.zeros_like(count_B), largest - smallest
-    for chunk_P in gains_P.split(_AT_ONCE):
+    for chunk_P in torch.split(gains_P, _AT_ONCE):
         offsets_P = (chunk_P.double() - largest).div_(spread)
         # bin 0 takes what lies below
         bins_P = (offsets_P + 1).mul_(_HISTOGRAM_BINS - 1).floor_().add_(1).clamp_(0, _HISTOGRAM_BINS).int()

@@ -50,7 +50,8 @@ class HeadSamples:
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Features, labels and softmax((W z + b) / T), R x D, R and R x K: at most a million probabilities at once."""
         rows = max(1, _AT_ONCE // len(weight))
-        for features_RD, labels_R in zip(self.features.split(rows), self.labels.split(rows), strict=True):
+        parts = torch.split(self.features, rows), torch.split(self.labels, rows)
+        for features_RD, labels_R in zip(*parts, strict=True):
             features_RD, labels_R = features_RD.to(weight), labels_R.to(weight.device, torch.long)
             logits_RK = torch.nn.functional.linear(features_RD, weight, bias)
             yield features_RD, labels_R, (logits_RK.to(sum_dtype(weight.device)) / temperature).softmax(1)

@@ -1,4 +1,5 @@
-"""How two batches of inputs become one: input mixup and CutMix. PuzzleMix is in `puzzlemix`, features mix in `heads`.
+"""How two batches of inputs become one: input mixup and CutMix. PuzzleMix is in `puzzlemix`, features mix in
+`models.head`.
 
 Every pair is mixed by itself, and what is random comes in as numbers: how pairs are cut into batches changes nothing.
 
@@ -25,6 +26,19 @@ def input_mixup(first: Tensor, second: Tensor, coefficient: Tensor) -> tuple[Ten
     """
     weight = coefficient.to(first).reshape(-1, *[1] * (first.ndim - 1))
     return torch.lerp(second, first, weight), coefficient
+
+
+def mix_with_partners(values: Tensor, partners: Tensor, share: Tensor | float) -> Tensor:
+    """share * values + (1 - share) * values[partners]: each row of a batch with another row of it, or itself.
+
+    Args:
+        values: R rows of any shape.
+        partners: row number of each row's partner, R.
+        share: of each row itself, R, or one number for all.
+    """
+    if isinstance(share, Tensor):
+        share = share.view(-1, *[1] * (values.ndim - 1))
+    return share * values + (1 - share) * values[partners]
 
 
 def cutmix(first: Tensor, second: Tensor, coefficient: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

@@ -121,7 +121,7 @@ class ClassifierHead:
         """Put other weights (K x D) and biases (K) into the layers, which stay the same objects; a head without a bias
         takes none, and averaged layers get the same."""
         num_layers, num_biases = len(self.modules), sum(bias_of(module) is not None for module in self.modules)
-        for module, part_KD in zip(self.modules, weight.split(self._widths, dim=1), strict=True):
+        for module, part_KD in zip(self.modules, torch.split(weight, self._widths, dim=1), strict=True):
             own = weight_of(module)
             own.copy_(num_layers * part_KD.reshape(own.shape))
             if (own_bias := bias_of(module)) is not None and bias is not None:
@@ -138,8 +138,10 @@ class ClassifierHead:
         mixing, tapped = self._mixing, self._tapped
         self._mixing = self._tapped = None
         try:
-            parts = zip(self.modules, features.split(self._widths, dim=1), self._feature_shapes, strict=True)
-            outputs = [module(as_weight(part, module).reshape(-1, *shape)).flatten(1) for module, part, shape in parts]
+            parts = zip(self.modules, torch.split(features, self._widths, dim=1), self._feature_shapes, strict=True)
+            outputs: list[Tensor] = [
+                module(as_weight(part, module).reshape(-1, *shape)).flatten(1) for module, part, shape in parts
+            ]
         finally:
             self._mixing, self._tapped = mixing, tapped
         return outputs[0] if len(outputs) == 1 else (outputs[0] + outputs[1]) / 2
@@ -198,8 +200,10 @@ def logits_of(outputs: Any) -> Tensor:
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, dict):
-        return outputs["logits"]
-    return outputs.logits if hasattr(outputs, "logits") else outputs[0]
+        logits: Tensor = outputs["logits"]
+    else:
+        logits = outputs.logits if hasattr(outputs, "logits") else outputs[0]
+    return logits
 
 
 def freeze_batch_norm(model: nn.Module) -> None:

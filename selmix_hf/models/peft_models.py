@@ -154,7 +154,7 @@ def _name_in_base(name: str) -> str:
 
 
 @contextmanager
-def adapter_saved(model: Any, folder: str | os.PathLike) -> Iterator[None]:
+def adapter_saved(model: Any, folder: str | os.PathLike[str]) -> Iterator[None]:
     """Around a save of any model. The folder of an adapter gets `class_names.json` too, as it has no config.json: with
     one, transformers would take it for a whole model. A README.md stays what it was: peft writes a form to fill in."""
     if not has_adapter(model):
@@ -175,13 +175,13 @@ def adapter_saved(model: Any, folder: str | os.PathLike) -> Iterator[None]:
         (Path(folder) / CLASS_NAMES).write_text(json.dumps(names, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def mark_card(model: Any, folder: str | os.PathLike) -> None:
+def mark_card(model: Any, folder: str | os.PathLike[str]) -> None:
     """Have peft write into the card of a folder that it is that of an adapter; nothing for other models."""
     if has_adapter(model):
         model.create_or_update_model_card(str(folder))
 
 
-def load_adapter(model: Any, folder: str | os.PathLike) -> None:
+def load_adapter(model: Any, folder: str | os.PathLike[str]) -> None:
     """Give a `PeftModel` the adapter and head that a checkpoint holds, every tensor of them and no other.
 
     Raises:

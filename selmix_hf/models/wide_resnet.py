@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import SelectAdaptivePool2d
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 
@@ -44,7 +44,8 @@ class WideBasicBlock(nn.Module):
         kept_NCHW = x_NCHW
         if self.shortcut is not None:
             kept_NCHW = self.shortcut(active_NCHW if self.activated_shortcut else x_NCHW)
-        return self.conv2(F.leaky_relu(self.norm2(self.conv1(active_NCHW)), _SLOPE)) + kept_NCHW
+        added_NCHW: Tensor = self.conv2(F.leaky_relu(self.norm2(self.conv1(active_NCHW)), _SLOPE))
+        return added_NCHW + kept_NCHW
 
 
 class WideResNet(nn.Module):

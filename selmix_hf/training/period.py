@@ -36,7 +36,7 @@ class Periods(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         unlabeled = self.trainer.unlabeled
         if unlabeled is not None and unlabeled.average is not None:
-            unlabeled.average.update()
+            unlabeled.average.update(args.ema_decay)
 
     def save(self, folder: str) -> None:
         """Write what a run must keep to go on drawing the same into a checkpoint."""

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.features.stored import FeatureDataset, JoinedFeatures
 from selmix_hf.method.draws import ClassIndex
-from selmix_hf.models.averages import ParameterAverage
+from selmix_hf.models.averages import WeightAverage
 from selmix_hf.training.passes import Passes
 from selmix_hf.training.sets import Sets
 
@@ -116,7 +116,7 @@ class PseudoLabels:
 
     def __init__(self, sets: Sets, passes: Passes, teacher: Callable[..., Any] | None = None) -> None:
         self.sets, self.passes, self.args, self.teacher = sets, passes, passes.args, teacher
-        self.average: ParameterAverage | None = None
+        self.average: WeightAverage | None = None
         self._missing: list[str] | None = None
 
     def start_average(self, saved: Mapping[str, Tensor] | None = None) -> None:
@@ -124,7 +124,7 @@ class PseudoLabels:
         if self.args.pseudo_label_source == "ema":
             named = self.passes.model.named_parameters()
             trained = {name: parameter for name, parameter in named if parameter.requires_grad}
-            self.average = ParameterAverage(trained, self.args.ema_decay)
+            self.average = WeightAverage(lambda: trained)
             if saved is not None:
                 self.average.load(saved)
 

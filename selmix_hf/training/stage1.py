@@ -16,14 +16,15 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
 from selmix_hf.data.classes import label_column_of, read_labels, resolve_class_names
-from selmix_hf.data.collators import Collator, SelMixCollator, default_collator
+from selmix_hf.data.collators import Collator, ImageTransform, SelMixCollator, default_collator
 from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
+from selmix_hf.mixing.mixup import mix_with_partners
 from selmix_hf.models.peft_models import check_adapter
 from selmix_hf.reports.metrics import make_compute_metrics
 from selmix_hf.training.base import PushingTrainer
@@ -88,10 +89,10 @@ class Stage1Trainer(PushingTrainer):
         mixup_alpha: float = 0.0,
         sampling: str | ArrayLike = "natural",
         sample_weights: ArrayLike | None = None,
-        train_transform: Callable | None = None,
-        eval_transform: Callable | None = None,
+        train_transform: ImageTransform | None = None,
+        eval_transform: ImageTransform | None = None,
         label_column: str | None = None,
-        compute_metrics: Callable | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(loss, str) and loss not in LOSSES:
@@ -152,15 +153,14 @@ class Stage1Trainer(PushingTrainer):
             self._mix = None
 
     def _mixed_loss(self, outputs: Any, labels_B: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        loss = self.loss(outputs, labels_B, num_items_in_batch=num_items_in_batch)
+        loss: Tensor = self.loss(outputs, labels_B, num_items_in_batch=num_items_in_batch)
         if self._mix is None:
             return loss
         share, order_B = self._mix  # cross entropy is linear in the label
-        return share * loss + (1 - share) * self.loss(
-            outputs, labels_B[order_B], num_items_in_batch=num_items_in_batch
-        )
+        other: Tensor = self.loss(outputs, labels_B[order_B], num_items_in_batch=num_items_in_batch)
+        return share * loss + (1 - share) * other
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         if self.sample_weights is None:
             return super().get_train_dataloader()
         step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -179,11 +179,11 @@ class Stage1Trainer(PushingTrainer):
             is_training=True,
         )
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         with self._evaluating():
             return super().get_eval_dataloader(eval_dataset)
 
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         with self._evaluating():
             return super().get_test_dataloader(test_dataset)
 
@@ -214,4 +214,4 @@ def _mix(name: str, value: Any, share: float, order_B: Tensor) -> Any:
             f"mixup_alpha mixes inputs, which must be tensors of floats such as pixel_values; found {name} of "
             f"{getattr(value, 'dtype', type(value).__name__)}."
         )
-    return share * value + (1 - share) * value[order_B]
+    return mix_with_partners(value, order_B, share)

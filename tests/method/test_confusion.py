@@ -80,23 +80,19 @@ def test_loss_is_the_mean_cross_entropy():
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31), cuts=st.lists(st.integers(0, 60), max_size=5))
-def test_batches_and_merges_equal_one_pass(seed, cuts):
+def test_batches_equal_one_pass(seed, cuts):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(4, (60,), generator=generator)
     logits, features = torch.randn(60, 4, generator=generator), torch.randn(60, 5, generator=generator)
     whole = ClassStatistics(4, 5)
     whole.update(labels, logits, features)
-    batched, merged = ClassStatistics(4, 5), ClassStatistics(4, 5)
+    batched = ClassStatistics(4, 5)
     edges = [0, *sorted(cuts), 60]
     for start, end in zip(edges, edges[1:], strict=False):
-        part = ClassStatistics(4, 5)
-        for statistics in (batched, part):
-            statistics.update(labels[start:end], logits[start:end], features[start:end])
-        assert merged.merge(part) is merged
-    for statistics in (batched, merged):
-        assert torch.equal(statistics.counts, whole.counts)
-        assert torch.allclose(statistics.feature_sums, whole.feature_sums, rtol=0, atol=1e-12)
-        assert statistics.mean_loss == pytest.approx(whole.mean_loss, rel=1e-5)
+        batched.update(labels[start:end], logits[start:end], features[start:end])
+    assert torch.equal(batched.counts, whole.counts)
+    assert torch.allclose(batched.feature_sums, whole.feature_sums, rtol=0, atol=1e-12)
+    assert batched.mean_loss == pytest.approx(whole.mean_loss, rel=1e-5)
 
 
 def _reduce(rank: int, store: str) -> ClassStatistics:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from selmix_hf.method.pair_distribution import effective_number, pair_distribution, solve_inverse_temperature
+from selmix_hf.method.pair_distribution import effective_number, pair_distribution
 from selmix_hf.training.state import PairState
 
 GAIN = torch.tensor([[3.0, -1.0, 0.0], [2.0, 1.0, -5.0], [-2.0, 3.0, 1.0]])
@@ -164,11 +164,12 @@ def test_auto_hits_the_target_share_by_histogram(kind, share):
 
 
 def test_both_branches_agree(monkeypatch):
-    gains = HISTOGRAM_GAINS["normal"](torch.Generator().manual_seed(0))
-    binned = solve_inverse_temperature(gains, 0.05)
-    monkeypatch.setattr("selmix_hf.method.pair_distribution._EXACT_UP_TO", gains.numel())
-    exact = solve_inverse_temperature(gains, 0.05)
-    assert binned == pytest.approx(exact, rel=1e-3)
+    gain = HISTOGRAM_GAINS["normal"](torch.Generator().manual_seed(0))
+    binned = pair_distribution(gain, target_share=0.05)
+    assert binned.num_positive > 2**16
+    monkeypatch.setattr("selmix_hf.method.pair_distribution._EXACT_UP_TO", gain.numel())
+    exact = pair_distribution(gain, target_share=0.05)
+    assert binned.inverse_temperature == pytest.approx(exact.inverse_temperature, rel=1e-3)
 
 
 def test_ties_at_the_top_are_a_floor():
@@ -187,9 +188,9 @@ def test_a_share_below_one_pair_is_one_pair():
 
 
 def test_equal_gains_are_drawn_equally():
-    assert solve_inverse_temperature(torch.full((7,), 2.5), 0.1) == 0
     gain = torch.where(POSITIVE, 0.25, -1.0)
     chosen = pair_distribution(gain, target_share=0.2)
+    assert chosen.inverse_temperature == 0
     assert torch.allclose(chosen.probability, POSITIVE.float() / 5)
 
 
@@ -314,4 +315,7 @@ def test_a_missing_state_is_named(tmp_path):
 
 
 def test_gains_that_differ_by_nothing_are_uniform():
-    assert solve_inverse_temperature(torch.tensor([0.0, 1e-310], dtype=torch.float64), 0.5) == 0
+    gain = torch.tensor([[1e-310, 2e-310], [1e-310, -1.0]], dtype=torch.float64)
+    chosen = pair_distribution(gain, target_share=0.5)
+    assert chosen.inverse_temperature == 0
+    assert chosen.probability.flatten().tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])

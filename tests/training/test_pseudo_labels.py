@@ -11,7 +11,7 @@ from torch import nn
 from selmix_hf.data.seeded import fetch
 from selmix_hf.data.unlabelled import Unlabelled
 from selmix_hf.method.draws import ClassIndex
-from selmix_hf.models.averages import ParameterAverage
+from selmix_hf.models.averages import WeightAverage
 from selmix_hf.training.pseudo_labels import choose, pseudo_label_report, second_labels
 
 PREDICTED = np.array([0, 0, 0, 0, 1, 1, 2])
@@ -79,14 +79,14 @@ def test_no_label_reaches_a_collator(column):
 def test_weight_average_by_hand():
     layer = nn.Linear(1, 1, bias=False)
     layer.weight.data.fill_(1.0)
-    average = ParameterAverage(dict(layer.named_parameters()), decay=0.9)
+    average = WeightAverage(layer.state_dict)
     for value in (2.0, 3.0):
         layer.weight.data.fill_(value)
-        average.update()
+        average.update(0.9)
     expected = 0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3
     with average.in_place():
         assert layer.weight.item() == pytest.approx(expected)
     assert layer.weight.item() == 3
-    again = ParameterAverage(dict(layer.named_parameters()), decay=0.9)
+    again = WeightAverage(layer.state_dict)
     again.load(average.tensors)
     assert torch.equal(again.tensors["weight"], average.tensors["weight"])

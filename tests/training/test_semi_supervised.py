@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from datasets import Dataset
 from safetensors.torch import load_file
 from semi_supervised_run import COUNTS, METHODS, make, unlabeled
-from transformers import AutoModelForImageClassification, TrainerCallback
+from transformers import AutoModelForImageClassification, TrainerCallback, TrainerState
 
 from selmix_hf.data.views import ShiftAndFlip, StrongView
 from selmix_hf.training.semi_supervised import mixmatch
-from selmix_hf.training.semi_supervised.average import WeightAverage
+from selmix_hf.training.semi_supervised.average import WeightAverageCallback
 from selmix_hf.training.semi_supervised.draws import DrawDataset, DrawSampler, shuffled_passes
 from selmix_hf.training.semi_supervised.fixmatch import pseudo_label_loss
 from selmix_hf.training.semi_supervised.mean_teacher import consistency_loss
@@ -323,14 +323,14 @@ def test_evaluation_sees_the_average_and_training_goes_on_without_it(tmp_path):
 
 def test_average_of_half_precision_keeps_small_steps():
     model = torch.nn.Linear(1, 1, bias=False).to(torch.bfloat16)
-    average = WeightAverage(0.999)
-    average.values = {"weight": torch.zeros(1, 1)}
-    with torch.no_grad():
-        model.weight.fill_(1.0)
+    torch.nn.init.zeros_(model.weight)
+    average = WeightAverageCallback(0.999)
+    average.on_train_begin(None, TrainerState(), None, model)
+    torch.nn.init.ones_(model.weight)
     for step in range(1001, 2001):
-        average.update(model, step)
+        average.on_step_end(None, TrainerState(global_step=step), None)
     assert average.values["weight"].item() == pytest.approx(1 - 0.999**1000, rel=1e-4)
-    with average.in_place_of_weights(model):
+    with average.in_place_of_weights():
         assert model.weight.item() == pytest.approx(0.632, abs=0.004) and model.weight.dtype == torch.bfloat16
     assert model.weight.item() == 1
 

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Image
 
 from selmix_hf.data.pairs import PairSampler
 from selmix_hf.data.unlabelled import Unlabelled
-from selmix_hf.models.averages import ParameterAverage
+from selmix_hf.models.averages import WeightAverage
 from selmix_hf.training.pseudo_labels import choose
 
 FROZEN = {"freeze_backbone": True}
@@ -358,10 +358,10 @@ def test_the_digest_of_a_set_is_that_of_its_rows(tmp_path):
 def test_the_average_of_small_steps_in_bfloat16():
     layer = torch.nn.Linear(1, 1, bias=False).bfloat16()
     layer.weight.data.fill_(1.0)
-    average = ParameterAverage(dict(layer.named_parameters()), decay=0.999)
+    average = WeightAverage(layer.state_dict)
     layer.weight.data.fill_(2.0)
     for _ in range(3000):
-        average.update()
+        average.update(0.999)
     assert average.tensors["weight"].item() == pytest.approx(2 - 0.999**3000, abs=1e-3)
 
 

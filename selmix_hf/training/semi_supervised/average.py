@@ -1,26 +1,26 @@
-"""The exponential moving average of a model's weights: what is evaluated and saved."""
+"""The average of a model's weights over a run: what is evaluated and saved."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from selmix_hf.models.averages import WeightAverage
 from selmix_hf.training.checkpoints import require_same
 
 FILE_NAME = "weight_average.safetensors"
 
 
-class WeightAverage(TrainerCallback):
+class WeightAverageCallback(TrainerCallback):
     """After step t: average = d average + (1 - d) weights, with d = min(decay, 1 - 1/t).
 
     So it is the plain mean of the weights of all steps until 1/t falls below 1 - decay, and exponential from there
@@ -31,9 +31,6 @@ class WeightAverage(TrainerCallback):
     Args:
         decay: in [0, 1); 0 is the latest weights.
 
-    Attributes:
-        values: the average by the names of the state dict; None before a run and after its end.
-
     Raises:
         ValueError: decay outside [0, 1).
     """
@@ -42,50 +39,37 @@ class WeightAverage(TrainerCallback):
         if not 0 <= decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), found {decay}: 0.999 averages about 1,000 steps.")
         self.decay = decay
-        self.values: dict[str, Tensor] | None = None
+        self._average: WeightAverage | None = None
+
+    @property
+    def values(self) -> dict[str, Tensor] | None:
+        """The average by the names of the state dict; None before a run and after its end."""
+        return None if self._average is None else self._average.tensors
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step == 0:
-            self.values = {name: _precise(value).clone() for name, value in model.state_dict().items()}
+            self._average = WeightAverage(model.state_dict)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.update(model, state.global_step)
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._known().update(min(self.decay, 1 - 1 / state.global_step))
 
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after step `step`, which counts from 1."""
-        values = self._known()
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                values[name].lerp_(_precise(value), 1 - min(self.decay, 1 - 1 / step))
-            else:
-                values[name].copy_(value)
-
-    @contextmanager
-    def in_place_of_weights(self, model: nn.Module) -> Iterator[None]:
+    def in_place_of_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the averaged weights; without an average it is left as it is."""
-        if self.values is None:
-            yield
-            return
-        own = {name: value.clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self.values)
-        try:
-            yield
-        finally:
-            model.load_state_dict(own)
+        return nullcontext() if self._average is None else self._average.in_place()
 
-    def settle(self, model: nn.Module) -> None:
+    def settle(self) -> None:
         """Give the model the averaged weights for good."""
-        model.load_state_dict(self._known())
-        self.values = None
+        self._known().settle()
+        self._average = None
 
-    def save(self, folder: str | os.PathLike, model: nn.Module, geometry: Mapping[str, Any]) -> None:
+    def save(self, folder: str | os.PathLike[str], model: nn.Module, geometry: Mapping[str, Any]) -> None:
         """Write average and weights into a checkpoint, and what a resumed run must keep."""
-        both = {"average": self._known(), "weights": model.state_dict()}
+        both = {"average": self._known().tensors, "weights": model.state_dict()}
         tensors = {f"{kind}.{name}": value for kind, part in both.items() for name, value in part.items()}
         tensors = {name: value.detach().cpu().clone() for name, value in tensors.items()}
         save_file(tensors, Path(folder) / FILE_NAME, {"geometry": json.dumps(geometry)})
 
-    def load(self, folder: str | os.PathLike, model: nn.Module, geometry: Mapping[str, Any]) -> None:
+    def load(self, folder: str | os.PathLike[str], model: nn.Module, geometry: Mapping[str, Any]) -> None:
         """Read them back, each into its place.
 
         Raises:
@@ -106,15 +90,10 @@ class WeightAverage(TrainerCallback):
             kind, _, own = name.partition(".")
             parts[kind][own] = value
         model.load_state_dict(parts["weights"])
-        devices = {name: value.device for name, value in model.state_dict().items()}
-        self.values = {name: value.to(devices[name]) for name, value in parts["average"].items()}
+        self._average = WeightAverage(model.state_dict)
+        self._average.load(parts["average"])
 
-    def _known(self) -> dict[str, Tensor]:
-        if self.values is None:
+    def _known(self) -> WeightAverage:
+        if self._average is None:
             raise RuntimeError("there is no average of weights outside a run: call train() first.")
-        return self.values
-
-
-def _precise(value: Tensor) -> Tensor:
-    """float32 for what is less: a thousandth of a step would be rounded away."""
-    return value.detach().to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
+        return self._average

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -19,11 +18,11 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
-from selmix_hf.data.collators import ImageCollator
+from selmix_hf.data.collators import ImageCollator, ImageTransform
 from selmix_hf.data.examples import Column, has_features, image_columns, require_random_access
 from selmix_hf.data.views import ShiftAndFlip
 from selmix_hf.models.head import logits_of
-from selmix_hf.training.semi_supervised.average import WeightAverage
+from selmix_hf.training.semi_supervised.average import WeightAverageCallback
 from selmix_hf.training.semi_supervised.draws import Draw, DrawDataset, DrawSampler, ViewCollator
 from selmix_hf.training.stage1 import Stage1Trainer
 
@@ -32,10 +31,10 @@ class SemiSupervisedTrainer(Stage1Trainer):
     """`Stage1Trainer` that also learns from unlabelled images; a subclass says how, in `losses`.
 
     The loss is labelled + unlabeled_weight * ramp * unlabelled, both means over the batch. `evaluate`, `predict` and
-    every saved model mean the average of the weights (`average.WeightAverage`), and after `train` so does `model`; a
-    checkpoint has the weights beside it, so that a resumed run goes on bit for bit. An epoch is one pass over the
-    labelled set, filled up to whole optimizer steps from the next pass. True labels of `unlabeled_dataset` are never
-    read. The papers' unlabelled sets include the labelled images: concatenate them if yours should.
+    every saved model mean the average of the weights (`average.WeightAverageCallback`), and after `train` so does
+    `model`; a checkpoint has the weights beside it, so that a resumed run goes on bit for bit. An epoch is one pass
+    over the labelled set, filled up to whole optimizer steps from the next pass. True labels of `unlabeled_dataset`
+    are never read. The papers' unlabelled sets include the labelled images: concatenate them if yours should.
 
     Args:
         model, args, train_dataset, eval_dataset, processing_class: as for `Stage1Trainer`;
@@ -75,7 +74,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
         ema_decay: float = 0.999,
         unlabeled_weight: float = 1.0,
         rampup_steps: int = 0,
-        weak_transform: Callable | None = None,
+        weak_transform: ImageTransform | None = None,
         **kwargs: Any,
     ) -> None:
         if taken := [name for name in ("data_collator", "mixup_alpha", "train_transform") if kwargs.get(name)]:
@@ -91,7 +90,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
             raise ValueError(
                 "images need processing_class or weak_transform (and then eval_transform), found neither."
             )
-        self.average = WeightAverage(ema_decay)
+        self.average = WeightAverageCallback(ema_decay)
         column = _image_column(unlabeled_dataset)
         weak = weak_transform or ShiftAndFlip(processing_class)
         views = self.unlabeled_views(weak, processing_class)
@@ -120,7 +119,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
 
     # --- what a method says --------------------------------------------------------------------------------------
 
-    def unlabeled_views(self, weak: Callable, processing_class: Any) -> list[Callable]:
+    def unlabeled_views(self, weak: ImageTransform, processing_class: Any) -> list[ImageTransform]:
         """The transforms of the V views of an unlabelled image: default two weak ones."""
         return [weak, weak]
 
@@ -155,7 +154,8 @@ class SemiSupervisedTrainer(Stage1Trainer):
             return logits_of(functional_call(self.model, state, (), {"pixel_values": pixels}))
 
     def labelled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.loss(SequenceClassifierOutput(logits=logits), labels, num_items_in_batch=None)
+        loss: Tensor = self.loss(SequenceClassifierOutput(logits=logits), labels, num_items_in_batch=None)
+        return loss
 
     def note(self, **values: Tensor) -> None:
         """Numbers whose mean since the latest log, over all processes, is logged beside the loss."""
@@ -165,7 +165,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
 
     # --- Trainer's hooks -----------------------------------------------------------------------------------------
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         geometry = self._geometry()
         step = geometry["labeled_per_step"]
         sampler = DrawSampler(
@@ -207,11 +207,11 @@ class SemiSupervisedTrainer(Stage1Trainer):
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        with self.average.in_place_of_weights(self.model):
+        with self.average.in_place_of_weights():
             return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        with self.average.in_place_of_weights(self.model):
+        with self.average.in_place_of_weights():
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -225,8 +225,8 @@ class SemiSupervisedTrainer(Stage1Trainer):
         self.average.load(resume_from_checkpoint, self.model, self._geometry())
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        self.average.settle(self.model)  # before Trainer's part, which may load the best checkpoint
-        return super()._finalize_training(*args, **kwargs)
+        self.average.settle()  # before Trainer's part, which may load the best checkpoint
+        return super()._finalize_training(*args, **kwargs)  # type: ignore[no-untyped-call]  # theirs has no types
 
     def _geometry(self) -> dict[str, int]:
         """What fixes which images a step draws."""

@@ -5,13 +5,13 @@ Shape suffixes: B labelled samples, U = mu B unlabelled ones, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selmix_hf.data.collators import ImageTransform
 from selmix_hf.data.views import StrongView
 from selmix_hf.training.semi_supervised.base import SemiSupervisedTrainer
 
@@ -54,21 +54,21 @@ class FixMatchTrainer(SemiSupervisedTrainer):
     """
 
     def __init__(
-        self, *args: Any, threshold: float = 0.95, strong_transform: Callable | None = None, **kwargs: Any
+        self, *args: Any, threshold: float = 0.95, strong_transform: ImageTransform | None = None, **kwargs: Any
     ) -> None:
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold is a probability in [0, 1], found {threshold}: the paper's is 0.95.")
         self.threshold, self.strong_transform = threshold, strong_transform
         super().__init__(*args, **kwargs)
 
-    def unlabeled_views(self, weak: Callable, processing_class: Any) -> list[Callable]:
+    def unlabeled_views(self, weak: ImageTransform, processing_class: Any) -> list[ImageTransform]:
         if self.strong_transform is None and processing_class is None:
             raise ValueError("the strong view needs processing_class or strong_transform, found neither.")
         return [weak, self.strong_transform or StrongView(processing_class)]
 
     def losses(self, model: nn.Module, labelled: Tensor, labels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.logits(model, torch.cat([labelled, *views]))
-        own_BK, weak_UK, strong_UK = logits.split([len(labels), *[views.shape[1]] * 2])
+        own_BK, weak_UK, strong_UK = torch.split(logits, [len(labels), *[views.shape[1]] * 2])
         loss, kept = pseudo_label_loss(weak_UK, strong_UK, self.threshold)
         self.note(pseudo_labeled=kept)
         return self.labelled_loss(own_BK, labels), loss

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selmix_hf.method.losses import LogitAdjustedLoss
+from selmix_hf.mixing.mixup import mix_with_partners
 from selmix_hf.training.semi_supervised.base import SemiSupervisedTrainer
 
 
@@ -39,8 +40,7 @@ def mixup(values: Tensor, share: Tensor, order: Tensor) -> Tensor:
         values: R rows of any shape.
         share, order: of each row and of its partner, shape R.
     """
-    share = torch.maximum(share, 1 - share).view(-1, *[1] * (values.ndim - 1))
-    return share * values + (1 - share) * values[order]
+    return mix_with_partners(values, order, torch.maximum(share, 1 - share))
 
 
 def draw_mixing(num_rows: int, alpha: float, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ class MixMatchTrainer(SemiSupervisedTrainer):
 
     def losses(self, model: nn.Module, labelled: Tensor, labels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         unlabelled = views.flatten(0, 1)
-        guess_UK = guess_labels(self.logits_aside(unlabelled).unflatten(0, views.shape[:2]), self.temperature)
+        guess_UK = guess_labels(torch.unflatten(self.logits_aside(unlabelled), 0, views.shape[:2]), self.temperature)
         target_RK = torch.cat([F.one_hot(labels, guess_UK.shape[1]), guess_UK.repeat(len(views), 1)])
         share_R, order_R = (
             part.to(labels.device) for part in draw_mixing(len(target_RK), self.alpha, self.batch_generator)
