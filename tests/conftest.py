@@ -57,7 +57,7 @@ def reference_data() -> Path:
 @pytest.fixture(autouse=True)
 def quick_figures(request, monkeypatch):
     """Figures of few pixels that nothing lays out, but where they are what is tested."""
-    if request.module.__name__ not in ("test_plots", "test_notebook", "test_gain_fidelity"):
+    if request.path.stem not in ("test_plots", "test_notebook", "test_fidelity_callback"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The house keeps its floors: a module imports from lower floors only, and what is light stays light."""
+"""The house keeps its floors: a module imports from lower floors only, what is light stays light, tests mirror it."""
 
 import ast
 import json
@@ -31,9 +31,69 @@ FLOORS = {
     "studies": 10,
 }
 
+# The tests mirror the package: data/keys.py is tested by data/test_keys.py. Modules without a file of their own, and
+# where they are tested.
+TESTED_IN = {
+    "config_checks.py": "test_config.py",
+    "data/unlabelled.py": "training/test_unlabeled.py",
+    "hub/background.py": "hub/test_pushes.py",
+    "hub/head_card.py": "hub/test_saved_head.py",
+    "method/ranking.py": "training/test_selection.py",
+    "models/averages.py": "training/test_pseudo_labels.py",
+    "reports/bootstrap.py": "reports/test_tables.py",
+    "reports/machine.py": "test_benchmarks.py",
+    "studies/analysis/laboratory.py": "studies/analysis/test_analysis.py",
+    "studies/analysis/report.py": "studies/analysis/test_analysis.py",
+    "studies/compare/report.py": "studies/compare/test_compare.py",
+    "studies/compare/rivals.py": "studies/compare/test_compare.py",
+    "studies/compare/same_start.py": "studies/compare/test_compare.py",
+    "studies/record.py": "training/test_single_samples.py",
+    "studies/record_card.py": "hub/test_card.py",
+    "studies/run.py": "test_recipes.py",
+    "studies/start.py": "studies/test_other_samples.py",
+    "studies/workbench.py": "studies/compare/test_compare.py",
+    "training/base.py": "hub/test_pushes.py",
+    "training/checkpoints.py": "training/test_resume.py",
+    "training/class_bias.py": "training/test_gain_set.py",
+    "training/cost_sensitive_callback.py": "head_fitting/test_cost_sensitive_callback.py",
+    "training/cross_fit.py": "training/test_gain_set.py",
+    "training/deferred_reweighting.py": "method/test_deferred_reweighting.py",
+    "training/evaluations.py": "training/test_selmix.py",
+    "training/fidelity_callback.py": "method/test_fidelity_callback.py",
+    "training/loss.py": "training/test_selmix.py",
+    "training/optimizer.py": "training/test_selmix.py",
+    "training/pair_loader.py": "training/test_single_samples.py",
+    "training/passes.py": "training/test_selmix.py",
+    "training/period.py": "training/test_selmix.py",
+    "training/progress_lines.py": "method/test_minimum.py",
+    "training/refit.py": "training/test_gain_set.py",
+    "training/run_card.py": "hub/test_card.py",
+    "training/semi_supervised/average.py": "training/test_semi_supervised.py",
+    "training/semi_supervised/base.py": "training/test_semi_supervised.py",
+    "training/semi_supervised/draws.py": "training/test_semi_supervised.py",
+    "training/semi_supervised/fixmatch.py": "training/test_semi_supervised.py",
+    "training/semi_supervised/mean_teacher.py": "training/test_semi_supervised.py",
+    "training/semi_supervised/mixmatch.py": "training/test_semi_supervised.py",
+    "training/sets.py": "training/test_selmix.py",
+    "training/state.py": "method/test_state.py",
+    "training/steering.py": "training/test_selmix.py",
+    "wide_resnet.py": "models/test_wide_resnet.py",
+}
+# Files in wings that test whole runs and no module more than others.
+OF_WHOLE_RUNS = {
+    "data/test_datasets_in_training.py",
+    "models/test_adapters_in_training.py",
+    "training/test_distributed.py",
+    "training/test_models.py",
+}
+
 ECOSYSTEM = {"transformers", "datasets", "accelerate", "timm", "evaluate", "huggingface_hub"}
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+TESTS = Path(__file__).parent
+TEST_FILES = sorted(TESTS.rglob("test_*.py"))
 
 
 def wing_of(path: Path) -> str:
@@ -73,6 +133,37 @@ def floor_violations(source: str, path: Path) -> list[str]:
                 f"{here} (floor {FLOORS[here]}) imports {there} (floor {FLOORS[there]}); "
                 "a module may import from lower floors only"
             )
+    return sorted(sentences)
+
+
+def mirror_faults(modules: set[str], test_files: set[str], tested_in: dict[str, str], whole: set[str]) -> list[str]:
+    """One sentence for each module without a test file, each test file in a wing without a module, each stale entry.
+
+    All are relative paths such as "data/keys.py" and "data/test_keys.py".
+    """
+
+    def mirror_of(module: str) -> str:
+        return str(Path(module).with_name(f"test_{Path(module).name}"))
+
+    sentences = []
+    for module in modules | tested_in.keys():
+        mirror, other = mirror_of(module), tested_in.get(module)
+        if module not in modules:
+            sentences.append(f"{module} is in TESTED_IN, but there is no such module")
+        elif other is None and mirror not in test_files:
+            sentences.append(f"{module} has no tests/{mirror}: write it, or say in TESTED_IN where it is tested")
+        elif other is not None and mirror in test_files:
+            sentences.append(f"{module} has tests/{mirror}: take it out of TESTED_IN")
+        elif other is not None and other not in test_files:
+            sentences.append(f"{module} is said to be tested in tests/{other}, which is not there")
+    mirrors = {mirror_of(module) for module in modules} | set(tested_in.values())
+    for name in test_files | whole:
+        if name not in test_files:
+            sentences.append(f"tests/{name} is in OF_WHOLE_RUNS, but there is no such file")
+        elif name in mirrors and name in whole:
+            sentences.append(f"tests/{name} tests a module: take it out of OF_WHOLE_RUNS")
+        elif "/" in name and name not in mirrors | whole:
+            sentences.append(f"tests/{name} tests no module of that name: move its tests, or add it to OF_WHOLE_RUNS")
     return sorted(sentences)
 
 
@@ -175,3 +266,47 @@ def test_files_stay_short():
     long = {str(path.relative_to(PACKAGE)): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     long = {name: lines for name, lines in long.items() if lines >= 400}
     assert not long, f"files stay under 400 lines: move a part to a room of its own; found {long}"
+
+
+def test_tests_mirror_the_package():
+    modules = {str(path.relative_to(PACKAGE)) for path in SOURCES if path.name != "__init__.py"}
+    test_files = {str(path.relative_to(TESTS)) for path in TEST_FILES}
+    faults = mirror_faults(modules, test_files, TESTED_IN, OF_WHOLE_RUNS)
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, None),
+        ({"modules": {"data/keys.py", "b.py", "data/new.py"}}, "data/new.py has no tests/data/test_new.py"),
+        ({"tested_in": {}}, "b.py has no tests/test_b.py"),
+        ({"tested_in": {"b.py": "data/test_c.py"}}, "b.py is said to be tested in tests/data/test_c.py"),
+        ({"tested_in": {"b.py": "test_a.py", "gone.py": "test_a.py"}}, "gone.py is in TESTED_IN, but there is no"),
+        (
+            {"tested_in": {"b.py": "test_a.py", "data/keys.py": "test_a.py"}},
+            "data/keys.py has tests/data/test_keys.py",
+        ),
+        ({"whole": set()}, "tests/data/test_runs.py tests no module of that name"),
+        ({"whole": {"data/test_runs.py", "data/test_keys.py"}}, "tests/data/test_keys.py tests a module: take it out"),
+        ({"whole": {"data/test_runs.py", "test_d.py"}}, "tests/test_d.py is in OF_WHOLE_RUNS, but there is no such"),
+    ],
+)
+def test_the_mirror_shows_what_is_missing_and_what_is_stale(changes, expected):
+    house = {
+        "modules": {"data/keys.py", "b.py"},
+        "test_files": {"data/test_keys.py", "data/test_runs.py", "test_a.py"},
+        "tested_in": {"b.py": "test_a.py"},
+        "whole": {"data/test_runs.py"},
+    }
+    faults = mirror_faults(**{**house, **changes})
+    assert faults == [] if expected is None else len(faults) == 1 and faults[0].startswith(expected)
+
+
+def test_no_test_file_imports_another():
+    names, found = {path.stem for path in TEST_FILES}, {}
+    for path in TEST_FILES:
+        imported = imported_names(path.read_text(encoding="utf-8"), PACKAGE / path.name)
+        found[path.stem] = {name for name in imported if name.split(".")[0] in names}
+    found = {name: others for name, others in found.items() if others}
+    assert not found, f"what several test files need belongs in a module of tests/: {found}"

@@ -8,11 +8,8 @@ from datasets import concatenate_datasets
 from torch.utils.data import DataLoader
 
 from selmix_hf import ClassIndex, ImageCollator, PairDataset, PairSampler, SelMixCollator
-from selmix_hf.data.collators import default_collator
+from selmix_hf.data.collators import NamedLabels, default_collator, probe_batch
 from selmix_hf.data.pairs import Pair, PairExample
-from selmix_hf.data.seeded import SeededDataset
-
-COLUMNS = {"image_column": "image", "label_column": "label"}
 
 
 def pair_loader(dataset, collator, **options):
@@ -86,19 +83,6 @@ def test_the_global_random_state_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_seeded_samples_have_the_same_view_in_any_batch():
-    dataset, collator = tiny.images((3, 3, 3, 3)), SelMixCollator(ImageCollator(transform=tiny.random_view))
-
-    def views(seed, **options):
-        loader = DataLoader(SeededDataset(dataset, seed), collate_fn=collator, **options)
-        return torch.cat([batch["pixel_values"] for batch in loader])
-
-    expected = views([5, 0], batch_size=12)
-    assert torch.equal(expected, views([5, 0], batch_size=5))
-    assert torch.equal(expected, views([5, 0], batch_size=3, num_workers=2))
-    assert (expected - views([5, 1], batch_size=12)).abs().amax((1, 2, 3)).min() > 0
-
-
 def test_images_of_any_mode_become_rgb():
     dataset = tiny.images((1, 1, 1, 1))
     collator = ImageCollator(transform=tiny.to_tensor)
@@ -153,3 +137,14 @@ def test_a_dataset_that_only_augments_its_images_goes_through_the_processor():
     batch = default_collator(dataset, tiny.processor(), None, None, "label")([dataset[0]])
     expected = tiny.processor()(plain[0]["image"].rotate(90), return_tensors="pt")["pixel_values"]
     assert torch.equal(batch["pixel_values"], expected)
+
+
+def test_labels_that_a_collator_gives_are_kept():
+    collator = NamedLabels(lambda examples: {"labels": torch.tensor([5]), "target": torch.tensor([7])}, "target")
+    assert {name: value.tolist() for name, value in collator([]).items()} == {"labels": [5], "target": [7]}
+    assert default_collator(tiny.images(), None, own := ImageCollator(tiny.processor()), None, "label") is own
+
+
+def test_a_probe_without_labels_is_refused():
+    with pytest.raises(ValueError, match="the dataset: .* found nothing, made of examples with a int"):
+        probe_batch([1, 2], lambda examples: {})

@@ -6,10 +6,10 @@ import pytest
 import texts
 import tiny
 import torch
-from transformers import AutoTokenizer, BertModel
+from transformers import AutoTokenizer
 
 from selmix_hf.data.modality import Images, Texts
-from selmix_hf.models.loading import load_classifier, load_for_classes
+from selmix_hf.models.loading import load_classifier
 
 
 @pytest.fixture
@@ -68,40 +68,11 @@ def test_what_does_not_suit_is_refused(max_length, change, sentence, checkpoint)
         load_classifier(checkpoint, texts.NAMES, modality=Texts(max_length=max_length))
 
 
-def test_a_checkpoint_of_something_else(checkpoint, tmp_path):
-    with pytest.raises(ValueError, match="tells 3 classes apart, the data have 2 names"):
-        load_classifier(checkpoint, ["a", "b"], modality=Texts())
-    with pytest.raises(FileNotFoundError, match="no text classifier with its tokenizer could be loaded from 'nobody/"):
-        load_classifier("nobody/model", texts.NAMES, modality=Texts())
-    tiny.model("vit").save_pretrained(tmp_path / "vit")
-    with pytest.raises(FileNotFoundError, match="no text classifier with its tokenizer could be loaded from .*vit"):
-        load_classifier(str(tmp_path / "vit"), texts.NAMES, modality=Texts())
-
-
 def test_a_checkpoint_without_its_tokenizer(tmp_path):
     """transformers makes one that knows no word, unsaid."""
     texts.bert().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="the tokenizer knows 5 tokens and the model 15: save the one that the model"):
         load_classifier(str(tmp_path), texts.NAMES, modality=Texts())
-
-
-def test_a_language_model_gets_a_head_and_a_pooler_but_no_backbone(tmp_path):
-    """Language models are published without the layers of a classifier; all else must be there."""
-    data, modality = texts.texts((1, 1, 1)), Texts()
-
-    def load(model):
-        model.save_pretrained(tmp_path / "base")
-        texts.tokenizer().save_pretrained(tmp_path / "base")
-        probe = {"probe": lambda tokenizer: modality.probe(tokenizer, data, "label")}
-        return load_for_classes(str(tmp_path / "base"), texts.NAMES, modality=modality, **probe)[0]
-
-    whole = texts.bert()
-    model = load(BertModel(whole.config, add_pooling_layer=False))
-    assert model.config.id2label == dict(enumerate(texts.NAMES)) and model.classifier.out_features == 3
-    damaged = BertModel(whole.config)
-    del damaged.encoder.layer[0].output
-    with pytest.raises(ValueError, match="lacks 4 weights of the backbone, .*bert.encoder.layer.0.output"):
-        load(damaged)
 
 
 def test_digests_are_of_the_content(tmp_path):

@@ -1,15 +1,11 @@
 """Predicted against realised gains: the step is the one that autograd takes, and exact where the theorem is."""
 
-import shutil
-
 import pytest
 import scipy.stats
-import test_trainer_resume
-import tiny
 import torch
 import torch.nn.functional as F
 
-from selmix_hf import GainFidelityCallback, get_objective, save_plots
+from selmix_hf import get_objective
 from selmix_hf.method.confusion import confusion_counts, smooth_confusion
 from selmix_hf.method.gain import gain_matrix, metric_gradient
 from selmix_hf.method.gain_fidelity import (
@@ -203,66 +199,3 @@ def test_what_does_not_fit_is_refused():
     for step in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="step_size must be positive"):
             gain_fidelity(features, labels, weight, bias, psi, gain, pairs, mixes, step)
-    with pytest.raises(ValueError, match="every must be positive, found 0"):
-        GainFidelityCallback(every=0)
-    with pytest.raises(ValueError, match="mixes must be 'centroid' or 'drawn', found 'real'"):
-        GainFidelityCallback(mixes="real")
-
-
-# --- in a run ----------------------------------------------------------------------------------------------------
-
-
-def looks(run):
-    return [log for log in run.state.log_history if "gain_fidelity_step" in log]
-
-
-@pytest.mark.parametrize("mixes", ["centroid", "drawn"])
-@pytest.mark.parametrize("case", ["vit, dropout", "vit, dropout, frozen", "augmentation"])
-def test_the_run_is_what_it_is_without_a_look(case, mixes, tmp_path):
-    """Bitwise: also where it is resumed, whatever the looks have drawn."""
-    callback = GainFidelityCallback(every=1, mixes=mixes, num_mixes=4)
-    plain = test_trainer_resume.run_of(tmp_path / "plain", case)
-    watched = test_trainer_resume.run_of(tmp_path / "watched", case, callbacks=[callback])
-    for run in (plain, watched):
-        torch.manual_seed(7)
-        run.train()
-    assert tiny.losses(plain) == tiny.losses(watched)
-    assert tiny.largest_difference(tiny.weights(plain), tiny.weights(watched)) == 0
-    assert torch.equal(plain.pair_state.probability, watched.pair_state.probability)
-    assert [log["step"] for log in looks(watched)] == [0, 4, 8] and callback.step == 8
-    assert {log["gain_fidelity_step"] for log in looks(watched)} == {0.1}
-
-    resumed = test_trainer_resume.run_of(
-        tmp_path / "resumed", case, callbacks=[GainFidelityCallback(every=2, mixes=mixes, num_mixes=4)]
-    )
-    resumed.train(resume_from_checkpoint=str(tmp_path / "plain" / "checkpoint-6"))
-    assert tiny.largest_difference(tiny.weights(plain), tiny.weights(resumed)) == 0
-    assert [log["step"] for log in looks(resumed)] == [8]
-    assert looks(resumed)[0]["gain_fidelity_soft_slope"] == looks(watched)[2]["gain_fidelity_soft_slope"]
-    shutil.rmtree(tmp_path)
-
-
-@pytest.mark.parametrize("freeze", [False, True])
-def test_a_look_is_of_the_weights_and_gains_of_its_refresh(freeze, tmp_path):
-    seen = []
-
-    class Watch(GainFidelityCallback):
-        def on_refresh(self, trainer):
-            super().on_refresh(trainer)
-            seen.append((self.latest, trainer.gain))
-
-    options = {"callbacks": [Watch(1, step_size=1e-4)], "confusion": "hard", **tiny.BARE}
-    run = tiny.trainer(tmp_path, "convnext", freeze_backbone=freeze, **options)
-    run.train()
-    for fidelity, gain in seen:
-        assert torch.allclose(fidelity.predicted, 1e-4 * gain.double().flatten())
-        assert fidelity.slope("centroid") == pytest.approx(1, abs=0.01)  # at other weights it is not
-    assert len(seen) == 2 and not torch.equal(seen[0][1], seen[1][1])
-    assert (seen[0][0].within_class_variance == seen[1][0].within_class_variance) is freeze
-
-
-def test_the_plot_comes_with_the_others(tmp_path):
-    run = tiny.trainer(tmp_path / "run", freeze_backbone=True, callbacks=[GainFidelityCallback], **tiny.BARE)
-    run.train()
-    (*_, path) = save_plots(run, tmp_path / "plots")
-    assert path.name == "gain_fidelity.png" and path.stat().st_size > 10_000

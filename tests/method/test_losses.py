@@ -8,7 +8,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from selmix_hf import BalancedSoftmaxLoss, DeferredReweighting, ImageCollator, LDAMLoss, LogitAdjustedLoss
+from selmix_hf import BalancedSoftmaxLoss, ImageCollator, LDAMLoss, LogitAdjustedLoss
 from selmix_hf.method.losses import effective_number_weights
 
 
@@ -63,35 +63,7 @@ def test_bad_counts(counts, make):
         make(counts)
 
 
-def test_deferred_reweighting_in_an_ordinary_trainer(tmp_path):
-    """With begin 0.5 the last two of four steps carry the weights."""
-    seen = []
-
-    class Recording(LDAMLoss):
-        def forward(self, outputs, labels, num_items_in_batch=None):
-            seen.append(None if self.class_weight_K is None else self.class_weight_K.tolist())
-            return super().forward(outputs, labels, num_items_in_batch)
-
-    counts = [5, 3, 3, 1]
-    loss = Recording(counts)
-    trainer = Trainer(
-        tiny.model("convnext"),
-        TrainingArguments(
-            str(tmp_path),
-            max_steps=4,
-            remove_unused_columns=False,
-            report_to="none",
-            save_strategy="no",
-            use_cpu=True,
-            disable_tqdm=True,
-        ),
-        ImageCollator(transform=tiny.to_tensor),
-        tiny.images(counts),
-        compute_loss_func=loss,
-        callbacks=[DeferredReweighting(loss, counts, begin=0.5)],
-    )
-    trainer.train()
-    assert seen[:2] == [None, None] and seen[2] == seen[3] == effective_number_weights(counts).tolist()
+def test_class_weights_by_hand():
     logits, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
     weighted = LDAMLoss([16, 1])
     weighted.class_weight_K = torch.tensor([2.0, 0.5])

@@ -1,211 +1,153 @@
-"""`find_head` on every image classifier of transformers and on one model of every timm family, with random weights.
+"""The head is found by running the model: of hand-made modules, and of every architecture with random weights.
 
-Each model either mixes as it should, in train mode and under its own dropout, or is listed in REFUSED with the reason.
-A class or family that is new in the libraries is tested too, with the rules below: list it here if they do not fit.
-
-The default run takes tiny transformers models and the timm families whose smallest model is quick to build, made
-smaller where that is one argument. The large families, TIMM_SLOW, run with `-m slow`.
+Of the architectures (`zoo`) the default run takes tiny transformers models and the timm families whose smallest model
+is quick to build, made smaller where that is one argument. The large families, `zoo.TIMM_SLOW`, run with `-m slow`.
 """
 
+import copy
 import functools
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+import transformers
+import zoo
 from torch import nn
+from toy_heads import HEADS, Averaged, B, Changed, Classifier, Cosine, D, K, zeros
 
-import selmix_hf.models.wide_resnet  # noqa: F401  a family of this package
 from selmix_hf.models.head import HeadError
 from selmix_hf.models.head_search import find_head
 
-timm = pytest.importorskip("timm")
-transformers = pytest.importorskip("transformers")
-from transformers import CONFIG_MAPPING, TimmWrapperConfig, TimmWrapperForImageClassification  # noqa: E402
-from transformers.models.auto import modeling_auto  # noqa: E402
 
-K, B, PIXELS = 7, 2, 64
+@pytest.fixture
+def inputs():
+    torch.manual_seed(0)
+    return {"pixel_values": torch.randn(2 * B, 5)}
 
-REFUSED = {
-    "PPLCNetForImageClassification": "returns its logits as last_hidden_state, so Trainer cannot train it either",
-    "ShieldGemma2ForImageClassification": "two entries of a language model's output; its head runs on tokens",
-    "crossvit": "mean of two heads of different width",
-    "efficientvim": "weighted sum of four heads",
-    "volo": "adds half of its auxiliary head's maximum over all tokens",
-}
 
-# Arguments set on every config that has them (as one number, where the config has one number).
-TINY = {
-    "hidden_size": 16,
-    "pooler_output_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "image_size": PIXELS,
-    "patch_size": 8,
-}
-VISION = {"vision_config": {**TINY, "vision_use_head": False}}
-SWIN = {"patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
-STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-TRANSFORMERS_CONFIGS = {
-    "bit": {**STAGES, "embedding_size": 8, "num_groups": 2},
-    "clip": VISION,
-    "convnext": {**STAGES, "patch_size": 4},
-    "convnextv2": {**STAGES, "patch_size": 4},
-    "cvt": {"embed_dim": [8, 16, 32], "num_heads": [1, 1, 2], "depth": [1, 2, 3]},
-    "data2vec-vision": {"out_indices": [0, 1, 1, 1]},
-    "dinat": {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "dilations": [[1], [1]], "patch_size": 4},
-    "donut-swin": SWIN,
-    "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320},
-    "focalnet": {**STAGES, "embed_dim": 8, "patch_size": 4},
-    "hgnet_v2": {
-        **STAGES,
-        "stem_channels": [3, 4, 8],
-        "stage_in_channels": [8, 8, 16, 24],
-        "stage_mid_channels": [4, 4, 8, 8],
-        "stage_out_channels": [8, 16, 24, 32],
-        "stage_num_blocks": [1, 1, 1, 1],
-        "stage_numb_of_layers": [2, 2, 2, 2],
-    },
-    "hiera": {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "image_size": [64, 64]},
-    "imagegpt": {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 33, "n_positions": 16},
-    "levit": {"hidden_sizes": [16, 24, 32], "num_attention_heads": [1, 2, 2], "depths": [1, 1, 1], "patch_size": 16},
-    "metaclip_2": VISION,
-    "mobilenet_v1": {"depth_multiplier": 0.25},
-    "mobilenet_v2": {"depth_multiplier": 0.25},
-    "mobilevit": {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [4, 8, 8, 16, 16, 16, 32], "patch_size": 2},
-    "mobilevitv2": {"width_multiplier": 0.25, "patch_size": 2},
-    "perceiver": {
-        "num_latents": 8,
-        "d_latents": 16,
-        "d_model": 16,
-        "num_self_attends_per_block": 1,
-        "num_self_attention_heads": 2,
-        "num_cross_attention_heads": 1,
-    },
-    "poolformer": STAGES,
-    "pp_lcnet": {"scale": 0.25, "class_expand": 32},
-    "pvt": {**STAGES, "num_attention_heads": [1, 1, 2, 2]},
-    "pvt_v2": {**STAGES, "num_attention_heads": [1, 1, 2, 2]},
-    "regnet": {**STAGES, "embedding_size": 8, "groups_width": 8},
-    "resnet": {**STAGES, "embedding_size": 8},
-    "segformer": {**STAGES, "num_attention_heads": [1, 1, 2, 2]},
-    "siglip": VISION,
-    "siglip2": {"vision_config": {**TINY, "num_patches": 16, "vision_use_head": False}},
-    "swiftformer": {"embed_dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
-    "swin": SWIN,
-    "swinv2": SWIN,
-    "textnet": {"hidden_sizes": [8, 8, 16, 16, 32], "stem_out_channels": 8},
-    "timm_wrapper": {"architecture": "test_convnext"},
-}
+@pytest.mark.parametrize(
+    ("head", "sentence"),
+    [
+        (lambda: Cosine(D, K), "to compute W z \\+ b, found a Cosine"),
+        (lambda: Changed(lambda m, z: 2 * m.fc(z)), "combined or changed"),
+        (lambda: Changed(lambda m, z: m.fc(z).softmax(1)), "combined or changed"),
+        (lambda: Changed(lambda m, z: m.fc(z) + m.fc(-z)), "called more than once"),
+        (lambda: Changed(lambda m, z: m.fc(z.repeat(1, 4).view(-1, 4, D))[:, 0]), "every token"),
+        (lambda: Changed(lambda m, z: 2 * m.fc(z) if m.training else m.fc(z)), "in train mode"),
+        (lambda: Changed(lambda m, z: F.linear(z, m.fc.weight)), "not a linear layer"),
+        (lambda: Changed(lambda m, z: zeros(m.fc)(z) * 2), "in eval mode it returns"),
+        (lambda: Averaged(in_features=D), "equal width"),
+        (lambda: Changed(lambda m, z: m.fc(z.repeat(2, 1))), "expected logits of shape"),
+    ],
+)
+def test_heads_that_cannot_be_mixed_are_refused(head, sentence, inputs):
+    with pytest.raises(HeadError, match=f"Classifier: .*{sentence}"):
+        find_head(Classifier(head()), inputs)
 
-# The smallest model of each timm family; arguments that make it smaller; pixels where 64 do not do.
-TIMM_MODELS = {
-    "beit": ("beit_base_patch16_224", {"depth": 1, "embed_dim": 96, "num_heads": 2}),
-    "byoanet": ("lambda_resnet26rpt_256", {}),
-    "byobnet": ("test_byobnet", {}),
-    "cait": ("cait_xxs24_224", {"depth": 2}),
-    "coat": ("coat_lite_tiny", {}),
-    "convit": ("convit_tiny", {"depth": 11}),
-    "convmixer": ("convmixer_768_32", {}),
-    "convnext": ("test_convnext", {}),
-    "cpubone": ("cpubone_nano", {}),
-    "crossvit": ("crossvit_tiny_240", {}, 240),
-    "csatv2": ("csatv2", {}),
-    "cspnet": ("cs3darknet_focus_s", {}),
-    "cspnext": ("cspnext_tiny", {}),
-    "davit": ("davit_tiny", {"depths": (1, 1, 1, 1), "embed_dims": (32, 32, 64, 64), "num_heads": (1, 1, 2, 2)}),
-    "deepseek_vit": ("deepseek_vit_412m", {"depth": 1, "embed_dim": 128, "num_heads": 2}, 56),
-    "deit": ("deit_tiny_distilled_patch16_224", {"depth": 2}),
-    "densenet": ("densenet121", {}),
-    "dla": ("dla46x_c", {}),
-    "dpn": ("dpn48b", {}),
-    "edgenext": ("edgenext_x_small", {}),
-    "efficientformer": ("efficientformer_l1", {}, 224),
-    "efficientformer_v2": ("efficientformerv2_s0", {}),
-    "efficientnet": ("mnasnet_small", {}),
-    "efficientvim": ("efficientvim_m1", {}),
-    "efficientvit_mit": ("efficientvit_b0", {}),
-    "efficientvit_msra": ("efficientvit_m0", {}),
-    "eva": ("eva02_tiny_patch14_224", {"depth": 2}, 56),
-    "fasternet": ("fasternet_t0", {}),
-    "fastvit": ("fastvit_t8", {}),
-    "focalnet": ("focalnet_tiny_srf", {}),
-    "gcvit": ("gcvit_xxtiny", {}),
-    "gemma4_vit": ("gemma4_vit_167m", {"depth": 1, "embed_dim": 128, "num_heads": 2}),
-    "ghostnet": ("ghostnet_050", {}),
-    "hardcorenas": ("hardcorenas_a", {}),
-    "hgnet": ("hgnetv2_b0", {}),
-    "hiera": ("hiera_tiny_224", {"embed_dim": 16, "stages": (1, 1, 1, 1)}),
-    "hieradet_sam2": ("sam2_hiera_tiny", {"embed_dim": 16, "stages": (1, 1, 2, 1)}),
-    "hrnet": ("hrnet_w18_small", {}),
-    "iformer": ("iformer_t", {}),
-    "inception_next": ("inception_next_atto", {}),
-    "inception_resnet_v2": ("inception_resnet_v2", {}, 128),
-    "inception_v3": ("inception_v3", {}, 128),
-    "inception_v4": ("inception_v4", {}, 128),
-    "lcnetv2": ("lcnetv2_small", {}),
-    "levit": ("levit_128s", {}),
-    "lowformer": ("lowformer_b0", {}),
-    "mambaout": ("test_mambaout", {}),
-    "maxxvit": ("test_coatnet", {}),
-    "metaformer": ("poolformerv2_s12", {}),
-    "mlp_mixer": ("gmlp_ti16_224", {}),
-    "mobilenetv3": ("lcnet_035", {}),
-    "mobilenetv5": ("mobilenetv5_base", {}),
-    "mobilevit": ("mobilevitv2_050", {}),
-    "mvitv2": ("mvitv2_tiny", {}),
-    "naflexvit": ("naflexvit_base_patch16_gap", {"depth": 1, "embed_dim": 96, "num_heads": 2}),
-    "nasnet": ("nasnetalarge", {}),
-    "nest": ("nest_tiny", {}),
-    "nextvit": ("nextvit_small", {}),
-    "nfnet": ("test_nfnet", {}),
-    "pit": ("pit_ti_distilled_224", {}),
-    "pnasnet": ("pnasnet5large", {}),
-    "pvt_v2": ("pvt_v2_b0", {}),
-    "qwen3_vit": ("qwen3_vit_88m", {"depth": 1, "embed_dim": 128, "num_heads": 2}),
-    "rdnet": ("rdnet_tiny", {}),
-    "regnet": ("regnetx_002", {}),
-    "repghost": ("repghostnet_050", {}),
-    "repvit": ("repvit_m1", {}),
-    "res2net": ("res2next50", {}),
-    "resnest": ("resnest14d", {}),
-    "resnet": ("resnet10t", {}),
-    "resnetv2": ("resnetv2_18", {}),
-    "rexnet": ("rexnet_100", {}),
-    "selecsls": ("selecsls42", {}),
-    "senet": ("legacy_seresnet18", {}),
-    "sequencer": ("sequencer2d_s", {"layers": (1, 1, 1, 1)}),
-    "shvit": ("shvit_s1", {}),
-    "sknet": ("skresnet18", {}),
-    "starnet": ("starnet_s050", {}),
-    "swiftformer": ("swiftformer_xs", {}),
-    "swin_transformer": ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}),
-    "swin_transformer_v2": ("swinv2_tiny_window8_256", {"depths": (1, 1, 1, 1), "embed_dim": 24}),
-    "swin_transformer_v2_cr": ("swinv2_cr_tiny_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}),
-    "tiny_vit": ("tiny_vit_5m_224", {}),
-    "tnt": ("tnt_s_legacy_patch16_224", {"depth": 1}),
-    "tresnet": ("tresnet_m", {}),
-    "twins": ("twins_svt_small", {"depths": (1, 1, 1, 1)}),
-    "vgg": ("vgg11", {}),
-    "visformer": ("visformer_tiny", {}),
-    "vision_transformer": ("test_vit", {}),
-    "vision_transformer_hybrid": ("vit_tiny_r_s16_p8_224", {}),
-    "vision_transformer_relpos": ("test_vit_relpos", {}),
-    "vision_transformer_sam": ("samvit_base_patch16_224", {"depth": 1, "embed_dim": 96, "num_heads": 2}),
-    "vitamin": ("vitamin_small_224", {"depth": 1}),
-    "volo": ("volo_d1_224", {}),
-    "vovnet": ("ese_vovnet19b_slim_dw", {}),
-    "wide_resnet": ("wrn_28_2", {}),
-    "xception": ("legacy_xception", {}),
-    "xception_aligned": ("xception41p", {}),
-    "xcit": ("xcit_nano_12_p8_224", {"depth": 2}),
-}
-TIMM_SLOW = {"inception_resnet_v2", "inception_v4", "mobilenetv5", "nasnet", "pnasnet", "vgg"}
+
+def test_distilled_training_is_refused(inputs):
+    model = Classifier(Averaged())
+    model.head.distilled_training = True
+    with pytest.raises(HeadError, match="in train mode .* distillation"):
+        find_head(model, inputs)
+
+
+class Wrapped(nn.Module):
+    """A copy of a layer that is used in its place and shows its weight, beside the layer itself."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.original, self.copy = layer, copy.deepcopy(layer)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.copy, name)
+
+    def forward(self, z):
+        return self.copy(z)
+
+
+def test_the_head_is_the_layer_that_computes_and_not_its_wrapper(inputs):
+    model = Classifier(Wrapped(nn.Linear(D, K)))
+    assert model.head.weight is model.head.copy.weight
+    head = find_head(model, inputs)
+    assert head.names == ("head.copy",)
+    assert {id(weight) for weight in head.parameters()} == {id(weight) for weight in model.head.copy.parameters()}
+
+
+def test_a_parametrised_weight_is_its_layers_own(inputs):
+    model = Classifier(nn.utils.parametrizations.weight_norm(nn.Linear(D, K)))
+    assert find_head(model, inputs).names == ("head",)
+
+
+def test_head_name(inputs):
+    model = Classifier(Averaged())
+    assert find_head(model, inputs, head_name=["head.first", "head.second"]).names == ("head.first", "head.second")
+    for name, sentence in [
+        ("head.first", "combined or changed"),
+        ("classifier", "no such module"),
+        ("backbone.2", "found a Tanh"),
+        ("backbone.0", "expected one linear layer"),
+    ]:
+        with pytest.raises(HeadError, match=sentence):
+            find_head(model, inputs, head_name=name)
+
+
+def test_outputs_of_transformers(inputs):
+    class Wrapped(Classifier):
+        def forward(self, pixel_values):
+            logits = super().forward(pixel_values)
+            return self.wrap(logits)
+
+    for wrap in (lambda x: (x.sum(), x), lambda x: type("Output", (), {"logits": x})):
+        model = Wrapped(nn.Linear(D, K))
+        model.wrap = wrap
+        assert find_head(model, inputs).names == ("head",)
+
+
+def test_probe_leaves_no_trace(inputs):
+    model = Classifier(nn.Linear(D, K), dropout=0.5)
+    model.train()
+    model.backbone[1].eval()
+    model.backbone[0].eval()
+    flags = [module.training for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    head = find_head(model, inputs)
+    assert [module.training for module in model.modules()] == flags
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert list(model.state_dict()) == list(state)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    head.remove()
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+@pytest.mark.parametrize("kind", ["linear", "conv", "averaged"])
+def test_input_dropout_of_a_module(kind, dropout, inputs):
+    assert find_head(Classifier(HEADS[kind](), dropout), inputs).input_dropout == dropout
+
+
+def test_input_dropout_of_a_function_and_not_of_earlier_layers(inputs):
+    model = Classifier(Changed(lambda m, z: m.fc(F.dropout(z, 0.4, m.training))), dropout=0.25)
+    assert find_head(model, inputs).input_dropout == 0.4
+    model = Classifier(Changed(lambda m, z: m.fc(z.tanh())), dropout=0.25)
+    assert find_head(model, inputs).input_dropout == 0.0
+    model = Classifier(Changed(lambda m, z: F.dropout(m.fc(z), 0.0, m.training)))
+    model.backbone.append(nn.Dropout(0.1))
+    assert find_head(model, inputs).input_dropout == pytest.approx(0.1)
+
+
+# --- every architecture ------------------------------------------------------------------------------------------
 
 
 def check(name: str, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
-    """The model is refused by a sentence that names it if it is in REFUSED; else it mixes as by hand."""
-    if name in REFUSED:
+    """The model is refused by a sentence that names it if it is in `zoo.REFUSED`; else it mixes as by hand."""
+    if name in zoo.REFUSED:
         with pytest.raises(HeadError, match=type(model).__name__):
             find_head(model, inputs)
         return
@@ -214,51 +156,36 @@ def check(name: str, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
     for module in model.modules():
         if hasattr(module, "running_mean"):
             module.eval()
-    beta = torch.linspace(0.3, 0.9, B)[:, None]
+    beta = torch.linspace(0.3, 0.9, zoo.B)[:, None]
     with torch.no_grad(), head.tap() as tapped, head.mix(beta[:, 0]):
         logits = model(**inputs).logits
     z = tapped.features
-    assert z.shape == (2 * B, head.num_features)
-    expected = head.logits(beta * z[:B] + (1 - beta) * z[B:])
-    assert logits.shape == expected.shape == (B, K)
+    assert z.shape == (2 * zoo.B, head.num_features)
+    expected = head.logits(beta * z[: zoo.B] + (1 - beta) * z[zoo.B :])
+    assert logits.shape == expected.shape == (zoo.B, zoo.K)
     assert torch.allclose(logits, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
-    by_weight = F.linear(beta * z[:B] + (1 - beta) * z[B:], head.weight, head.bias)
+    by_weight = F.linear(beta * z[: zoo.B] + (1 - beta) * z[zoo.B :], head.weight, head.bias)
     assert torch.allclose(expected, by_weight, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
-def transformers_classes() -> list[tuple[str, str]]:
-    mapping = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-    return [
-        (model_type, name)
-        for model_type, names in mapping.items()
-        for name in ([names] if isinstance(names, str) else names)
-    ]
-
-
-@pytest.mark.parametrize(("model_type", "class_name"), transformers_classes())
+@pytest.mark.parametrize(("model_type", "class_name"), zoo.transformers_classes())
 def test_transformers(model_type, class_name, monkeypatch):
     torch.manual_seed(0)
     if model_type == "dinat":
         _without_natten(monkeypatch)
     if model_type == "shieldgemma2":
-        config, inputs = _shieldgemma2()
+        config, inputs = zoo.shieldgemma2()
     else:
-        config, inputs = tiny_config(model_type), {"pixel_values": torch.randn(2 * B, 3, PIXELS, PIXELS)}
+        config, inputs = zoo.tiny_config(model_type), zoo.pixels()
     if model_type == "imagegpt":
-        inputs = {"input_ids": torch.randint(33, (2 * B, 16))}
+        inputs = {"input_ids": torch.randint(33, (2 * zoo.B, 16))}
     elif model_type == "siglip2":
         inputs = {
-            "pixel_values": torch.randn(2 * B, 16, 3 * 8 * 8),
-            "pixel_attention_mask": torch.ones(2 * B, 16, dtype=torch.long),
-            "spatial_shapes": torch.full((2 * B, 2), 4),
+            "pixel_values": torch.randn(2 * zoo.B, 16, 3 * 8 * 8),
+            "pixel_attention_mask": torch.ones(2 * zoo.B, 16, dtype=torch.long),
+            "spatial_shapes": torch.full((2 * zoo.B, 2), 4),
         }
     check(class_name, getattr(transformers, class_name)(config), inputs)
-
-
-def tiny_config(model_type: str):
-    defaults = CONFIG_MAPPING[model_type]().to_dict()
-    tiny = {key: value for key, value in TINY.items() if isinstance(defaults.get(key), int)}
-    return CONFIG_MAPPING[model_type](**{**tiny, **TRANSFORMERS_CONFIGS.get(model_type, {}), "num_labels": K})
 
 
 def _without_natten(monkeypatch):
@@ -269,55 +196,32 @@ def _without_natten(monkeypatch):
     monkeypatch.setattr(modeling_dinat.NeighborhoodAttention, "forward", lambda self, x, *_, **__: (self.value(x),))
 
 
-def _shieldgemma2():
-    text = {**TINY, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 64}
-    vision = {**TINY, "vision_use_head": False}
-    config = transformers.ShieldGemma2Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    config.yes_token_index, config.no_token_index = 1, 2
-    return config, {"input_ids": torch.randint(3, 60, (2 * B, 5))}
-
-
 def test_every_timm_family_is_listed():
-    assert set(TIMM_MODELS) >= set(timm.list_modules())
+    assert set(zoo.TIMM_MODELS) >= set(timm.list_modules())
 
 
 def timm_families():
-    return [pytest.param(x, marks=pytest.mark.slow if x in TIMM_SLOW else ()) for x in timm.list_modules()]
+    return [pytest.param(x, marks=pytest.mark.slow if x in zoo.TIMM_SLOW else ()) for x in timm.list_modules()]
 
 
 @pytest.mark.parametrize("family", timm_families())
 def test_timm(family):
     torch.manual_seed(0)
-    architecture, arguments, *pixels = TIMM_MODELS.get(family) or (smallest(family), {})
-    size = pixels[0] if pixels else PIXELS
-    model = timm_model(architecture, size, **arguments)
-    check(family, model, {"pixel_values": torch.randn(2 * B, 3, size, size)})
-
-
-def timm_model(architecture: str, size: int, **arguments):
-    try:
-        config = TimmWrapperConfig(architecture=architecture, model_args={"img_size": size, **arguments}, num_labels=K)
-        return TimmWrapperForImageClassification(config)
-    except TypeError:  # a model for any image size
-        config = TimmWrapperConfig(architecture=architecture, model_args=arguments, num_labels=K)
-        return TimmWrapperForImageClassification(config)
-
-
-def smallest(family: str) -> str:
-    with torch.device("meta"):
-        models = {name: timm.create_model(name) for name in timm.list_models(module=family)}
-    return min(models, key=lambda name: sum(p.numel() for p in models[name].parameters()))
+    architecture, arguments, *pixels = zoo.TIMM_MODELS.get(family) or (zoo.smallest(family), {})
+    size = pixels[0] if pixels else zoo.PIXELS
+    model = zoo.timm_model(architecture, size, **arguments)
+    check(family, model, zoo.pixels(size))
 
 
 @functools.cache
 def _distilled(distilled: bool):
-    model = timm_model("deit_tiny_distilled_patch16_224", PIXELS, depth=1)
+    model = zoo.timm_model("deit_tiny_distilled_patch16_224", zoo.PIXELS, depth=1)
     model.timm_model.set_distilled_training(distilled)
     return model
 
 
 def test_timm_distilled_training_is_refused():
-    inputs = {"pixel_values": torch.randn(2 * B, 3, PIXELS, PIXELS)}
+    inputs = zoo.pixels()
     head = find_head(_distilled(False), inputs)
     assert (head.feature_step, head.bias_step) == (0.25, 0.5)
     with pytest.raises(HeadError, match="deit_tiny_distilled_patch16_224.*train mode"):
@@ -327,6 +231,6 @@ def test_timm_distilled_training_is_refused():
 @pytest.mark.parametrize(("architecture", "drop_rate"), [("test_vit", 0.1), ("lcnet_035", 0.2), ("test_nfnet", 0.0)])
 def test_timm_dropout(architecture, drop_rate):
     """Functional in lcnet and modules in the others; TimmWrapper passes model_args on."""
-    model = timm_model(architecture, PIXELS, drop_rate=drop_rate)
-    head = find_head(model, {"pixel_values": torch.randn(2 * B, 3, PIXELS, PIXELS)})
+    model = zoo.timm_model(architecture, zoo.PIXELS, drop_rate=drop_rate)
+    head = find_head(model, zoo.pixels())
     assert head.input_dropout == drop_rate

@@ -1,15 +1,17 @@
-"""A checkpoint of other classes gets a new head, and keeps the names of its new classes when it is saved."""
+"""A checkpoint of other classes gets a new head and keeps their names; what cannot be loaded gets a sentence."""
 
 import pyarrow.parquet
 import pytest
+import texts
 import timm
 import tiny
 import torch
 from datasets import Image
 from miniature import save_checkpoint
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, BertModel
 
-from selmix_hf.models.loading import knows_classes, load_for_classes, load_images
+from selmix_hf.data.modality import Texts
+from selmix_hf.models.loading import knows_classes, load_classifier, load_for_classes, load_images
 
 
 def native(folder):
@@ -51,17 +53,6 @@ def test_nothing_there():
             call("nobody/model", tiny.NAMES)
 
 
-def test_a_trained_model_keeps_no_class_names_of_its_checkpoint(tmp_path):
-    """Loaded the customary way, a timm model keeps the label_names of the checkpoint and would save those."""
-    save_checkpoint(tmp_path / "old", ["a", "b"])
-    names = {"id2label": dict(enumerate(tiny.NAMES)), "label2id": {name: k for k, name in enumerate(tiny.NAMES)}}
-    model = AutoModelForImageClassification.from_pretrained(
-        tmp_path / "old", num_labels=4, ignore_mismatched_sizes=True, **names
-    )
-    tiny.trainer(tmp_path / "out", model, max_steps=1).save_model()
-    assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.id2label == names["id2label"]
-
-
 @pytest.mark.parametrize("nothing", [None, {"bytes": None, "path": None}], ids=["no value", "an empty one"])
 def test_a_row_without_an_image_is_named(nothing, tmp_path):
     images = tiny.images((3, 3, 3, 3)).cast_column("image", Image(decode=False))
@@ -76,3 +67,33 @@ def test_a_row_without_an_image_is_named(nothing, tmp_path):
         ValueError, match=r"the split train .* no image in row 5 of its column 'image' \(2 such rows of 12"
     ):
         load_images(str(tmp_path), test="train")
+
+
+def test_a_checkpoint_of_something_else(tmp_path):
+    checkpoint = str(texts.save_model(tmp_path / "checkpoint"))
+    with pytest.raises(ValueError, match="tells 3 classes apart, the data have 2 names"):
+        load_classifier(checkpoint, ["a", "b"], modality=Texts())
+    with pytest.raises(FileNotFoundError, match="no text classifier with its tokenizer could be loaded from 'nobody/"):
+        load_classifier("nobody/model", texts.NAMES, modality=Texts())
+    tiny.model("vit").save_pretrained(tmp_path / "vit")
+    with pytest.raises(FileNotFoundError, match="no text classifier with its tokenizer could be loaded from .*vit"):
+        load_classifier(str(tmp_path / "vit"), texts.NAMES, modality=Texts())
+
+
+def test_a_language_model_gets_a_head_and_a_pooler_but_no_backbone(tmp_path):
+    """Language models are published without the layers of a classifier; all else must be there."""
+    data, modality = texts.texts((1, 1, 1)), Texts()
+
+    def load(model):
+        model.save_pretrained(tmp_path / "base")
+        texts.tokenizer().save_pretrained(tmp_path / "base")
+        probe = {"probe": lambda tokenizer: modality.probe(tokenizer, data, "label")}
+        return load_for_classes(str(tmp_path / "base"), texts.NAMES, modality=modality, **probe)[0]
+
+    whole = texts.bert()
+    model = load(BertModel(whole.config, add_pooling_layer=False))
+    assert model.config.id2label == dict(enumerate(texts.NAMES)) and model.classifier.out_features == 3
+    damaged = BertModel(whole.config)
+    del damaged.encoder.layer[0].output
+    with pytest.raises(ValueError, match="lacks 4 weights of the backbone, .*bert.encoder.layer.0.output"):
+        load(damaged)

@@ -6,11 +6,10 @@ import sys
 import pytest
 import tiny
 import torch
-from timm import create_model, list_models
+from timm import create_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from selmix_hf import SelMixHead
-from selmix_hf.models.architectures import home_of_architecture, register_architecture
 from selmix_hf.models.head_search import find_head
 from selmix_hf.models.loading import load_classifier, load_for_classes
 from selmix_hf.models.wide_resnet import WideResNet
@@ -136,15 +135,3 @@ def test_a_head_alone_finds_its_base_and_the_card_says_what_to_import(checkpoint
     SelMixHead.from_model(trainer.model, trainer.head, trainer.class_names).save_pretrained(tmp_path / "head")
     done = run(f"from selmix_hf import SelMixHead; SelMixHead.from_pretrained({str(tmp_path / 'head')!r}).load_base()")
     assert done.returncode == 0, done.stderr
-
-
-def test_which_module_to_import():
-    names = set(list_models(module="wide_resnet"))
-    assert names == {"wrn_28_2", "wrn_28_8", "wrn_37_2"}
-    config = load_for_classes("wrn_28_2", tiny.NAMES)[0].config
-    for name in names:
-        config.architecture = name
-        assert home_of_architecture(config) == "selmix_hf.wide_resnet"
-    for other in (tiny.timm_model("test_convnext").config, tiny.model("vit").config, None):
-        assert home_of_architecture(other) is None
-        register_architecture(other)

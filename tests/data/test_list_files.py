@@ -1,0 +1,73 @@
+"""List files of published benchmarks: what their lines become, and every error a user can meet."""
+
+from pathlib import Path
+
+import pytest
+from animals import NAMES, png
+from datasets import ClassLabel, DatasetDict, Features, Image
+
+from selmix_hf.data.list_files import load_list_file, load_list_files
+
+
+@pytest.fixture
+def image_root(tmp_path: Path) -> Path:
+    for value, name in enumerate(("train/a/1.png", "train/b c/2 3.png", "val/4.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png(value))
+    return tmp_path
+
+
+def write(folder: Path, text: str, name: str = "list.txt") -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_list_file_with_spaces_in_paths(image_root: Path) -> None:
+    path = write(image_root, "train/a/1.png 0\n\ntrain/b c/2 3.png 3\n/val/4.png\t1")
+    dataset = load_list_file(path, image_root)
+    assert dataset.features == Features({"image": Image(), "label": ClassLabel(names=["0", "1", "2", "3"])})
+    assert dataset["label"][:] == [0, 3, 1]
+    assert [image.getpixel((0, 0))[0] for image in dataset["image"]] == [0, 1, 2]
+    assert load_list_file(path, image_root, NAMES).features["label"].names == NAMES
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train/a/1.png 0\n\ntrain/a/1.png\n", "line 3: expected 'path label', found 'train/a/1.png'"),
+        ("train/a/1.png 0\ntrain/b c/2 3.png\n", "line 2: the label must be an integer from 0, found '3.png'"),
+        ("train/a/1.png -1", "line 1: the label must be an integer from 0, found '-1'"),
+        ("train/a/1.png 1.5", "found '1.5'"),
+        ("train/a/1.png 4", "line 1: label 4, but there are 4 label_names"),
+        ("3\n", "line 1: expected 'path label', found '3'"),
+        ("\n \n", "list.txt lists no image"),
+    ],
+)
+def test_bad_list_files(image_root: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_list_file(write(image_root, text), image_root, NAMES)
+
+
+def test_missing_images_are_named(image_root: Path) -> None:
+    path = write(image_root, "train/a/1.png 0\ntrain/a/gone.png 0\n" + "".join(f"x/{i}.png 1\n" for i in range(5)))
+    with pytest.raises(
+        FileNotFoundError, match=r"6 of 7 images of .*list.txt .*gone.png, .*x/0.png, .*x/1.png$"
+    ) as error:
+        load_list_file(path, image_root)
+    assert str(image_root) in str(error.value)
+    assert len(load_list_file(path, image_root, check_files=False)) == 7
+
+
+def test_list_files_share_their_classes(image_root: Path) -> None:
+    paths = {
+        "train": write(image_root, "train/a/1.png 0\n", "train.txt"),
+        "validation": write(image_root, "val/4.png 2\n", "val.txt"),
+    }
+    splits = load_list_files(paths, image_root)
+    assert isinstance(splits, DatasetDict) and list(splits) == ["train", "validation"]
+    assert splits["train"].features == splits["validation"].features
+    assert splits["train"].features["label"].names == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="val.txt, line 1: label 2, but there are 2 label_names"):
+        load_list_files(paths, image_root, ["a", "b"])
+    with pytest.raises(ValueError, match="no list file given"):
+        load_list_files({}, image_root)
