@@ -723,7 +723,7 @@ def test_a_perfect_gain_set_is_said(tmp_path, caplog):
 
 def test_negative_gains_are_said(tmp_path, caplog, monkeypatch):
     run = tiny.trainer(tmp_path, freeze_backbone=True, confusion="hard", **tiny.BARE)
-    plain = selmix_hf.training.selmix.head_gain
+    plain = selmix_hf.training.steering.head_gain
     monkeypatch.setattr(selmix_hf.training.selmix, "head_gain", lambda *args: -plain(*args).abs())
     run.train()
     assert caplog.text.count("no pair of classes has a positive gain") == 1

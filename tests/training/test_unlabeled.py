@@ -180,10 +180,10 @@ def test_a_changed_threshold_is_refused_on_resume(tmp_path):
 
 
 def test_a_class_that_nobody_predicts_is_said(tmp_path, monkeypatch):
-    from selmix_hf.training import pseudo_label_trainer
+    from selmix_hf.training import pseudo_labels
 
     told = []
-    monkeypatch.setattr(pseudo_label_trainer.logger, "warning", lambda text, *_: told.append(text))
+    monkeypatch.setattr(pseudo_labels.logger, "warning", lambda text, *_: told.append(text))
     only_red = torch.tensor([9.0, 0, 0, 0])
     run = trainer(tmp_path, "frozen", teacher=lambda pixel_values: only_red.repeat(len(pixel_values), 1), max_steps=4)
     run.train()
