@@ -45,6 +45,7 @@ from selmix_hf.reports.tables import INTERVAL, interval_cell, markdown_table, me
 from selmix_hf.studies.analysis.report import auto_against_fixed, save_study_plots, study_report
 from selmix_hf.studies.compare.report import front_lines, plot_front, summary
 from selmix_hf.studies.record_card import released_run, render_record
+from selmix_hf.studies.results import Results
 
 ROOT = Path(__file__).parents[1]
 CARDS, RECORDED = ROOT / "model_cards", ROOT / "benchmarks" / "recorded"
@@ -308,7 +309,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check = parser.parse_args(argv).check
     if not check:
         for path in CARDS.glob("*/results.json"):
-            save_record_plots(read(path), path.parent / "plots", released_run(read(path)))
+            record = read(path)
+            save_record_plots(record, path.parent / "plots", released_run(Results.from_dict(record)))
         semi_supervised.save_plots(read(RECORDED / "semi_supervised.json"))
         page = (ROOT / "docs" / "analysis.md").read_text(encoding="utf-8")
         for start, record in analyses().items():

@@ -38,20 +38,15 @@ import transformers
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import class_labels, first_of_each
 from selmix_hf.data.split import LongTailedSplit
-from selmix_hf.studies.analysis.laboratory import (
-    MILDEST,
-    OF_PIXELS,
-    Laboratory,
-    long_tailed_profile,
-    run_study,
-    studies,
-)
+from selmix_hf.studies.analysis.measured_runs import MeasuredRuns, long_tailed_profile
 from selmix_hf.studies.analysis.report import title_of, write_report
+from selmix_hf.studies.analysis.settings import MILDEST, OF_PIXELS, run_study, studies
 from selmix_hf.studies.command_line import parse_arguments
 from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.errors import leaving_with_a_sentence, naming_a_broken_image
 from selmix_hf.studies.own_data import OwnDataArguments, load_own, own_data
 from selmix_hf.studies.record import provenance
-from selmix_hf.studies.run import leaving_with_a_sentence, naming_a_broken_image, run_stage1
+from selmix_hf.studies.stage1 import run_stage1
 from selmix_hf.studies.start import BenchmarkArguments
 
 SCRIPT = "analysis.py"
@@ -60,12 +55,16 @@ WHOLE_NETWORK = {"learning_rate": 0.003, "backbone_learning_rate": 0.0003, "max_
 
 @dataclass(kw_only=True)
 class Arguments(OwnDataArguments, BenchmarkArguments):
-    studies: list[str] = field(default_factory=list, metadata={"help": f"Of {', '.join(studies({}))}; default: all."})
+    studies: list[str] = field(
+        default_factory=list, metadata={"help": f"Studies to make; default: all, which are {', '.join(studies({}))}."}
+    )
     objectives: list[str] = field(
-        default_factory=lambda: ["min_recall", "mean_recall", "h_mean"], metadata={"help": "Each study for each."}
+        default_factory=lambda: ["min_recall", "mean_recall", "h_mean"],
+        metadata={"help": "Objectives to make each study for, one after the other."},
     )
     whole_network: dict | str | None = field(
-        default=None, metadata={"help": f"JSON: options of the runs that train all weights; default {WHOLE_NETWORK}."}
+        default=None,
+        metadata={"help": f"Options, as JSON, of the runs that train all weights; default: {WHOLE_NETWORK}."},
     )
 
     def _check(self) -> None:
@@ -128,7 +127,7 @@ def main(argv: list[str] | None = None, load: Callable[[Arguments, Path], Benchm
         chosen = _without_those_of_images([*known], arguments.studies, data)
     checkpoint = run_stage1(SCRIPT, arguments, config, data)
     with leaving_with_a_sentence(SCRIPT):
-        laboratory = Laboratory(arguments, config, data, checkpoint)
+        start = MeasuredRuns(arguments, config, data, checkpoint)
     is_main = config.process_index == 0
     say = partial(print, flush=True) if is_main else lambda *_: None
     say(data.summary)
@@ -146,7 +145,7 @@ def main(argv: list[str] | None = None, load: Callable[[Arguments, Path], Benchm
         say(f"{title_of(name, data.samples)}:")
         with naming_a_broken_image(SCRIPT, data):
             record["studies"][name] = run_study(
-                laboratory,
+                start,
                 known[name],
                 arguments.objectives,
                 record["seeds"],

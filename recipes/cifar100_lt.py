@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.models.loading import load_images
-from selmix_hf.studies.data import BenchmarkData, LongTailedArguments, drawn_data
+from selmix_hf.studies.command_line import with_default
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.drawn_splits import LongTailedArguments, drawn_data
 from selmix_hf.studies.run import run_recipe
 from selmix_hf.studies.start import BenchmarkArguments
 
@@ -28,8 +30,11 @@ from selmix_hf.studies.start import BenchmarkArguments
 @dataclass(kw_only=True)
 class Arguments(LongTailedArguments, BenchmarkArguments):
     usual_label_column = "fine_label"  # not one of the twenty superclasses
-    dataset: str = field(default="uoft-cs/cifar100", metadata={"help": "Hub id or folder with two parquet files."})
-    validation_per_class: int = field(default=50, metadata={"help": "Set aside in a drawn split."})
+    dataset: str = field(
+        default="uoft-cs/cifar100",
+        metadata={"help": "The images: a Hub id, or a folder with train.parquet and test.parquet."},
+    )
+    validation_per_class: int = with_default(LongTailedArguments, "validation_per_class", 50)
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:

@@ -27,14 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.models.loading import load_images
-from selmix_hf.studies.data import BenchmarkData, LongTailedArguments, drawn_data
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.drawn_splits import LongTailedArguments, drawn_data
 from selmix_hf.studies.run import run_recipe
 from selmix_hf.studies.start import BenchmarkArguments
 
 
 @dataclass(kw_only=True)
 class Arguments(LongTailedArguments, BenchmarkArguments):
-    dataset: str = field(metadata={"help": "A Hub id, or a folder with train.parquet and test.parquet."})
+    dataset: str = field(metadata={"help": "The images: a Hub id, or a folder with train.parquet and test.parquet."})
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:

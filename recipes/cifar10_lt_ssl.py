@@ -23,16 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.models.loading import load_images
-from selmix_hf.studies.data import BenchmarkData, SemiSupervisedArguments, drawn_data
+from selmix_hf.studies.command_line import with_default
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.drawn_splits import SemiSupervisedArguments, drawn_data
 from selmix_hf.studies.run import run_recipe
 from selmix_hf.studies.start import SemiSupervisedStart
 
 
 @dataclass(kw_only=True)
 class Arguments(SemiSupervisedArguments, SemiSupervisedStart):
-    dataset: str = field(metadata={"help": "A Hub id, or a folder with train.parquet and test.parquet."})
-    max_per_class: int | None = field(default=1500, metadata={"help": "N1 of a drawn split."})
-    unlabeled_max_per_class: int | None = field(default=3000, metadata={"help": "M1 of a drawn split."})
+    dataset: str = field(metadata={"help": "The images: a Hub id, or a folder with train.parquet and test.parquet."})
+    max_per_class: int | None = with_default(SemiSupervisedArguments, "max_per_class", 1500)
+    unlabeled_max_per_class: int | None = with_default(SemiSupervisedArguments, "unlabeled_max_per_class", 3000)
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:

@@ -4,17 +4,17 @@
         --split <split.json that it was trained on> --objectives min_recall mean_recall h_mean \\
         --freeze_backbone true --seeds 0 1 2 --output_dir compare
 
-For each objective: nothing; post-hoc logit adjustment; a bias a class chosen on validation; tau-normalisation; cRT and
-LWS; balanced-softmax and logit-adjusted retraining of the head; a cost-sensitive reduction; the head retrained on
-training and validation samples, without and with a bias a class; uniform mixup; SelMix. All see the same samples, as
-many of them a step as SelMix does (two a pair), for as many steps; where SelMix first refits the head, the 2,000 steps
-of that come on top. Each is tried with `--num_settings` settings (default five) on validation samples that it was not
-fitted on: what is fitted on validation samples is fitted on either half and measured on the other. The best by the
-objective is fitted once more, with all validation samples, for every seed, and looked at on the test samples. Learning
-rates of retrained heads suit features whose mean squared norm is in the hundreds, as behind most pretrained networks.
-With `--freeze_backbone false` SelMix, uniform mixup and the cost-sensitive reduction train all weights, and give those
-that scored best on the validation samples at one of the looks. With `--gain_set_use refit` (or train) these three, and
-of a frozen backbone SelMix and uniform mixup, train on validation samples too in settings that do not say otherwise.
+For each objective all methods of `selmix_hf.studies.compare.methods`, or those that `--methods` names: nothing, logit
+adjustment, a bias a class, retrained and rescaled heads, a cost-sensitive reduction, uniform mixup, SelMix and others
+(docs/results.md says what each is). All see the same samples, as many of them a step as SelMix does (two a pair), for
+as many steps; where SelMix first refits the head, the 2,000 steps of that come on top. Each is tried with
+`--num_settings` settings (default five) on validation samples that it was not fitted on: what is fitted on validation
+samples is fitted on either half and measured on the other. The best by the objective is fitted once more, with all
+validation samples, for every seed, and looked at on the test samples. Learning rates of retrained heads suit features
+whose mean squared norm is in the hundreds, as behind most pretrained networks. With `--freeze_backbone false` SelMix,
+uniform mixup and the cost-sensitive reduction train all weights, and give those that scored best on the validation
+samples at one of the looks. With `--gain_set_use refit` (or train) these three, and of a frozen backbone SelMix and
+uniform mixup, train on validation samples too in settings that do not say otherwise.
 
 Data: images, or texts and a checkpoint with its tokenizer; `--text_column`, `--image_column` where there are several
 columns that could be meant. With train, validation and test splits they are taken as they are, also where they are
@@ -47,29 +47,44 @@ import transformers
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.labels import class_labels
 from selmix_hf.studies.command_line import parse_arguments
+from selmix_hf.studies.compare.base import Method
+from selmix_hf.studies.compare.comparison import NUM_SETTINGS, Comparison
+from selmix_hf.studies.compare.methods import METHODS, SELMIX, methods_of
 from selmix_hf.studies.compare.report import write_report
-from selmix_hf.studies.compare.rivals import SELMIX
-from selmix_hf.studies.compare.same_start import NUM_SETTINGS, OnFeatures, SameStart, contenders
 from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.errors import leaving_with_a_sentence, naming_a_broken_image
+from selmix_hf.studies.one_start import OneStart
 from selmix_hf.studies.own_data import OwnDataArguments, load_own, own_data
 from selmix_hf.studies.record import provenance, rounded
-from selmix_hf.studies.run import leaving_with_a_sentence, naming_a_broken_image, run_stage1
+from selmix_hf.studies.stage1 import run_stage1
 from selmix_hf.studies.start import BenchmarkArguments
-from selmix_hf.studies.workbench import Workbench
 
 SCRIPT = "compare.py"
+_ONLY = {(True, False): " (frozen backbone)", (False, True): " (all weights)"}
+_NAMES = "; ".join(
+    name + _ONLY.get((method.frozen_backbone, method.whole_network), "")
+    for name, method in METHODS.items()
+    if name != SELMIX
+)
 
 
 @dataclass(kw_only=True)
 class Arguments(OwnDataArguments, BenchmarkArguments):
     objectives: list[str] = field(
-        default_factory=lambda: ["min_recall", "mean_recall", "h_mean"], metadata={"help": "One block each."}
+        default_factory=lambda: ["min_recall", "mean_recall", "h_mean"],
+        metadata={"help": "Objectives to compare the methods for, one after the other."},
     )
     methods: list[str] = field(
-        default_factory=list, metadata={"help": f"Rivals of SelMix; default all: {', '.join(contenders(True))}."}
+        default_factory=list, metadata={"help": f"Methods to hold against SelMix; default: all, which are {_NAMES}."}
     )
-    num_settings: int = field(default=NUM_SETTINGS, metadata={"help": "Tried for each method, at most; 1: no search."})
-    folds: int = field(default=2, metadata={"help": "Halves of the validation set that the search fits on: 1, 2."})
+    num_settings: int = field(
+        default=NUM_SETTINGS,
+        metadata={"help": "Settings tried for each method, at most; 1: the most usual one, and no search."},
+    )
+    folds: int = field(
+        default=2,
+        metadata={"help": "Halves of the validation set that the search fits on, to measure on the other: 1, 2."},
+    )
 
     def _check(self) -> None:
         super()._check()
@@ -115,31 +130,31 @@ def main(argv: list[str] | None = None, load: Callable[[Arguments, Path], Benchm
         _require_halves(data)
     checkpoint = run_stage1(SCRIPT, arguments, config, data)
     with leaving_with_a_sentence(SCRIPT):
-        bench = Workbench(arguments, config, data, checkpoint, ("train", "validation", "test"))
+        start = OneStart(arguments, config, data, checkpoint, ("train", "validation", "test"))
     is_main = config.process_index == 0
     say = partial(print, flush=True) if is_main else lambda *_: None
     say(data.summary)
     with naming_a_broken_image(SCRIPT, data):
         since = time.perf_counter()
-        if config.freeze_backbone or any(isinstance(method, OnFeatures) for method in methods.values()):
-            say(f"Features of {len(bench.images):,} {data.samples} ...")
-            bench.head_and_features()
+        if config.freeze_backbone or any(method.on_features for method in methods.values()):
+            say(f"Features of {len(start.dataset):,} {data.samples} ...")
+            start.head_and_features()
         record: dict[str, Any] = {
             **provenance(SCRIPT, sys.argv[1:] if argv is None else argv, arguments, config, data.name),
             "task": data.modality.task,
             "remark": data.remark,
             "split_digest": data.digest,
             "train_counts": data.train_counts.tolist(),
-            "num_test": len(bench.rows["test"]),
+            "num_test": len(start.rows["test"]),
             "feature_seconds": time.perf_counter() - since,
             "objectives": {},
         }
-        comparison = SameStart(bench, record["seeds"], arguments.num_settings, arguments.folds)
+        comparison = Comparison(start, record["seeds"], arguments.num_settings, arguments.folds)
         for objective in arguments.objectives:
             say(f"For {objective}:")
             results: dict[str, Any] = {}
-            for name, contender in methods.items():
-                result = results[name] = comparison.run(name, contender, objective)
+            for name, method in methods.items():
+                result = results[name] = comparison.run(name, method, objective)
                 psi = sum(report["psi"] for report in result["runs"]) / len(result["runs"])
                 say(f"  {name}: {psi:.3f}, {result['seconds']:.1f} s a run, {result['setting'] or 'as it is'}")
             for name, result in results.items():
@@ -173,8 +188,8 @@ def _refuse_what_is_not_compared(config: SelMixConfig) -> None:
         raise ValueError(f"{name} has no meaning in a comparison of many runs, of which none is kept: leave it out.")
 
 
-def _chosen(names: list[str], config: SelMixConfig) -> dict[str, Any]:
-    known = contenders(config.freeze_backbone, config.gain_set_use)
+def _chosen(names: list[str], config: SelMixConfig) -> dict[str, Method]:
+    known = methods_of(config)
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(f"--methods: unknown {', '.join(unknown)}; expected some of {', '.join(map(repr, known))}.")

@@ -19,20 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.models.loading import load_images
-from selmix_hf.studies.data import BenchmarkData, SemiSupervisedArguments, drawn_data
+from selmix_hf.studies.command_line import with_default
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.drawn_splits import SemiSupervisedArguments, drawn_data
 from selmix_hf.studies.run import run_recipe
 from selmix_hf.studies.start import SemiSupervisedStart
 
 
 @dataclass(kw_only=True)
 class Arguments(SemiSupervisedArguments, SemiSupervisedStart):
-    dataset: str = field(metadata={"help": "A Hub id, or a folder with train and validation as parquet files."})
-    test_split: str = field(default="validation", metadata={"help": "The split that is the test set."})
-    imbalance_factor: float = field(default=10, metadata={"help": "rho_l of a drawn split."})
-    unlabeled_imbalance_factor: float = field(default=10, metadata={"help": "rho_u of a drawn split."})
-    max_per_class: int | None = field(default=400, metadata={"help": "N1 of a drawn split."})
-    unlabeled_max_per_class: int | None = field(default=800, metadata={"help": "M1 of a drawn split."})
-    validation_per_class: int = field(default=50, metadata={"help": "Set aside in a drawn split."})
+    dataset: str = field(
+        metadata={"help": "The images: a Hub id, or a folder with train and validation as parquet files."}
+    )
+    test_split: str = field(default="validation", metadata={"help": "The split of --dataset that is the test set."})
+    imbalance_factor: float = with_default(SemiSupervisedArguments, "imbalance_factor", 10)
+    unlabeled_imbalance_factor: float = with_default(SemiSupervisedArguments, "unlabeled_imbalance_factor", 10)
+    max_per_class: int | None = with_default(SemiSupervisedArguments, "max_per_class", 400)
+    unlabeled_max_per_class: int | None = with_default(SemiSupervisedArguments, "unlabeled_max_per_class", 800)
+    validation_per_class: int = with_default(SemiSupervisedArguments, "validation_per_class", 50)
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:

@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.models.loading import load_images
-from selmix_hf.studies.data import BenchmarkData, ListArguments, LongTailedArguments, drawn_data, load_published
+from selmix_hf.studies.command_line import with_default
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.drawn_splits import LongTailedArguments, drawn_data
+from selmix_hf.studies.published_lists import ListArguments, load_published
 from selmix_hf.studies.run import run_recipe
 from selmix_hf.studies.start import BenchmarkArguments
 
@@ -35,11 +38,11 @@ SOURCE = (
 @dataclass(kw_only=True)
 class Arguments(ListArguments, LongTailedArguments, BenchmarkArguments):
     dataset: str | None = field(
-        default=None, metadata={"help": "Instead of lists: Hub id or folder of parquet files."}
+        default=None, metadata={"help": "The images, instead of list files: a Hub id, or a folder of parquet files."}
     )
-    test_split: str = field(default="test", metadata={"help": "Of --dataset: the split that is the test set."})
-    imbalance_factor: float = field(default=256, metadata={"help": "n_max / n_min of a drawn split."})
-    validation_per_class: int = field(default=20, metadata={"help": "Set aside in a drawn split."})
+    test_split: str = field(default="test", metadata={"help": "The split of --dataset that is the test set."})
+    imbalance_factor: float = with_default(LongTailedArguments, "imbalance_factor", 256)
+    validation_per_class: int = with_default(LongTailedArguments, "validation_per_class", 20)
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:

@@ -26,7 +26,8 @@ from datasets import DatasetDict
 
 from selmix_hf.data.labels import class_labels
 from selmix_hf.data.long_tail import long_tailed_split
-from selmix_hf.studies.data import BenchmarkData, ListArguments, load_published
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.published_lists import ListArguments, load_published
 from selmix_hf.studies.run import run_recipe
 from selmix_hf.studies.start import BenchmarkArguments
 
@@ -40,8 +41,13 @@ SOURCE = (
 
 @dataclass(kw_only=True)
 class Arguments(ListArguments, BenchmarkArguments):
-    steering_per_class: int = field(default=1, metadata={"help": "Validation images a class that steer and select."})
-    division_seed: int = field(default=0, metadata={"help": "Of the division of the validation list."})
+    steering_per_class: int = field(
+        default=1,
+        metadata={"help": "Validation images of each class that steer and select; the rest is the test set."},
+    )
+    division_seed: int = field(
+        default=0, metadata={"help": "Seed that divides the validation images into those that steer and the test set."}
+    )
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selmix_hf.studies.data import BenchmarkData, ListArguments, load_published
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.published_lists import ListArguments, load_published
 from selmix_hf.studies.run import run_recipe
 from selmix_hf.studies.start import BenchmarkArguments
 

@@ -15,7 +15,6 @@ model_cards/digits-min-recall.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import sys
 import time
@@ -40,7 +39,8 @@ from selmix_hf.reports.machine import hardware
 from selmix_hf.reports.metrics import classification_metrics, counts_of, make_compute_metrics
 from selmix_hf.reports.tables import before_after_table, interval_note, seeds_table
 from selmix_hf.studies.command_line import parse_arguments
-from selmix_hf.studies.record import command_of, rounded, run_report, settings_of, versions
+from selmix_hf.studies.record import command_of, run_report, settings_of, versions
+from selmix_hf.studies.results import Results, RunResults
 from selmix_hf.training.progress_lines import ProgressLines
 
 ARCHITECTURE = "test_resnet"  # 0.4 million weights
@@ -62,12 +62,19 @@ PROCESSOR = TimmWrapperImageProcessor(PIXELS, ARCHITECTURE)
 
 @dataclass
 class Arguments:
-    objective: str = field(default="min_recall", metadata={"help": "What SelMix optimises."})
-    output_dir: str = field(default="quickstart_output", metadata={"help": "For the model, plots and numbers."})
-    seed: int = field(default=0, metadata={"help": "Of the split, the weights and the draws."})
-    seeds: list[int] = field(default_factory=list, metadata={"help": "Compare with the rivals over these seeds."})
-    stage1_steps: int = field(default=800, metadata={"help": "Of stage 1, at most."})
-    steps: int = field(default=300, metadata={"help": "Of SelMix and of each rival."})
+    objective: str = field(default="min_recall", metadata={"help": "The metric that SelMix optimises."})
+    output_dir: str = field(default="quickstart_output", metadata={"help": "Folder for the model, plots and numbers."})
+    seed: int = field(default=0, metadata={"help": "Seed of the split, the weights and the draws."})
+    seeds: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Seeds for a comparison with two other methods, instead of one run with --seed."},
+    )
+    stage1_steps: int = field(
+        default=800, metadata={"help": "Most optimizer steps of stage 1, which trains the network before SelMix does."}
+    )
+    steps: int = field(
+        default=300, metadata={"help": "Optimizer steps of SelMix, and of each method it is compared with."}
+    )
 
     def __post_init__(self) -> None:
         for name in ("stage1_steps", "steps"):
@@ -161,9 +168,9 @@ def selmix_trainer(model: Any, splits: DatasetDict, **options: Any) -> SelMixTra
 
 def run(
     arguments: Arguments, seed: int, folder: Path, with_rivals: bool, say: Callable[[str], None]
-) -> tuple[dict[str, torch.Tensor], dict]:
-    """Train with one seed; the confusion counts of the test images for each method, the start first, and the record of
-    SelMix's run."""
+) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
+    """Train with one seed; the confusion counts of the test images for each method, the start first, what
+    `RunResults` has of SelMix's run beside them, and what `Results` has of its settings and data."""
     splits = long_tailed_digits(seed)
     sizes = np.bincount(splits["train"]["label"])
     say(f'seed {seed}: {sum(sizes)} training images, {sizes[0]} of "0" down to {sizes[-1]} of "9"')
@@ -207,14 +214,9 @@ def run(
         uniform = selmix_trainer(start, splits, pair_sampling="uniform", **objective, **options("uniform"))
         uniform.train()
         counts["as many steps of uniform mixup"] = test_counts(uniform)
-    record = {
-        "seed": seed,
-        "seconds": seconds,
-        **run_report(selmix),
-        "settings": settings_of(selmix.args, arguments),
-        "train_counts": sizes.tolist(),
-    }
-    return {**counts, "SelMix": after}, record
+    of_run = {"seed": seed, "seconds": seconds, **run_report(selmix)}
+    facts = {"settings": settings_of(selmix.args, arguments), "train_counts": sizes.tolist()}
+    return {**counts, "SelMix": after}, of_run, facts
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -228,44 +230,42 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise SystemExit(f"quickstart.py: {error}") from error
     is_main = config.process_index == 0
     say = partial(print, flush=True) if is_main else lambda text: None
-    folder, reports, runs = Path(arguments.output_dir), {}, []
+    folder, reports, runs, facts = Path(arguments.output_dir), {}, [], []
     for seed in arguments.seeds or [arguments.seed]:
         own = folder / f"seed_{seed}" if arguments.seeds else folder
-        of_methods, record = run(arguments, seed, own, bool(arguments.seeds), say)
+        of_methods, of_run, of_seed = run(arguments, seed, own, bool(arguments.seeds), say)
         for method, counts in of_methods.items():
             reports.setdefault(method, []).append(classification_metrics(counts, class_names=CLASSES))
-        runs.append({**record, "test_before": reports["end of stage 1"][-1], "test_after": reports["SelMix"][-1]})
+        before, after = reports["end of stage 1"], reports["SelMix"]
+        runs.append(RunResults(**of_run, test_before=before[-1], test_after=after[-1]))
+        facts.append(of_seed)
         worst = [f"{method} {of_seeds[-1]['min_recall']:.3f}" for method, of_seeds in reports.items()]
         say(f"worst-class recall on test: {', '.join(worst)}\n" if arguments.seeds else "")
-    results = rounded(
-        {
-            "name": f"digits-{arguments.objective.replace('_', '-')}",
-            "objective": arguments.objective,
-            "settings": runs[0]["settings"],
-            "versions": versions(),
-            "hardware": hardware(config.world_size, not torch.cuda.is_available()),
-            "command": command_of("quickstart.py", sys.argv[1:] if argv is None else argv),
-            "base_model": None,
-            "dataset": "the handwritten digits of scikit-learn, long-tailed",
-            "dataset_id": None,
-            "split_digest": None,
-            "remark": "Every seed draws its own splits.",
-            "class_names": CLASSES,
-            "train_counts": runs[0]["train_counts"],
-            "runs": [{n: v for n, v in run.items() if n not in ("settings", "train_counts")} for run in runs],
-            "change_and_interval": {},
-            "test": reports,
-        }
+    results = Results(
+        name=f"digits-{arguments.objective.replace('_', '-')}",
+        objective=arguments.objective,
+        versions=versions(),
+        hardware=hardware(config.world_size, not torch.cuda.is_available()),
+        command=command_of("quickstart.py", sys.argv[1:] if argv is None else argv),
+        base_model=None,
+        dataset="the handwritten digits of scikit-learn, long-tailed",
+        dataset_id=None,
+        split_digest=None,
+        remark="Every seed draws its own splits.",
+        class_names=CLASSES,
+        runs=runs,
+        change_and_interval={},
+        test=reports,
+        **facts[0],
     )
     if is_main:
-        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        results.save(folder)
 
-    before, after = reports["end of stage 1"], reports["SelMix"]
     say("On the test images:\n")
     say(seeds_table(reports) if arguments.seeds else before_after_table(before, after))
     say(f"\n{interval_note('test images', len(after))}")
     say(f"{time.perf_counter() - began:.0f} seconds. Model, plots and numbers are in {folder}/.")
-    return results
+    return results.to_dict()
 
 
 if __name__ == "__main__":

@@ -19,18 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from selmix_hf.models.loading import load_images
-from selmix_hf.studies.data import BenchmarkData, LongTailedArguments, drawn_data
+from selmix_hf.studies.command_line import with_default
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.drawn_splits import LongTailedArguments, SemiSupervisedArguments, drawn_data
 from selmix_hf.studies.run import run_recipe
 from selmix_hf.studies.start import SemiSupervisedStart
 
 
 @dataclass(kw_only=True)
 class Arguments(LongTailedArguments, SemiSupervisedStart):
-    dataset: str = field(metadata={"help": "A Hub id, or a folder with three parquet files."})
-    imbalance_factor: float = field(default=10, metadata={"help": "n_max / n_min of a drawn split."})
-    max_per_class: int | None = field(default=450, metadata={"help": "n_max of a drawn split."})
-    validation_per_class: int = field(default=50, metadata={"help": "Set aside in a drawn split."})
-    use_unlabeled: bool = field(default=True, metadata={"help": "SelMix takes its second samples from there."})
+    dataset: str = field(
+        metadata={"help": "The images: a Hub id, or a folder with train, test and unlabeled as parquet files."}
+    )
+    imbalance_factor: float = with_default(SemiSupervisedArguments, "imbalance_factor", 10)
+    max_per_class: int | None = with_default(SemiSupervisedArguments, "max_per_class", 450)
+    validation_per_class: int = with_default(LongTailedArguments, "validation_per_class", 50)
+    use_unlabeled: bool = with_default(SemiSupervisedArguments, "use_unlabeled", True)
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:

@@ -38,7 +38,7 @@ from selmix_hf import LongTailedSplit, SelMixConfig, SelMixHead
 from selmix_hf.reports.plots import save_record_plots
 from selmix_hf.studies.command_line import parse_arguments
 from selmix_hf.studies.record_card import render_record
-from selmix_hf.studies.start import Stage1
+from selmix_hf.studies.stage1 import Stage1
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 ALL = {

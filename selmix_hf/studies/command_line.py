@@ -53,6 +53,12 @@ def parse_arguments(dataclass_types: type | Sequence[type], argv: Sequence[str] 
     return tuple(cls(**{name: given[name] for name in _field_names(cls)}) for cls in classes)
 
 
+def with_default(arguments_type: type, name: str, default: Any) -> Any:
+    """A field with the help of the field `name` of a dataclass of options, and a default of its own."""
+    metadata = cast(Any, arguments_type).__dataclass_fields__[name].metadata
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 class _Parser(HfArgumentParser):
     """An argument parser that raises a sentence instead of printing a hundred options and leaving."""
 

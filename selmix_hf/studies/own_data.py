@@ -15,7 +15,8 @@ from selmix_hf.data.labels import class_labels, infer_label_column
 from selmix_hf.data.modality import Images, Texts
 from selmix_hf.models.loading import load_splits
 from selmix_hf.reports.tables import said_of
-from selmix_hf.studies.data import BenchmarkData, LongTailedArguments, drawn_data
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.drawn_splits import LongTailedArguments, drawn_data
 
 _NOT_GIVEN: Any = None
 _OF_DRAWING = ("split", "imbalance_factor", "max_per_class", "validation_per_class", "split_seed")
@@ -28,21 +29,29 @@ class OwnDataArguments(LongTailedArguments):
     Data with a validation split are taken as they are, unless an option that says how to draw one is given.
     """
 
-    dataset: str = field(metadata={"help": "A Hub id, or a folder with train.parquet, test.parquet, ..."})
-    image_column: str | None = field(default=None, metadata={"help": "Default: the only one with images."})
+    dataset: str = field(metadata={"help": "The data: a Hub id, or a folder with train.parquet, test.parquet, ..."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of the images; default: the only one there is."}
+    )
     text_column: str | None = field(
-        default=None, metadata={"help": "Default: without images, the only one with strings."}
+        default=None,
+        metadata={"help": "Column of the texts; default: the only one with strings, where there are no images."},
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "Tokens of a text, which is cut there; default: the tokenizer's, 512 at most."}
+        default=None,
+        metadata={"help": "Tokens after which a text is cut; default: what the tokenizer says, 512 at most."},
     )
     imbalance_factor: float = field(
-        default=_NOT_GIVEN, metadata={"help": "n_max / n_min of a drawn split; default: 100 where one is drawn."}
+        default=_NOT_GIVEN,
+        metadata={
+            "help": "In a drawn split, training samples of the largest class over those of the smallest; default: 100."
+        },
     )
     validation_per_class: int = field(
-        default=_NOT_GIVEN, metadata={"help": "Set aside in a drawn split; default: 500 where one is drawn."}
+        default=_NOT_GIVEN,
+        metadata={"help": "In a drawn split, samples of each class that are set aside for validation; default: 500."},
     )
-    split_seed: int = field(default=_NOT_GIVEN, metadata={"help": "Of a drawn split; default: 0."})
+    split_seed: int = field(default=_NOT_GIVEN, metadata={"help": "Seed that a split is drawn with; default: 0."})
 
 
 def load_own(arguments: OwnDataArguments, needed: Sequence[str]) -> tuple[DatasetDict, Images | Texts]:
@@ -111,7 +120,7 @@ def own_data(
         name: of the dataset, for people.
 
     Raises:
-        FileNotFoundError, ValueError: as `data.split_images`; a class without samples, bad labels.
+        FileNotFoundError, ValueError: as `drawn_splits.split_images`; a class without samples, bad labels.
     """
     if "validation" in dataset:
         digest = digest_of(dataset, modality, arguments.label_column)

@@ -1,4 +1,4 @@
-"""What a benchmark run leaves in results.json: numbers and settings, without names of folders or machines."""
+"""What records are made of: settings, versions, what a run tells of itself; no names of folders or machines."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def versions() -> dict[str, str]:
 
 
 def run_report(trainer: Any) -> dict[str, Any]:
-    """What a finished run tells of itself: looks at the validation images, history, and G and P where K is small."""
+    """What a finished run tells of itself, as `results.RunResults` has it: looks at the validation samples, history,
+    and G and P where K is small."""
     looks = {log["step"]: log for log in trainer.state.log_history if "eval_min_recall" in log}
     kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else trainer.state.global_step
     report: dict[str, Any] = {

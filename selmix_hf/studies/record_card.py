@@ -12,11 +12,12 @@ from selmix_hf.hub.card import CardFacts, card_of
 from selmix_hf.method.ranking import comparable
 from selmix_hf.reports.registry import Place, titles_in
 from selmix_hf.reports.tables import before_after_table, interval_cell, interval_note, number_cell
+from selmix_hf.studies.results import Results
 
 
-def released_run(record: Mapping[str, Any]) -> int:
+def released_run(results: Results) -> int:
     """The seed whose weights are the model: the best on validation, since choosing on test would flatter it."""
-    scores = [comparable(run["validation_after"]["eval_selection_score"]) for run in record["runs"]]
+    scores = [comparable((run.validation_after or {})["eval_selection_score"]) for run in results.runs]
     return scores.index(max(scores))
 
 
@@ -28,54 +29,56 @@ def render_record(record: Mapping[str, Any], plots: list[str], license: str | No
         plots: files in plots/, beside the card.
         license: an identifier of the Hub.
     """
-    runs, released = record["runs"], record["runs"][released_run(record)]
-    task = record.get("task", "image-classification")  # not in older records
+    results = Results.from_dict(record)
+    runs, released = results.runs, results.runs[released_run(results)]
+    task = results.task or "image-classification"
     samples = samples_of(task)
-    seeds = ", ".join(str(run["seed"]) for run in runs)
+    seeds = ", ".join(str(run.seed) for run in runs)
     table = before_after_table(
-        [run["test_before"] for run in runs],
-        [run["test_after"] for run in runs],
-        record["change_and_interval"] or None,
+        [run.test_before for run in runs],
+        [run.test_after for run in runs],
+        results.change_and_interval or None,
         per_class=True,
         samples=samples,
-        objective=record["objective"],
+        objective=results.objective,
     )
-    after = released["test_after"]
+    after = released.test_after
     titles = titles_in([after], [Place.KEY])
     own = {name: interval_cell([after], name) for name in titles}
     numbers = ", ".join(
         f"{title} {number_cell(name, after[name])}" + f" ({own[name]})" * bool(own[name])
         for name, title in titles.items()
     )
-    interval = "; the interval of a change is a paired bootstrap's" if record["change_and_interval"] else ""
+    interval = "; the interval of a change is a paired bootstrap's" if results.change_and_interval else ""
     several = (
-        f" Mean ± standard deviation over seeds {seeds}{interval}. The model is that of seed {released['seed']}, the "
+        f" Mean ± standard deviation over seeds {seeds}{interval}. The model is that of seed {released.seed}, the "
         f"best on validation: {numbers}."
         if len(runs) > 1
         else ""
     )
     note = interval_note(f"test {samples}", len(runs), "worst_share" in after)
-    remark = f" {record['remark']}" if record.get("remark") else ""
+    remark = f" {results.remark}" if results.remark else ""
     measured_on = f"On test {samples}, which took no part in training or selection."
+    base = results.base_model
     facts = CardFacts(
-        name=record["name"],
-        base=record["base_model"],
-        base_id=record["base_model"] if "/" in (record["base_model"] or "") else None,  # a bare name may be a folder's
+        name=results.name,
+        base=base,
+        base_id=base if "/" in (base or "") else None,  # a bare name may be a folder's
         task=task,
-        objective=record["objective"],
-        settings=record["settings"],
-        class_names=record["class_names"],
-        train_counts=record["train_counts"],
+        objective=results.objective,
+        settings=results.settings,
+        class_names=results.class_names,
+        train_counts=results.train_counts,
         set_name="test",
-        measured=released["test_after"],
+        measured=after,
         results=f"{measured_on}{several}{remark}\n\n{table}\n\n{note}",
         plots=plots,
-        digest=record["split_digest"],
-        command=record["command"],
-        versions=record["versions"],
-        hardware=record["hardware"],
-        dataset_ids=[record["dataset_id"]] if record["dataset_id"] else [],
-        dataset_names=[record["dataset"]],
-        num_unlabeled=record.get("num_unlabeled", 0),
+        digest=results.split_digest,
+        command=results.command,
+        versions=results.versions,
+        hardware=results.hardware,
+        dataset_ids=[results.dataset_id] if results.dataset_id else [],
+        dataset_names=[results.dataset],
+        num_unlabeled=results.num_unlabeled or 0,
     )
     return card_of(facts, license)

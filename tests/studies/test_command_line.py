@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from selmix_hf.config import SelMixConfig
-from selmix_hf.studies.command_line import parse_arguments
+from selmix_hf.studies.command_line import parse_arguments, with_default
 
 
 @dataclass
@@ -156,3 +156,14 @@ def test_help_lists_every_option(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert all(option in text for option in ("--config FILE.yaml", "--image_size", "--objective", "--pair_sampling"))
+
+
+def test_another_default_keeps_the_help(capsys):
+    @dataclass
+    class Own(Recipe):
+        model: str = with_default(Recipe, "model", "mine")
+
+    assert parse_arguments(Own, []) == (Own("mine"),)
+    with pytest.raises(SystemExit):
+        parse_arguments(Own, ["--help"])
+    assert "required (default: mine)" in capsys.readouterr().out

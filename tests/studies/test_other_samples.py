@@ -18,8 +18,9 @@ from selmix_hf import SelMixHead
 from selmix_hf.data.modality import Modality
 from selmix_hf.reports.registry import METRICS
 from selmix_hf.reports.tables import before_after_table
-from selmix_hf.studies.compare.rivals import SELMIX
-from selmix_hf.studies.compare.same_start import ByTrainer, OnFeatures
+from selmix_hf.studies.compare.by_trainer import ByTrainer
+from selmix_hf.studies.compare.methods import SELMIX
+from selmix_hf.studies.compare.on_features import OnFeatures
 from selmix_hf.studies.data import BenchmarkData
 from selmix_hf.studies.own_data import OwnDataArguments, load_own, own_data
 from selmix_hf.studies.record_card import render_record
@@ -49,8 +50,8 @@ def test_compare(folder, tmp_path, capsys, monkeypatch):
     assert "Features of 91 texts ..." in said and "On 26 test texts" in report
     assert "image" not in said + report
     made = []
-    for contender in (ByTrainer, OnFeatures):
-        monkeypatch.setattr(contender, "fit", lambda *given: made.append(given))
+    for kind in (ByTrainer, OnFeatures):
+        monkeypatch.setattr(kind, "fit", lambda *given: made.append(given))
     again = compare.main(texts.options_for(folder, tmp_path, *few, "--text_column", "text"))
     assert not made and again["objectives"] == record["objectives"]  # the tokens are known to be the same
 

@@ -1,4 +1,4 @@
-"""The record of `same_start` as one Markdown table and one picture."""
+"""The record of a comparison as one Markdown table and one picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selmix_hf.data.modality import samples_of
 from selmix_hf.reports.plots import make_figure
 from selmix_hf.reports.registry import metric_title
 from selmix_hf.reports.tables import INTERVAL, interval_cell, markdown_table, mean_and_sd, values_of
-from selmix_hf.studies.compare.rivals import SELMIX
+from selmix_hf.studies.compare.methods import SELMIX
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ def _setting(setting: Mapping[str, Any]) -> str:
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """A block of rows an objective: every method with the setting that was chosen for it, on the test images.
+    """A block of rows an objective: every method with the setting that was chosen for it, on the test samples.
 
     "SelMix − it" is SelMix minus the method in the objective, with its paired bootstrap interval.
     """

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageClassification
 from recipes import analysis
 from selmix_hf import LongTailedSplit
 from selmix_hf.data.classes import set_class_names
-from selmix_hf.studies.analysis.laboratory import long_tailed_profile
+from selmix_hf.studies.analysis.measured_runs import long_tailed_profile
 from selmix_hf.studies.analysis.report import auto_against_fixed, convergence_table, plot_study, study_table
 
 pytestmark = pytest.mark.usefixtures("few_refit_steps")
@@ -61,23 +61,23 @@ def test_the_backbone_study_trains_all_weights(folder, tmp_path):
 
 def test_steering_and_measured_images_are_apart(folder, tmp_path, monkeypatch):
     seen = []
-    made = analysis.Laboratory.trainer
+    made = analysis.MeasuredRuns.trainer
 
     def trainer(self, config, train, steering):
         seen.append((self, set(train.tolist()), set(steering.tolist())))
         return made(self, config, train, steering)
 
-    monkeypatch.setattr(analysis.Laboratory, "trainer", trainer)
+    monkeypatch.setattr(analysis.MeasuredRuns, "trainer", trainer)
     more = ["--freeze_backbone", "true", "--studies", "imbalance", "--seeds", 0, 1]
     run(folder, tmp_path / "out", *more, "--objectives", "h_mean")
     validation = set(LongTailedSplit.load(tmp_path / "out" / "split.json").validation)
-    for laboratory, train, steering in seen:
-        (seed,) = [seed for seed in (0, 1) if set(laboratory.halves(seed)[0].tolist()) == steering]
-        measured = set(laboratory.halves(seed)[1].tolist())
+    for start, train, steering in seen:
+        (seed,) = [seed for seed in (0, 1) if set(start.halves(seed)[0].tolist()) == steering]
+        measured = set(start.halves(seed)[1].tolist())
         assert not steering & measured and not train & (steering | measured)
         assert len(steering | measured) == len(validation) == 60
         for rows in (steering, measured):
-            assert np.bincount(laboratory.labels_N[sorted(rows)]).tolist() == [10, 10, 10]
+            assert np.bincount(start.labels_N[sorted(rows)]).tolist() == [10, 10, 10]
     assert len({frozenset(steering) for *_, steering in seen}) == 2
 
 

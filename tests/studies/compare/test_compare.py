@@ -10,10 +10,12 @@ from miniature import options_for, write_dataset_and_checkpoint
 
 from recipes import compare
 from selmix_hf.head_fitting import retraining as head
+from selmix_hf.studies.compare.by_trainer import ByTrainer
+from selmix_hf.studies.compare.comparison import Comparison
+from selmix_hf.studies.compare.methods import METHODS, SELMIX
+from selmix_hf.studies.compare.on_features import OnFeatures
 from selmix_hf.studies.compare.report import dominated, front_lines, plot_front, table
-from selmix_hf.studies.compare.rivals import RIVALS, SELMIX
-from selmix_hf.studies.compare.same_start import ByTrainer, OnFeatures, SameStart
-from selmix_hf.studies.workbench import ROW, Workbench
+from selmix_hf.studies.one_start import ROW, OneStart
 
 pytestmark = pytest.mark.usefixtures("few_refit_steps")
 
@@ -34,10 +36,9 @@ def test_every_method_from_a_frozen_backbone(folder, tmp_path, capsys, monkeypat
     assert json.loads((tmp_path / "compare.json").read_text()) == record
     assert list(record["objectives"]) == ["min_recall", "mean_recall"]
     for objective, methods in record["objectives"].items():
-        assert list(methods) == [*RIVALS, "uniform mixup", SELMIX]
+        assert list(methods) == [name for name in METHODS if name != "cost-sensitive"]
         for name, result in methods.items():
-            draws = name in (SELMIX, "uniform mixup") or RIVALS[name].draws
-            assert len(result["runs"]) == (2 if draws else 1)
+            assert len(result["runs"]) == (2 if METHODS[name].draws else 1)
             assert all(report["psi"] == report[objective] for report in result["runs"])
             assert len(result["tried"]) == (0 if name == "the start" else 2)
             if result["tried"]:
@@ -70,7 +71,7 @@ def test_every_method_from_a_frozen_backbone(folder, tmp_path, capsys, monkeypat
 def test_whole_network_methods_train_all_weights_on_as_many_images(folder, tmp_path, monkeypatch):
     seen: dict[str, list[int]] = {}
     chosen: list[int] = []
-    made = Workbench.trainer
+    made = OneStart.trainer
 
     def trainer(self, config, *rows, **own):
         run = made(self, config, *rows, **own)
@@ -99,7 +100,7 @@ def test_whole_network_methods_train_all_weights_on_as_many_images(folder, tmp_p
         run._load_best_model = best
         return run
 
-    monkeypatch.setattr(Workbench, "trainer", trainer)
+    monkeypatch.setattr(OneStart, "trainer", trainer)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()  # what lies in output_dir stays
     more = ["--objectives", "mean_recall", "--methods", "cost-sensitive", "uniform mixup", "--num_settings", "1"]
@@ -114,7 +115,7 @@ def test_whole_network_methods_train_all_weights_on_as_many_images(folder, tmp_p
 def test_rivals_have_the_budget_and_the_other_half(folder, tmp_path, monkeypatch):
     """Images of a head's training, and the validation images that the search fits on and measures."""
     budgets, fitted, measured = [], [], []
-    descend, fit, counts = head._descend, OnFeatures.fit, SameStart._counts
+    descend, fit, counts = head._descend, OnFeatures.fit, Comparison._counts
     monkeypatch.setattr(
         head,
         "_descend",
@@ -122,7 +123,7 @@ def test_rivals_have_the_budget_and_the_other_half(folder, tmp_path, monkeypatch
     )
     monkeypatch.setattr(OnFeatures, "fit", lambda *given: fitted.append(set(given[-1].tolist())) or fit(*given))
     monkeypatch.setattr(
-        SameStart,
+        Comparison,
         "_counts",
         lambda self, rows_N, predicted: measured.append(set(rows_N.tolist())) or counts(self, rows_N, predicted),
     )
@@ -137,7 +138,7 @@ def test_rivals_have_the_budget_and_the_other_half(folder, tmp_path, monkeypatch
 def test_the_search_measures_where_it_did_not_fit(folder, tmp_path, monkeypatch):
     seen = []
 
-    def fit(self, bench, objective, setting, seed, steering_N):
+    def fit(self, start, objective, setting, seed, steering_N):
         seen.append(set(steering_N.tolist()))
 
         def predictor(rows_N):
@@ -155,7 +156,7 @@ def test_the_search_measures_where_it_did_not_fit(folder, tmp_path, monkeypatch)
 
 
 def test_rivals_train_on_validation_images_where_they_are_told_to(folder, tmp_path, monkeypatch):
-    made, runs = Workbench.trainer, []
+    made, runs = OneStart.trainer, []
 
     def trainer(self, config, train_N, held_N, **own):
         trainer = made(self, config, train_N, held_N, **own)
@@ -165,7 +166,7 @@ def test_rivals_train_on_validation_images_where_they_are_told_to(folder, tmp_pa
         )
         return trainer
 
-    monkeypatch.setattr(Workbench, "trainer", trainer)
+    monkeypatch.setattr(OneStart, "trainer", trainer)
     more = ["--objectives", "mean_recall", "--seeds", "0"]
     for use, size_K in (("train", np.array([30, 9, 3]) + 20), ("refit", np.array([30, 9, 3]))):
         runs.clear()
@@ -197,7 +198,7 @@ def test_a_share_of_a_class_bias_follows_what_was_trained(folder, tmp_path, monk
         steered.append([set(trainer.gain_dataset[ROW]) for trainer in trainers])
         return torch.tensor([0.0, 0.0, 1e6])
 
-    monkeypatch.setattr("selmix_hf.studies.compare.same_start.class_bias_of", bias)
+    monkeypatch.setattr("selmix_hf.studies.compare.by_trainer.class_bias_of", bias)
     monkeypatch.setattr("selmix_hf.training.refit._STEPS", 20)
     more = ["--freeze_backbone", "true", "--objectives", "min_recall", "--methods", "the start", "--seeds", "0"]
     result = run(folder, tmp_path, *more)["objectives"]["min_recall"][SELMIX]
@@ -213,23 +214,39 @@ def test_a_share_of_a_class_bias_follows_what_was_trained(folder, tmp_path, monk
 
 
 def test_of_settings_with_equal_scores_the_better_recalls_are_taken(folder, tmp_path, monkeypatch):
-    def fit(self, bench, objective, setting, seed, steering_N):
-        known = 2 if setting == RIVALS["LWS"].settings[1] else 1  # so many classes, the others are taken for the last
-        return lambda rows_N: torch.as_tensor(bench.labels_N[rows_N]).clamp(max=known - 1)
+    def fit(self, start, objective, setting, seed, steering_N):
+        known = 2 if setting == METHODS["LWS"].tried[1] else 1  # so many classes, the others are taken for the last
+        return lambda rows_N: torch.as_tensor(start.labels_N[rows_N]).clamp(max=known - 1)
 
     monkeypatch.setattr(OnFeatures, "fit", fit)
     monkeypatch.setattr(ByTrainer, "fit", fit)
     more = ["--freeze_backbone", "true", "--objectives", "min_recall", "--methods", "LWS", "--seeds", "0"]
     result = run(folder, tmp_path, *more, "--num_settings", "3")["objectives"]["min_recall"]["LWS"]
     assert [row["score"] for row in result["tried"]] == [0, 0, 0]
-    assert [row["setting"] for row in result["tried"]] == list(RIVALS["LWS"].settings[:3])
-    assert result["setting"] == RIVALS["LWS"].settings[1]
+    assert [row["setting"] for row in result["tried"]] == list(METHODS["LWS"].tried[:3])
+    assert result["setting"] == METHODS["LWS"].tried[1]
+
+
+def test_a_line_in_the_registry_is_all_that_a_method_needs(folder, tmp_path, monkeypatch):
+    def one_class(task, setting):
+        return torch.zeros_like(task.head[0]), torch.eye(3)[setting["class"]]
+
+    only = OnFeatures(one_class, [{"class": 0}, {"class": 2}], reads_validation=True, draws=False, whole_network=False)
+    monkeypatch.setitem(METHODS, "one class", only)
+    more = ["--objectives", "mean_recall", "--methods", "one class"]
+    record = run(folder, tmp_path, "--freeze_backbone", "true", *more, "--num_settings", "2")
+    result = record["objectives"]["mean_recall"]["one class"]
+    assert [row["setting"] for row in result["tried"]] == [{"class": 0}, {"class": 2}]
+    assert [result["runs"][0][f"recall/{name}"] for name in "abc"] == [1, 0, 0] and len(result["runs"]) == 1
+    assert "| one class" in (tmp_path / "compare.md").read_text()
+    with pytest.raises(SystemExit, match="--methods: unknown one class"):
+        run(folder, tmp_path, *more)
 
 
 def test_mixup_that_trains_on_validation_images_is_measured_on_others(folder, tmp_path, monkeypatch):
     seen = []
 
-    def fit(self, bench, objective, setting, seed, steering_N):
+    def fit(self, start, objective, setting, seed, steering_N):
         return lambda rows_N: seen.append((set(steering_N), set(rows_N))) or torch.zeros(len(rows_N), dtype=torch.long)
 
     monkeypatch.setattr(ByTrainer, "fit", fit)

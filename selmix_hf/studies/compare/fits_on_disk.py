@@ -17,10 +17,12 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+FOLDER = "fits"  # in output_dir
+
 
 @dataclass(frozen=True)
 class Fit:
-    """What is kept of a fitted method: the classes that it gives the images it is measured on."""
+    """What is kept of a fitted method: the classes that it gives the samples it is measured on."""
 
     predicted_N: np.ndarray
     seconds: float

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selmix_hf.studies.kept_fits import Fit, Fits
+from selmix_hf.studies.compare.fits_on_disk import Fit, Fits
 
 FIT = Fit(np.array([2, 0, 1]), 1.5, {"process": 0.25}, "1 process x a machine")
 

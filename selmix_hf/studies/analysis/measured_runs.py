@@ -1,4 +1,4 @@
-"""Studies of SelMix from one checkpoint: one option at a time, everything else at the run's own settings.
+"""Runs of SelMix from one checkpoint, each measured before and after: what every study of an option is made of.
 
 One half of the validation samples steers, the other is measured, every seed halves them anew; the test set takes no
 part. Shape suffixes: N samples, D features, K classes.
@@ -7,7 +7,6 @@ part. Shape suffixes: N samples, D features, K classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +19,12 @@ from selmix_hf.data.long_tail import long_tailed_shares
 from selmix_hf.head_fitting.retraining import retrain_head
 from selmix_hf.method.confusion import confusion_counts
 from selmix_hf.method.losses import LogitAdjustedLoss
-from selmix_hf.mixing.mixup import MIXING
 from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.one_start import OneStart
 from selmix_hf.studies.start import BenchmarkArguments
-from selmix_hf.studies.workbench import Workbench
 from selmix_hf.training.selmix import SelMixTrainer
 
 MEASURED = ("psi", "mean_recall", "min_recall", "h_mean", "smallest_coverage")
-IMBALANCES = (10, 50, 100, 200, 500)
-MILDEST = IMBALANCES[0]
-OF_PIXELS = ("mixing",)  # studies of images alone
-_HISTORY = ("steps", "psi")
 
 
 @dataclass(frozen=True)
@@ -53,11 +47,11 @@ class Setting:
     smallest_class: int | None = None
 
 
-class Laboratory(Workbench):
-    """Runs of SelMix from one checkpoint, each setting and seed once.
+class MeasuredRuns(OneStart):
+    """Each setting and seed once.
 
     Args:
-        arguments, config, checkpoint: as for `Workbench`.
+        arguments, config, checkpoint: as for `OneStart`.
         data: "train" and "validation" are used, and "pool": further samples that smaller imbalance may draw from.
 
     Raises:
@@ -123,7 +117,7 @@ class Laboratory(Workbench):
         return np.concatenate([self.rows["train"], self.rows.get("pool", np.empty(0, np.int64))])
 
     def _fit_head(self, trainer: SelMixTrainer, train_N: np.ndarray) -> None:
-        features_ND, labels_N = trainer.passes.features_of(self.images.select(train_N)), self.labels_N[train_N]
+        features_ND, labels_N = trainer.passes.features_of(self.dataset.select(train_N)), self.labels_N[train_N]
         loss = LogitAdjustedLoss(np.bincount(labels_N, minlength=self.num_classes).tolist())
         trainer.head.assign(*retrain_head(features_ND.float(), torch.as_tensor(labels_N), self.num_classes, loss))
 
@@ -136,104 +130,3 @@ def long_tailed_profile(train_counts: np.ndarray, smallest_class: int) -> np.nda
     factor = largest / min(max(smallest_class, 1), largest)
     wanted_K[order_K] = np.round(largest * np.array(long_tailed_shares(len(train_counts), factor)))
     return wanted_K
-
-
-# --- the studies -------------------------------------------------------------------------------------------------
-
-
-Settings = Callable[["Laboratory", str], Iterator[Setting]]  # of an objective, the run's own among them
-
-
-def _options(name: str, values: Sequence[Any]) -> Settings:
-    def settings(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
-        for value in values:
-            number = float(value) if isinstance(value, int | float) else None
-            yield Setting(f"{value}", number, {name: value})
-
-    return settings
-
-
-def _temperatures(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
-    """ "auto", and five orders of magnitude around the s that it begins with."""
-    seed = (laboratory.arguments.seeds or [laboratory.config.seed])[0]
-    first = laboratory.run(objective, seed, Setting("auto"))["inverse_temperature"]
-    yield Setting("auto")
-    yield Setting("auto, share 0.5", None, {"target_share": 0.5})
-    for tenth in range(-25, 26, 5):
-        s = float(f"{first * 10 ** (tenth / 10):.3g}")
-        yield Setting(f"{s:g}", s, {"inverse_temperature": str(s)})
-
-
-def _validation_sizes(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
-    steering_N, _ = laboratory.halves(0)
-    most = int(np.bincount(laboratory.labels_N[steering_N]).max())
-    for size in [size for size in (5, 10, 20, 50, 100, 200, 500) if size < most]:
-        yield Setting(str(size), size, per_class=size)
-    yield Setting(f"{most} (all)", most)
-
-
-def _imbalances(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
-    """Those for which every class has samples enough; the training set as it is where there are none."""
-    largest = int(laboratory.data.train_counts.max())
-    smallest_of = {f"{factor}": max(round(largest / factor), 1) for factor in IMBALANCES if largest / factor > 2}
-    smallest_of[f"{largest / 2:g} (2 {laboratory.data.samples})"] = 2
-    drawn = False
-    for label, smallest in smallest_of.items():
-        if laboratory.can_draw(smallest):
-            drawn = True
-            yield Setting(label, largest / smallest, smallest_class=smallest)
-    if not drawn:
-        yield Setting("as it is", largest / max(int(laboratory.data.train_counts.min()), 1))
-
-
-def studies(whole_network: dict[str, Any]) -> dict[str, Settings]:
-    """The settings of all studies, by name.
-
-    Args:
-        whole_network: options of the runs that train all weights.
-    """
-    whole = {"freeze_backbone": False} | whole_network
-
-    def backbones(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
-        yield Setting("frozen")
-        yield Setting("trained", None, whole)
-
-    def mixings(laboratory: Laboratory, objective: str) -> Iterator[Setting]:
-        for name in MIXING:
-            yield Setting(name, None, whole if name == "feature" else whole | {"mixing": name})
-
-    return {
-        "pair_sampling": _options("pair_sampling", ("selmix", "uniform", "greedy")),
-        "inverse_temperature": _temperatures,
-        "beta_min": _options("beta_min", (0, 0.2, 0.4, 0.6, 0.8, 1)),
-        "refresh_steps": _options("refresh_steps", (5, 10, 20, 50, 100, 200, 500)),
-        "validation_size": _validation_sizes,
-        "imbalance": _imbalances,
-        "backbone": backbones,
-        "mixing": mixings,
-    }
-
-
-def run_study(
-    laboratory: Laboratory,
-    settings: Settings,
-    objectives: Sequence[str],
-    seeds: Sequence[int],
-    say: Callable[[str], None],
-    with_history: bool = False,
-) -> dict[str, list[dict[str, Any]]]:
-    """For each objective the rows of a study: label, value and one result of `Laboratory.run` a seed, where asked for
-    with the history."""
-    record: dict[str, list[dict[str, Any]]] = {}
-    for objective in objectives:
-        rows = record[objective] = []
-        for setting in settings(laboratory, objective):
-            runs = [laboratory.run(objective, seed, setting) for seed in seeds]
-            if not with_history:
-                runs = [{name: value for name, value in run.items() if name not in _HISTORY} for run in runs]
-            rows.append({"label": setting.label, "value": setting.value, "runs": runs})
-            numbers = ", ".join(
-                f"{np.mean([run['after'][name] for run in runs]):.3f} {name}" for name in MEASURED[1:3]
-            )
-            say(f"  {objective}, {setting.label}: {numbers}")
-    return record

@@ -24,12 +24,12 @@ from selmix_hf.studies.start import BenchmarkArguments, augmentation, load_start
 from selmix_hf.training.progress_lines import ProgressLines
 from selmix_hf.training.selmix import SelMixTrainer
 
-ROW = "selmix_row"  # column: number of the sample in `Workbench.images`
+ROW = "selmix_row"  # column: number of the sample in `OneStart.dataset`
 NOTHING_KEPT = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 _NOT_OF_A_RUN = {"objectives", "methods", "num_settings", "folds", "seeds", "objective", "seed"}
 _NOT_OF_A_RUN |= {"model_name_or_path", "dataset", "split", "feature_cache_dir", "gain_set_use"}
 _NOT_OF_A_RUN |= {"dataloader_num_workers", "dataloader_persistent_workers"}
-_NOT_OF_A_RUN |= {"image_column", "text_column", "max_length"}  # `Workbench.images` has them in it
+_NOT_OF_A_RUN |= {"image_column", "text_column", "max_length"}  # `OneStart.dataset` has them in it
 _ON_FEATURES = {"freeze_backbone": True, "mixing": "feature", "reuse_samples": False}
 
 
@@ -43,8 +43,8 @@ class _RowFeatures:
         return self.features_ND[torch.as_tensor(np.asarray(dataset[ROW][:]))]
 
 
-class Workbench:
-    """One checkpoint, and all samples of a benchmark that a study may choose from.
+class OneStart:
+    """One checkpoint, and all samples of a benchmark that its runs may choose from.
 
     Args:
         arguments: of the recipe: the start, augmentation.
@@ -55,7 +55,7 @@ class Workbench:
 
     Attributes:
         data: as the collator wants it: texts are tokenised.
-        images: all samples, of whatever kind; rows are numbers of samples in it.
+        dataset: all samples, of whatever kind; a row is the number of one.
         rows: the rows of each split.
         labels_N: the class of each row.
 
@@ -79,11 +79,11 @@ class Workbench:
         used = {name: data.splits[name] for name in parts if name in data.splits}
         columns = used["train"].column_names
         some = [part.select_columns(columns) for part in used.values() if len(part)]  # an empty one may lack columns
-        images: Dataset = concatenate_datasets(some)
-        self.images = images.add_column(ROW, range(len(images)))
-        self.labels_N = class_labels(self.images, data.label_column)
+        dataset: Dataset = concatenate_datasets(some)
+        self.dataset = dataset.add_column(ROW, range(len(dataset)))
+        self.labels_N = class_labels(self.dataset, data.label_column)
         ends = np.cumsum([len(part) for part in used.values()])
-        self.rows = dict(zip(used, np.split(np.arange(len(images)), ends[:-1]), strict=True))
+        self.rows = dict(zip(used, np.split(np.arange(len(dataset)), ends[:-1]), strict=True))
         self._stored: _RowFeatures | None = None
         self._head: tuple[Tensor, Tensor] | None = None
         self._rate = config.learning_rate
@@ -99,7 +99,7 @@ class Workbench:
         return {
             "start": backbone_fingerprint(self._model, ()),
             "split": self.data.digest,
-            "images": self.images._fingerprint,  # of the files: their paths, sizes and times
+            "images": self.dataset._fingerprint,  # of the files: their paths, sizes and times
             "processes": self.config.world_size,
             "versions": versions(),
             "settings": {name: value for name, value in settings.items() if name not in _NOT_OF_A_RUN},
@@ -141,8 +141,8 @@ class Workbench:
         trainer = SelMixTrainer(
             model=copy.deepcopy(self._model),
             args=config,
-            train_dataset=self.images.select(train_N),
-            gain_dataset=(steering := self.images.select(steering_N)),
+            train_dataset=self.dataset.select(train_N),
+            gain_dataset=(steering := self.dataset.select(steering_N)),
             eval_dataset=steering,
             train_transform=view,
             processing_class=self._processor,
@@ -153,14 +153,14 @@ class Workbench:
         ProgressLines.replace_logs_of(trainer)
         if config.freeze_backbone:
             if self._stored is None:
-                self._stored = _RowFeatures(trainer.passes.features_of(self.images))
+                self._stored = _RowFeatures(trainer.passes.features_of(self.dataset))
             trainer.passes.cache = self._stored
         return trainer
 
     @torch.no_grad()
     def logits(self, trainer: SelMixTrainer, rows_N: np.ndarray) -> Tensor:
         """What the trainer's model gives each row, without augmentation, N x K, on every process."""
-        features_ND = trainer.passes.features_of(self.images.select(rows_N)).float()
+        features_ND = trainer.passes.features_of(self.dataset.select(rows_N)).float()
         return trainer.head.logits(features_ND.to(trainer.args.device)).float().cpu()
 
     def head_and_features(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
