@@ -88,8 +88,7 @@ class GainFidelityCallback(TrainerCallback):
             mixes = centroid_mixes(centroids_KD, pairs, (args.beta_min + 1) / 2)
         else:
             if self._training is None or not args.freeze_backbone:
-                sets = trainer.sets
-                self._training = trainer.passes.some_of_each(sets.train, sets.train_labels, self.num_mixes)
+                self._training = trainer.training_features(self.num_mixes)
             known = self._training.take(slice(None)), self._training.labels
             mixes = drawn_mixes(*known, pairs, self.num_mixes, args.beta_min, args.seed)
         self.latest, self.step = (

@@ -135,9 +135,7 @@ class HeadStart:
         """Retrain heads on the features of the training set, or of 500 samples a class of it where the backbone
         trains too; the same on every process."""
         head, args, seed = trainer.head, trainer.args, trainer.passes.seed
-        train: FeatureDataset = trainer.train_features or trainer.passes.some_of_each(
-            trainer.sets.train, trainer.sets.train_labels, _PER_CLASS
-        )
+        train: FeatureDataset = trainer.train_features or trainer.training_features(_PER_CLASS)
         gain = trainer.gain_set.features()
         rows = len(train.views[0])  # the first view
         with isolated_random_state(seed):

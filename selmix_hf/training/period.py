@@ -38,6 +38,13 @@ class Periods(TrainerCallback):
         if unlabeled is not None and unlabeled.average is not None:
             unlabeled.average.update(args.ema_decay)
 
+    @property
+    def settled(self) -> bool:
+        """A rate that was worked out is high until it has fallen: before the last quarter of a run what the weights
+        score on a gain set is in good part chance."""
+        state = self.trainer.state
+        return bool(self.trainer.given_rate) or state.global_step >= 0.75 * state.max_steps
+
     def save(self, folder: str) -> None:
         """Write what a run must keep to go on drawing the same into a checkpoint."""
         trainer = self.trainer
@@ -104,7 +111,7 @@ class Periods(TrainerCallback):
         trainer.latest_refresh = found
         trainer.log(found.report)
         reach = args.learning_rate * max(trainer.state.max_steps, _WHOLE_RUN)  # a trial run is short
-        settled = found.gain is None or trainer.settled
+        settled = found.gain is None or self.settled
         trainer.health.look(found, reach, settled)
         for callback in trainer.callback_handler.callbacks:
             if hasattr(callback, "on_refresh"):

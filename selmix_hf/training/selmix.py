@@ -156,7 +156,7 @@ class SelMixTrainer(PushingTrainer):
         probe = self._prepare_inputs(checks.check_batches(sets, self.data_collator))
         self.head = find_trained_head(self.model, probe, head_name, args.freeze_backbone)
         args.work_out(self.head.num_classes)
-        self._given_rate = args.learning_rate
+        self.given_rate = args.learning_rate
         self.mixer: InputMixer | None = None
         if mixing is not None or args.mixing != "feature":
             self.mixer = InputMixer(args.mixing if mixing is None else mixing, self.model)
@@ -194,7 +194,7 @@ class SelMixTrainer(PushingTrainer):
         self.pair_state = PairState(geometry=geometry_of(self))
         self.latest_refresh: Refresh | None = None
         self.gain_counts: Tensor | None = None
-        self.train_features: FeatureDataset | None = None  # while a frozen run stores them
+        self.train_features: FeatureDataset | None = None  # stored ones, while a frozen run lasts
         self.head_start: HeadStart | None = None
         self.periods = Periods(self)
         self.add_callback(self.periods)
@@ -209,22 +209,22 @@ class SelMixTrainer(PushingTrainer):
         """The current classes of the unlabelled samples, shape N, -1 for those that are not used."""
         return self.pair_state.pseudo_labels
 
-    @property
-    def settled(self) -> bool:
-        """A rate that was worked out is high until it has fallen: before the last quarter of a run what the weights
-        score on a gain set is in good part chance."""
-        return bool(self._given_rate) or self.state.global_step >= 0.75 * self.state.max_steps
-
     def gain_set_statistics(self) -> ClassStatistics:
         """Of the gain set under the current weights."""
         with self.timed("statistics passes"):
             return self.gain_set.statistics(self.step_of_weights(), self.state.best_global_step)
 
-    def predicted_classes(self, dataset: Any) -> Tensor:
-        """The class that the model gives each sample, shape N, on every process; labels are not looked at.
+    def gain_set_features(self) -> FeatureDataset:
+        """Features of `gain_dataset` under the current weights, on every process."""
+        return self.gain_set.features()
 
-        With a frozen backbone and `feature_cache_dir`, from stored features.
-        """
+    def training_features(self, per_class: int) -> FeatureDataset:
+        """Those of up to so many samples a class of `train_dataset`, the same on every process."""
+        return self.passes.some_of_each(self.sets.train, self.sets.train_labels, per_class)
+
+    def predicted_classes(self, dataset: Any) -> Tensor:
+        """The class that the model gives each sample, shape N, on every process; labels are not looked at. With a
+        frozen backbone and `feature_cache_dir`, from stored features."""
         with self.timed("evaluation"):
             return self.passes.classes_of(dataset)
 
@@ -250,10 +250,9 @@ class SelMixTrainer(PushingTrainer):
             with self.timed("features"):
                 self.train_features = self.store_features()
         if self.is_in_train:
-            self.head_start = HeadStart.prepare(self, self._given_rate, self._resumes_from)
+            self.head_start = HeadStart.prepare(self, self.given_rate, self._resumes_from)
         with self.timed("features"):  # of second samples
-            loader = data_loader(self.draws, self.train_features, self.data_collator)
-        return self.accelerator.prepare(loader)
+            return self.accelerator.prepare(data_loader(self.draws, self.train_features, self.data_collator))
 
     def store_features(self) -> FeatureDataset:
         """Features of the training set, view by view; those of the gain set are made beside."""
@@ -353,11 +352,11 @@ class SelMixTrainer(PushingTrainer):
         return super()._evaluate(*args, **kwargs)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As Trainer's, but see `selection.Selection.choose`, and `settled`."""
+        """As Trainer's, but see `selection.Selection.choose`, and `Periods.settled`."""
         name, step = self.selection.metric, self.state.global_step
         if name not in metrics:
             return super()._determine_best_metric(metrics, trial)
-        may_win = step == 0 or self.settled
+        may_win = step == 0 or self.periods.settled
         recalls = self.evaluations.recalls.get(name, ())
         return self.selection.choose(metrics[name], recalls, self.state, self.control.should_save, may_win)
 
