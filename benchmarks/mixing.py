@@ -19,22 +19,21 @@ from typing import Any
 from benchmarks.gain import hardware
 from benchmarks.network import seconds_a_step, trainer
 from benchmarks.pairs import ratio
-from selmix_hf.mixing.mixup import MIXING
+from selmix_hf.mixing.registry import MIXING
 from selmix_hf.reports.tables import markdown_table
 
-PASSES = {  # in images a pair: forward and backward
-    "feature": "2 for training",
-    "input": "1 for training",
-    "cutmix": "1 for training",
-    "puzzlemix": "1 for training, 2 for saliency",
-}
+
+def passes(name: str) -> str:
+    """In images a pair: forward and backward."""
+    entry = MIXING[name]
+    return f"{1 if entry.before_model else 2} for training" + ", 2 for saliency" * entry.needs_saliency
 
 
 def table(result: dict[str, Any]) -> str:
     """Markdown: a row for each mixing, the best of the repeats, and ratios with their spread over them."""
     seconds = result["seconds"]
     rows = [
-        [f"`{name}`", PASSES[name], f"{min(own):.3f}", ratio(own, seconds["feature"])] for name, own in seconds.items()
+        [f"`{name}`", passes(name), f"{min(own):.3f}", ratio(own, seconds["feature"])] for name, own in seconds.items()
     ]
     return markdown_table(["mixing", "images a pair", "processor s a step", "of `feature`"], rows)
 

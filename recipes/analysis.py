@@ -6,8 +6,7 @@
 Studies (`--studies`, default all): pair_sampling (selmix, uniform, greedy), inverse_temperature (five orders of
 magnitude around the one that "auto" begins with), beta_min, refresh_steps, validation_size, imbalance (10 to 500, and
 down to two samples in the rarest class; the head is fitted anew to each), backbone (the head alone, or all weights),
-mixing (feature, input, cutmix, puzzlemix; all weights; of images alone). Everything else is as SelMixConfig's options
-say.
+mixing (every one that has a name; all weights; of images alone). Everything else is as SelMixConfig's options say.
 
 Data: images or texts, taken as they are or made long-tailed, as in compare.py; no test split is needed. Of validation
 samples that are unequally many a class, validation_size takes as many as it says, or all there are; imbalance draws

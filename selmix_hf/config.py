@@ -14,6 +14,7 @@ from selmix_hf.config_checks import check_evaluations, check_kinds, check_values
 from selmix_hf.data.weighted import checked_sampling
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.objectives import Objective
+from selmix_hf.mixing.registry import MIXING
 
 WORKED_OUT_BACKBONE_RATE = 1e-4
 _PAIRS, _OF_CLASSES = 128_000, 10  # so many pairs for so many classes; for more, as the square root of their number
@@ -106,13 +107,13 @@ class SelMixConfig(TrainingArguments):
         target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Default 0, which
             stands for 0.97 where the objective is one smooth function of up to 100 classes, and 0.5 where it is a
             minimum or of the worst share, has constraints, or there are more classes; docs/analysis.md.
-        mixing: how two samples become one. "feature" mixes what enters the head, as the paper does. "input" (mixup),
-            "cutmix" and "puzzlemix" mix images before the model, which then is trained on one image a pair;
-            "puzzlemix" also looks at both for their saliency. The label stays the first sample's. Gains are worked
-            out for features at the mean coefficient: for images they are an approximation. With a frozen backbone
+        mixing: how two samples become one, a name in `mixing.registry.MIXING`. "feature" mixes what enters the head,
+            as the paper does. The others, such as "input" (mixup), "cutmix" and "puzzlemix", mix images before the
+            model, which then is trained on one image a pair. The label stays the first sample's. Gains are worked out
+            for features at the mean coefficient: for images they are an approximation. With a frozen backbone
             "feature", or a function given as `SelMixTrainer(mixing=...)`.
         beta_min: the mixing coefficient is uniform on [beta_min, 1]; the paper's 0.6. Below 0.4 there is a
-            warning. The share of the first image that "cutmix" and "puzzlemix" really leave is logged: `mixed_share`.
+            warning. The share of the first image that a mixing really leaves is logged: `mixed_share`.
         pseudo_label_steps: with an `unlabeled_dataset`, optimizer steps between two looks at it, a multiple of
             `refresh_steps`; default `refresh_steps` with a frozen backbone, and ten times that otherwise.
         pseudo_label_source: "model"; "ema", the exponential moving average of the trained weights; or "oracle", the
@@ -154,7 +155,7 @@ class SelMixConfig(TrainingArguments):
     pair_sampling: str = field(default="selmix", metadata={"help": "'selmix', 'uniform' or 'greedy'."})
     inverse_temperature: str = field(default="auto", metadata={"help": "s of softmax(s G), or 'auto'."})
     target_share: float = field(default=0.0, metadata={"help": "Effective share of the positive pairs; 0: see there."})
-    mixing: str = field(default="feature", metadata={"help": "'feature', 'input', 'cutmix' or 'puzzlemix'."})
+    mixing: str = field(default="feature", metadata={"help": f"How two samples become one: {', '.join(MIXING)}."})
     beta_min: float = field(default=0.6, metadata={"help": "Mixing coefficients are uniform on [beta_min, 1]."})
     pseudo_label_steps: int = field(default=0, metadata={"help": "0: refresh_steps frozen, else ten times that."})
     pseudo_label_source: str = field(default="model", metadata={"help": "'model', 'ema' or 'oracle'."})

@@ -10,7 +10,7 @@ from typing import Any
 from transformers.utils import logging
 
 from selmix_hf.method.pair_distribution import check_policy
-from selmix_hf.mixing.mixup import MIXING
+from selmix_hf.mixing.registry import MIXING
 
 logger = logging.get_logger(__name__)
 
@@ -86,7 +86,7 @@ def check_values(args: Any) -> None:
         )
     if args.gain_set_use not in GAIN_SET_USES:
         raise ValueError(f"gain_set_use must be one of {', '.join(GAIN_SET_USES)}, found {args.gain_set_use!r}.")
-    if args.mixing != "feature" and args.freeze_backbone:
+    if args.freeze_backbone and not MIXING[args.mixing].on_features:
         raise ValueError(
             f"mixing={args.mixing!r} makes new images, but freeze_backbone=True trains on stored features of "
             "unmixed ones. To train the head alone through mixed images, leave freeze_backbone False and call "

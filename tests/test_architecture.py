@@ -39,6 +39,7 @@ TESTED_IN = {
     "hub/background.py": "hub/test_pushes.py",
     "hub/head_card.py": "hub/test_saved_head.py",
     "method/ranking.py": "training/test_selection.py",
+    "mixing/registry.py": "mixing/test_mixer.py",
     "models/averages.py": "training/test_pseudo_labels.py",
     "reports/bootstrap.py": "reports/test_tables.py",
     "reports/machine.py": "test_benchmarks.py",

@@ -35,6 +35,7 @@ from recipes import (
     stl10_ssl,
 )
 from selmix_hf import LongTailedSplit, SelMixConfig, SelMixHead
+from selmix_hf.mixing.registry import MIXING
 from selmix_hf.reports.plots import save_record_plots
 from selmix_hf.studies.command_line import parse_arguments
 from selmix_hf.studies.record_card import render_record
@@ -174,7 +175,7 @@ def test_imagenet_frozen(images, checkpoint, tmp_path, capsys):
     assert f"split: digest `{saved['split_digest']}`" in card and f"hardware: {saved['hardware']}" in card
 
 
-@pytest.mark.parametrize("mixing", ["input", "cutmix", "puzzlemix"])
+@pytest.mark.parametrize("mixing", [name for name, entry in MIXING.items() if entry.before_model])
 def test_mixing_is_an_option_of_every_recipe(mixing, images, checkpoint, tmp_path):
     results = places_lt.main(options(checkpoint, tmp_path, "--image_root", images, "--mixing", mixing))
     assert results["settings"]["mixing"] == mixing and results["runs"][0]["test_after"]["mean_recall"] >= 0

@@ -202,7 +202,7 @@ def test_options_of_pairs_are_refused_beside_single_samples(name):
         ({"class_prior": "uniform"}, "class_prior must be 'validation', 'balanced'"),
         ({"fsdp": "full_shard"}, "fsdp is not supported: the gain needs the head's whole weights"),
         ({"deepspeed": "zero3.json"}, "deepspeed is not supported"),
-        ({"mixing": "mixup"}, "mixing must be one of feature, input, cutmix, puzzlemix, found 'mixup'"),
+        ({"mixing": "mixup"}, "mixing must be one of feature, input, cutmix, .*puzzlemix.*, found 'mixup'"),
         ({"mixing": len}, r"found <built-in .*: a function of your own goes to SelMixTrainer\(mixing="),
         (
             {"mixing": "cutmix", "freeze_backbone": True},

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from selmix_hf.data.random_state import isolated_random_state
-from selmix_hf.mixing.mixup import cutmix, input_mixup
-from selmix_hf.mixing.puzzlemix import puzzlemix, saliency
+from selmix_hf.mixing.puzzlemix import saliency
+from selmix_hf.mixing.registry import MIXING, NamedMixing
 from selmix_hf.models.head import logits_of, undisturbed
 
 DRAWN = ("mixing_coefficient", "mixing_index", "mixing_uniform", "second_labels")  # of a batch, not for the model
@@ -22,17 +23,18 @@ class InputMixer:
     """Mixes the inputs of a training batch, and keeps the mean share of the first samples.
 
     Args:
-        mixing: "input", "cutmix", "puzzlemix", or a function (first, second, coefficient) -> mixed, or (mixed, share),
-            of tensors B x ..., B x ... and B.
-        model: gives the saliency of "puzzlemix".
+        mixing: a name in `registry.MIXING` of what mixes before the model, or a function (first, second, coefficient)
+            -> mixed, or (mixed, share), of tensors B x ..., B x ... and B.
+        model: gives the saliency, where the mixing needs it.
 
     Attributes:
         name: of the mixing.
     """
 
     def __init__(self, mixing: str | Mixing, model: nn.Module) -> None:
-        self.mixing, self.model = mixing, model
+        self.model = model
         self.name = mixing if isinstance(mixing, str) else getattr(mixing, "__name__", type(mixing).__name__)
+        self._entry = MIXING[mixing] if isinstance(mixing, str) else NamedMixing(mix=partial(self._own, mixing))
         self._sum: Tensor | float = 0.0
         self._count = 0
 
@@ -47,24 +49,23 @@ class InputMixer:
         ((name, rows),) = inputs.items()
         first, second = (rows[drawn["mixing_index"]] if "mixing_index" in drawn else rows).chunk(2)
         coefficient = drawn["mixing_coefficient"]
-        if callable(self.mixing):
-            mixed, share = self._own(first, second, coefficient)
-        elif self.mixing == "input":
-            mixed, share = input_mixup(first, second, coefficient)
-        elif self.mixing == "cutmix":
-            mixed, share = cutmix(first, second, coefficient, drawn["mixing_uniform"])
-        else:
+        more = []
+        if self._entry.num_uniform:
+            more.append(drawn["mixing_uniform"][:, : self._entry.num_uniform].squeeze(1))
+        if self._entry.needs_saliency:
             classes = torch.cat([labels, drawn["second_labels"]])
             with undisturbed(self.model):
                 self.model.eval()
                 both = saliency(torch.cat([first, second]), classes, lambda x: logits_of(self.model(**{name: x})))
-            mixed, share = puzzlemix(first, second, coefficient, drawn["mixing_uniform"][:, 0], *both.chunk(2))
+            more += both.chunk(2)
+        assert self._entry.mix is not None
+        mixed, share = self._entry.mix(first, second, coefficient, *more)
         self._sum += share.detach().sum()
         self._count += len(share)
         return {name: mixed}
 
-    def _own(self, first: Tensor, second: Tensor, coefficient: Tensor) -> tuple[Tensor, Tensor]:
-        answer: Any = self.mixing(first, second, coefficient)  # type: ignore[operator]
+    def _own(self, mixing: Mixing, first: Tensor, second: Tensor, coefficient: Tensor) -> tuple[Tensor, Tensor]:
+        answer: Any = mixing(first, second, coefficient)
         mixed, share = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, coefficient)
         for part, like in ((mixed, first), (share, coefficient)):
             if not isinstance(part, Tensor) or part.shape != like.shape:
@@ -88,7 +89,7 @@ class InputMixer:
             ValueError: other inputs than one floating-point tensor, no images where those are needed, or what the
                 mixing itself refuses.
         """
-        images = self.mixing in ("cutmix", "puzzlemix")
+        images = self._entry.needs_pixels
         wanted = "images [B, C, H, W]" if images else "[B, ...]"
         values = list(inputs.values())
         tensor = values[0] if len(values) == 1 and isinstance(values[0], Tensor) else None

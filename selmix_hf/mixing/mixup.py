@@ -1,5 +1,4 @@
-"""How two batches of inputs become one: input mixup and CutMix. PuzzleMix is in `puzzlemix`, features mix in
-`models.head`.
+"""How two batches of inputs become one: input mixup and CutMix.
 
 Every pair is mixed by itself, and what is random comes in as numbers: how pairs are cut into batches changes nothing.
 
@@ -10,8 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-MIXING = ("feature", "input", "cutmix", "puzzlemix")
 
 
 def input_mixup(first: Tensor, second: Tensor, coefficient: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.views import CropAndFlip, ResizedCropAndFlip, side_of
 from selmix_hf.data.weighted import checked_sampling
+from selmix_hf.mixing.registry import MIXING
 from selmix_hf.models.loading import load_classifier
 from selmix_hf.studies.data import BenchmarkData
 from selmix_hf.training.semi_supervised.fixmatch import FixMatchTrainer
@@ -141,9 +142,9 @@ def refuse_options_of_images(arguments: BenchmarkArguments, config: SelMixConfig
         "augment": arguments.augment,
         "channels_last": arguments.channels_last,
         "stage1_method": getattr(arguments, "stage1_method", "supervised") != "supervised",
-        "mixing": config.mixing in ("cutmix", "puzzlemix"),
+        "mixing": MIXING[config.mixing].needs_pixels,
     }
-    of_floats = {"mixing": config.mixing != "feature", "stage1_mixup_alpha": arguments.stage1_mixup_alpha > 0}
+    of_floats = {"mixing": MIXING[config.mixing].before_model, "stage1_mixup_alpha": arguments.stage1_mixup_alpha > 0}
     modality = data.modality
     given = [name for name, is_given in of_images.items() if is_given and not modality.of_pixels]
     given += [name for name, is_given in of_floats.items() if is_given and not modality.of_floats]

@@ -8,10 +8,11 @@ from token_ids import bert, reviews, tokenizer
 
 from selmix_hf import SelMixTrainer
 from selmix_hf.mixing.mixer import InputMixer
-from selmix_hf.mixing.mixup import MIXING, cutmix, input_mixup
+from selmix_hf.mixing.mixup import cutmix, input_mixup
 from selmix_hf.mixing.puzzlemix import puzzlemix, saliency
+from selmix_hf.mixing.registry import MIXING
 
-OF_INPUTS = [name for name in MIXING if name != "feature"]
+OF_INPUTS = [name for name, entry in MIXING.items() if entry.before_model]
 RATES = {"objective": "mean_recall", "learning_rate": 0.02, **tiny.BARE}
 AUGMENTED = {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
 
@@ -37,15 +38,19 @@ def recorded(run):
 
 def mixed_by_hand(name, model, batch):
     first, second = batch["pixel_values"].chunk(2)
-    coefficient, uniform = batch["mixing_coefficient"], batch["mixing_uniform"]
-    if name == "input":
-        return input_mixup(first, second, coefficient)
-    if name == "cutmix":
-        return cutmix(first, second, coefficient, uniform)
-    model.eval()
-    classes = torch.cat([batch["labels"], batch["second_labels"]])
-    both = saliency(batch["pixel_values"], classes, lambda x: model(pixel_values=x).logits)
-    return puzzlemix(first, second, coefficient, uniform[:, 0], *both.chunk(2))
+    entry, uniform = MIXING[name], batch["mixing_uniform"]
+    numbers = {0: [], 1: [uniform[:, 0]], 2: [uniform]}[entry.num_uniform]
+    if entry.needs_saliency:
+        model.eval()
+        classes = torch.cat([batch["labels"], batch["second_labels"]])
+        both = saliency(batch["pixel_values"], classes, lambda x: model(pixel_values=x).logits)
+        numbers += both.chunk(2)
+    return entry.mix(first, second, batch["mixing_coefficient"], *numbers)
+
+
+def test_names_stand_for_their_functions():
+    assert [MIXING[name].mix for name in ("input", "cutmix", "puzzlemix")] == [input_mixup, cutmix, puzzlemix]
+    assert [name for name, entry in MIXING.items() if entry.on_features] == ["feature"] == [*MIXING][:1]
 
 
 @pytest.mark.parametrize("name", OF_INPUTS)

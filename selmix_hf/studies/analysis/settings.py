@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from selmix_hf.mixing.mixup import MIXING
+from selmix_hf.mixing.registry import MIXING
 from selmix_hf.studies.analysis.measured_runs import MEASURED, MeasuredRuns, Setting
 
 IMBALANCES = (10, 50, 100, 200, 500)
