@@ -10,18 +10,17 @@ from typing import Any, cast
 
 from transformers import TrainingArguments
 
-from selmix_hf.config_checks import check_evaluations, check_kinds, check_values
+from selmix_hf.config_checks import check_evaluations, check_values
 from selmix_hf.data.weighted import checked_sampling
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.objectives import Objective
+from selmix_hf.method.pair_distribution import PAIR_SAMPLING
 from selmix_hf.mixing.registry import MIXING
+from selmix_hf.options import check_options, choice, count, number, option, options_of, switch
 
 WORKED_OUT_BACKBONE_RATE = 1e-4
 _PAIRS, _OF_CLASSES = 128_000, 10  # so many pairs for so many classes; for more, as the square root of their number
 _LOOKS = 200  # at the gain set in a run, at most
-_OF_MULTIPLIERS = ("min_rate", "min_memory", "constraint_update", "constraint_rate")
-_OF_GAIN = ("confusion", "confusion_temperature")
-OF_PAIRS = ("pair_sampling", "inverse_temperature", "target_share", "mixing", "beta_min", "reuse_samples", *_OF_GAIN)
 
 
 @dataclass
@@ -129,49 +128,114 @@ class SelMixConfig(TrainingArguments):
         ValueError: on any bad value, before a weight is loaded.
     """
 
-    objective: str = field(default="min_recall", metadata={"help": "Metric to optimise."})
-    constraints: dict | str | None = field(default=None, metadata={"help": "Such as '{\"coverage\": 0.95}'."})
-    class_prior: list[float] | str | None = field(
-        default=None, metadata={"help": "'validation', 'balanced', [K floats]."}
+    objective: str = option("min_recall", "Metric to optimise.", on_card=False)
+    constraints: dict | str | None = option(None, "Such as '{\"coverage\": 0.95}'.")
+    class_prior: list[float] | str | None = option(None, "'validation', 'balanced', [K floats].", kept_on_resume=False)
+    tail_share: float = number(0.1, "Share of the classes that are the tail.", "(0, 1)", kept_on_resume=False)
+    worst_share: float = number(
+        0.1,
+        "Worst share of the classes, whose mean recall counts.",
+        "(0, 1]",
+        hint="0.1 is the mean recall of the worst tenth of the classes.",
     )
-    tail_share: float = field(default=0.1, metadata={"help": "Share of the classes that are the tail."})
-    worst_share: float = field(default=0.1, metadata={"help": "Worst share of the classes, whose mean recall counts."})
-    constraint_tolerance: float = field(default=0.01, metadata={"help": "Violation that counts as feasible."})
-    freeze_backbone: bool = field(default=False, metadata={"help": "Train the head alone, on stored features."})
-    reuse_samples: bool = field(default=False, metadata={"help": "Let a sample serve in two pairs of a batch."})
-    feature_views: int = field(default=1, metadata={"help": "Stored views of each training image."})
-    feature_dtype: str = field(default="float32", metadata={"help": "Of stored features: float32 or float16."})
-    feature_cache_dir: str | None = field(default=None, metadata={"help": "Keep stored features in this folder."})
-    backbone_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate / 30, or 1e-4."})
-    head_start: str = field(default="best", metadata={"help": "Begin with the 'best' of some heads, or 'as_is'."})
-    confusion: str = field(default="soft", metadata={"help": "The gain's matrix: 'soft' or 'hard' (counts)."})
-    confusion_temperature: float = field(default=0.3, metadata={"help": "T of the soft confusion matrix."})
-    refresh_steps: int = field(default=0, metadata={"help": "Steps a period; 0: 10 frozen, else 50."})
-    gain_set_use: str = field(default="steer", metadata={"help": "'steer', 'refit' the head too, or 'train' too."})
-    sampling: list[float] | str | None = field(
-        default=None,
-        metadata={"help": "Single samples: 'natural', 'square_root', 'class_balanced', a power, [K floats]."},
+    constraint_tolerance: float = number(0.01, "Violation that counts as feasible.", "[0, inf)", kept_on_resume=False)
+    freeze_backbone: bool = switch(False, "Train the head alone, on stored features.")
+    reuse_samples: bool = switch(False, "Let a sample serve in two pairs of a batch.", of_pairs=True)
+    feature_views: int = count(1, "Stored views of each training image.", at_least=1, kept_on_resume=False)
+    feature_dtype: str = choice(
+        "float32", "Of stored features: float32 or float16.", ("float32", "float16"), kept_on_resume=False
     )
-    pair_sampling: str = field(default="selmix", metadata={"help": "'selmix', 'uniform' or 'greedy'."})
-    inverse_temperature: str = field(default="auto", metadata={"help": "s of softmax(s G), or 'auto'."})
-    target_share: float = field(default=0.0, metadata={"help": "Effective share of the positive pairs; 0: see there."})
-    mixing: str = field(default="feature", metadata={"help": f"How two samples become one: {', '.join(MIXING)}."})
-    beta_min: float = field(default=0.6, metadata={"help": "Mixing coefficients are uniform on [beta_min, 1]."})
-    pseudo_label_steps: int = field(default=0, metadata={"help": "0: refresh_steps frozen, else ten times that."})
-    pseudo_label_source: str = field(default="model", metadata={"help": "'model', 'ema' or 'oracle'."})
-    ema_decay: float = field(default=0.999, metadata={"help": "Of the moving average of the weights."})
-    pseudo_label_threshold: float = field(default=0.0, metadata={"help": "Least confidence of a pseudo-label."})
-    pseudo_label_share: float = field(default=1.0, metadata={"help": "Most confident share of each class."})
-    min_rate: float = field(default=10.0, metadata={"help": "Rate of the multipliers of a minimum."})
-    min_memory: float = field(default=0.8, metadata={"help": "Memory of the multipliers of a minimum."})
-    constraint_update: str = field(default="projected_gradient", metadata={"help": "Or 'exponential'."})
-    constraint_rate: float = field(default=0.3, metadata={"help": "Step of the constraint multipliers."})
+    feature_cache_dir: str | None = option(
+        None, "Keep stored features in this folder.", kept_on_resume=False, on_card=False
+    )
+    backbone_learning_rate: float | None = number(
+        None, "learning_rate / 30, or 1e-4.", "[0, inf)", kept_on_resume=False
+    )
+    head_start: str = choice(
+        "best", "Begin with the 'best' of some heads, or 'as_is'.", ("best", "as_is"), kept_on_resume=False
+    )
+    confusion: str = choice("soft", "The gain's matrix: 'soft' or 'hard' (counts).", ("soft", "hard"), of_pairs=True)
+    confusion_temperature: float = number(
+        0.3,
+        "T of the soft confusion matrix.",
+        "(0, inf)",
+        hint="for the limit 0 set confusion='hard'.",
+        of_pairs=True,
+        kept_on_resume=lambda config: config.confusion == "soft",
+    )
+    refresh_steps: int = count(0, "Steps a period; 0: 10 frozen, else 50.", at_least=0, worked_out=True)
+    gain_set_use: str = choice(
+        "steer", "'steer', 'refit' the head too, or 'train' too.", ("steer", "refit", "train"), listed=True
+    )
+    sampling: list[float] | str | None = option(
+        None, "Single samples: 'natural', 'square_root', 'class_balanced', a power, [K floats]."
+    )
+    pair_sampling: str = choice(
+        "selmix", "'selmix', 'uniform' or 'greedy'.", PAIR_SAMPLING, listed=True, of_pairs=True
+    )
+    inverse_temperature: str = option("auto", "s of softmax(s G), or 'auto'.", of_pairs=True, kept_on_resume=False)
+    target_share: float = number(
+        0.0,
+        "Effective share of the positive pairs; 0: see there.",
+        "(0, 1]",
+        worked_out=True,
+        of_pairs=True,
+        kept_on_resume=False,
+    )
+    mixing: str = choice(
+        "feature",
+        f"How two samples become one: {', '.join(MIXING)}.",
+        MIXING,
+        listed=True,
+        hint="a function of your own goes to SelMixTrainer(mixing=...).",
+        of_pairs=True,
+    )
+    beta_min: float = number(
+        0.6,
+        "Mixing coefficients are uniform on [beta_min, 1].",
+        "[0, 1]",
+        hint="it is the least share of x1 in a mix.",
+        of_pairs=True,
+    )
+    pseudo_label_steps: int = count(
+        0, "0: refresh_steps frozen, else ten times that.", at_least=0, worked_out=True, of_pseudo_labels=True
+    )
+    pseudo_label_source: str = choice(
+        "model",
+        "'model', 'ema' or 'oracle'.",
+        ("model", "ema", "oracle"),
+        hint="a teacher of your own goes to SelMixTrainer(teacher=...).",
+        of_pseudo_labels=True,
+    )
+    ema_decay: float = number(0.999, "Of the moving average of the weights.", "[0, 1)", of_pseudo_labels=True)
+    pseudo_label_threshold: float = number(0.0, "Least confidence of a pseudo-label.", "[0, 1)", of_pseudo_labels=True)
+    pseudo_label_share: float = number(1.0, "Most confident share of each class.", "(0, 1]", of_pseudo_labels=True)
+    min_rate: float = number(
+        10.0, "Rate of the multipliers of a minimum.", "[0, inf)", of_pairs=True, kept_on_resume=False
+    )
+    min_memory: float = number(
+        0.8, "Memory of the multipliers of a minimum.", "[0, 1)", of_pairs=True, kept_on_resume=False
+    )
+    constraint_update: str = choice(
+        "projected_gradient",
+        "Or 'exponential'.",
+        ("projected_gradient", "exponential"),
+        of_pairs=True,
+        kept_on_resume=False,
+    )
+    constraint_rate: float = number(
+        0.3, "Step of the constraint multipliers.", "[0, inf)", of_pairs=True, kept_on_resume=False
+    )
 
     # changed defaults of TrainingArguments, see the docstring
-    max_steps: int = field(default=0, metadata={"help": "Optimizer steps; 0: by the number of classes."})
+    max_steps: int = count(
+        0, "Optimizer steps; 0: by the number of classes.", at_least=0, worked_out=True, kept_on_resume=False
+    )
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs a step and device."})
     optim: str = field(default="sgd", metadata={"help": "Optimizer."})
-    learning_rate: float = field(default=0.0, metadata={"help": "Of the head; 0: worked out from the data."})
+    learning_rate: float = number(
+        0.0, "Of the head; 0: worked out from the data.", "[0, inf)", worked_out=True, kept_on_resume=False
+    )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
@@ -184,7 +248,7 @@ class SelMixConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
 
     def __post_init__(self) -> None:
-        check_kinds(self)
+        check_options(self)
         if isinstance(self.constraints, str):
             self.constraints = _parse_constraints(self.constraints)
         if isinstance(self.class_prior, str) and self.class_prior.lstrip().startswith("["):
@@ -276,6 +340,19 @@ class SelMixConfig(TrainingArguments):
             tolerance=self.constraint_tolerance,
         )
 
+    def kept_on_resume(self, with_pseudo_labels: bool) -> dict[str, Any]:
+        """The options that a resumed run must keep, by name, as they are given here.
+
+        Args:
+            with_pseudo_labels: whether the run has unlabelled samples, without which their options mean nothing.
+        """
+        kept = {}
+        for name, one in options_of(self).items():
+            keep = one.kept_on_resume(self) if callable(one.kept_on_resume) else one.kept_on_resume
+            if keep and (with_pseudo_labels or not one.of_pseudo_labels):
+                kept[name] = getattr(self, name)
+        return kept
+
     def refuse_pair_options(self, because: str) -> None:
         """For single samples, which leave the options of pairs without an effect.
 
@@ -285,8 +362,8 @@ class SelMixConfig(TrainingArguments):
         Raises:
             ValueError: such an option is set.
         """
-        defaults = {name: option.default for name, option in self.__dataclass_fields__.items()}
-        given = [name for name in (*OF_PAIRS, *_OF_MULTIPLIERS) if getattr(self, name) != defaults[name]]
+        of_pairs = {name: one for name, one in options_of(self).items() if one.of_pairs}
+        given = [name for name, one in of_pairs.items() if not one.is_default(getattr(self, name))]
         if given:
             raise ValueError(
                 f"{because} draws single samples, nothing is mixed and no gains steer: leave {', '.join(given)} at "

@@ -1,9 +1,11 @@
 """SelMixConfig: documented defaults, checks before any weight loads, and the command line."""
 
+import ast
 import dataclasses
 import inspect
 import json
 import re
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from selmix_hf import SelMixConfig
+from selmix_hf.options import Option, count, number, options_of
 
 QUIET = {"use_cpu": True}
+OPTIONS = options_of(SelMixConfig)
+OF_TRAINER = {"max_steps", "learning_rate"}
 WEIGHTS = ([0.5, 0.3, 0.2], "[0.5, 0.3, 0.2]", torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
 
 
@@ -26,7 +31,7 @@ def test_the_docstring_lists_exactly_the_changed_defaults():
     }
     listing = inspect.getdoc(SelMixConfig).split("Defaults that differ")[1].split("Args:")[0]
     entries = re.findall(r"`(\w+)` (?:stays )?(\"[^\"]*\"|True|False|None|-?[\d.]*\d)", listing)
-    documented = {name: json.loads(value.replace("T", "t").replace("F", "f")) for name, value in entries}
+    documented = {name: ast.literal_eval(value) for name, value in entries}
     assert documented.pop("report_to") == SelMixConfig(**QUIET).report_to[0:1] or "none"
     assert documented == changed
 
@@ -60,6 +65,86 @@ def test_length_and_periods_follow_the_number_of_classes(options, num_classes, s
     assert made.pseudo_label_steps == period * (1 if made.freeze_backbone else 10)
     assert config.max_steps == options.get("max_steps", 0)  # as it was
     assert made.for_classes(4 * num_classes).max_steps == steps  # now it is given
+
+
+# --- what an option says of itself -------------------------------------------------------------------------------
+
+
+def test_every_option_says_what_it_is():
+    """Its help, and where it is a number its range; its kind is that of its type."""
+    own = {one.name for one in dataclasses.fields(SelMixConfig)} - {
+        one.name for one in dataclasses.fields(TrainingArguments)
+    }
+    assert own == OPTIONS.keys() - OF_TRAINER
+    hints = get_type_hints(SelMixConfig)
+    kinds = {float: "number", int: "count", bool: "switch"}
+    for one in dataclasses.fields(SelMixConfig):
+        assert one.metadata["help"].strip(), one.name
+        if one.name in OPTIONS:
+            kind = next((kind for of, kind in kinds.items() if hints[one.name] in (of, of | None)), None)
+            assert OPTIONS[one.name].kind == kind or (kind is None and OPTIONS[one.name].kind in ("choice", "other"))
+            assert OPTIONS[one.name].interval != Option().interval or kind != "number", one.name
+
+
+def test_the_docstring_names_every_option():
+    arguments = inspect.getdoc(SelMixConfig).split("Args:")[1].split("Raises:")[0]
+    described = re.findall(r"^    (\w+(?:, \w+)*): ", arguments, re.MULTILINE)
+    assert {name for names in described for name in names.split(", ")} == OPTIONS.keys() - OF_TRAINER
+
+
+def test_what_a_resumed_run_may_change_is_said_one_by_one():
+    """A new option is compared unless it says otherwise; a checkpoint has these names, with these values."""
+    free = {name for name, option in OPTIONS.items() if option.kept_on_resume is False}
+    assert free == {
+        *("class_prior", "tail_share", "constraint_tolerance", "min_rate", "min_memory"),
+        *("constraint_update", "constraint_rate", "inverse_temperature", "target_share"),
+        *("learning_rate", "backbone_learning_rate", "max_steps", "head_start"),
+        *("feature_views", "feature_dtype", "feature_cache_dir"),
+    }
+    kept = SelMixConfig(confusion_temperature=0.2, refresh_steps=5, **QUIET).kept_on_resume(with_pseudo_labels=False)
+    assert kept == {
+        "objective": "min_recall",
+        "constraints": None,
+        "worst_share": 0.1,
+        "freeze_backbone": False,
+        "reuse_samples": False,
+        "confusion": "soft",
+        "confusion_temperature": 0.2,
+        "refresh_steps": 5,
+        "gain_set_use": "steer",
+        "sampling": None,
+        "pair_sampling": "selmix",
+        "mixing": "feature",
+        "beta_min": 0.6,
+    }
+    config = SelMixConfig(confusion="hard", pseudo_label_steps=10, **QUIET)
+    assert "confusion_temperature" not in config.kept_on_resume(with_pseudo_labels=False)
+    more = config.kept_on_resume(with_pseudo_labels=True).items() - config.kept_on_resume(False).items()
+    assert dict(more) == {
+        "pseudo_label_steps": 10,
+        "pseudo_label_source": "model",
+        "pseudo_label_threshold": 0.0,
+        "pseudo_label_share": 1.0,
+        "ema_decay": 0.999,
+    }
+
+
+def test_an_option_of_a_subclass_is_checked_refused_and_kept_like_any_other():
+    """All that adding one takes."""
+
+    @dataclasses.dataclass
+    class More(SelMixConfig):
+        share: float = number(0.5, "Of something.", "(0, 1]", of_pairs=True)
+        looks: int = count(0, "At something.", at_least=2, worked_out=True, kept_on_resume=False)
+
+    (config,) = HfArgumentParser(More).parse_args_into_dataclasses(["--use_cpu", "True", "--share", "0.25"])
+    assert config.kept_on_resume(with_pseudo_labels=False)["share"] == 0.25 and config.looks == 0
+    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\], found 1.5\."):
+        More(share=1.5, **QUIET)
+    with pytest.raises(ValueError, match="looks must be at least 2, found 1"):
+        More(looks=1, **QUIET)
+    with pytest.raises(ValueError, match="leave share at the default"):
+        More(share=0.25, sampling="natural", **QUIET)
 
 
 def test_the_best_checkpoint_is_the_highest_score():

@@ -22,6 +22,7 @@ from selmix_hf.hub.card_results import reports_in, results_text
 from selmix_hf.hub.upload import hub_id
 from selmix_hf.models.architectures import home_of_architecture
 from selmix_hf.models.peft_models import CLASS_NAMES, base_name_of, base_of, describe_adapter
+from selmix_hf.options import Option, options_of
 from selmix_hf.reports.machine import hardware
 from selmix_hf.reports.provenance import own_command
 from selmix_hf.reports.registry import METRICS, Place, titles_in
@@ -184,8 +185,8 @@ def card_of(
 
 def _values(facts: CardFacts) -> dict[str, str | None]:
     """What card.md names; None for what it is then silent of."""
-    default = {option.name: option.default for option in fields(SelMixConfig)}  # a new config would reset accelerate
-    own = {name: facts.settings[name] for name in _SETTINGS if facts.settings.get(name) not in (None, default[name])}
+    given = {name: facts.settings.get(name) for name in sorted(_SETTINGS)}
+    own = {name: value for name, value in given.items() if not _SETTINGS[name].is_default(value)}
     counts, names = facts.train_counts, facts.class_names
     ends = [f"{counts[k]:,} of {names[k]}" for k in (int(np.argmax(counts)), int(np.argmin(counts)))]
     beside = f"; beside them {facts.num_unlabeled:,} without labels" if facts.num_unlabeled else ""
@@ -234,10 +235,10 @@ def _use(facts: CardFacts) -> str:
     )
 
 
-_HOUSEKEEPING = {"objective", "feature_cache_dir", "eval_strategy", "save_strategy", "save_total_limit"}
-_HOUSEKEEPING |= {"greater_is_better", "load_best_model_at_end", "logging_nan_inf_filter", "remove_unused_columns"}
-_OF_TRAINER = {"seed", "weight_decay", "gradient_accumulation_steps"}
-_SETTINGS = sorted({*SelMixConfig.__annotations__, *_OF_TRAINER} - _HOUSEKEEPING)
+_OF_TRAINER = {"seed", "weight_decay", "gradient_accumulation_steps", "per_device_train_batch_size", "optim"}
+_OF_TRAINER |= {"lr_scheduler_type", "max_grad_norm", "metric_for_best_model"}
+_SETTINGS = {field.name: Option(default=field.default) for field in fields(SelMixConfig) if field.name in _OF_TRAINER}
+_SETTINGS |= {name: option for name, option in options_of(SelMixConfig).items() if option.on_card}
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

@@ -105,19 +105,18 @@ class PairState:
 def geometry_of(trainer: Any) -> dict[str, Any]:
     """What fixes where the periods of a `SelMixTrainer` begin, what is drawn in them and what for; a resumed run must
     have the same."""
-    args, unlabeled = trainer.args, trainer.sets.unlabeled
-    names = ["refresh_steps", "pair_sampling", "beta_min", "freeze_backbone", "gain_set_use", "confusion"]
-    names += ["confusion_temperature"] * (args.confusion == "soft")
-    kept = {name: getattr(args, name) for name in names}
-    kept["mixing"] = "feature" if trainer.mixer is None else trainer.mixer.name
-    kept["sampling"] = identity(trainer.sets.sampling, trainer.sets.sample_weights)
-    kept["reuse_samples"] = args.reuse_samples and trainer.draws.plan.batch_size()  # within a batch of a process
-    kept["unlabeled"] = 0 if unlabeled is None else len(unlabeled)
+    args, unlabeled, plan = trainer.args, trainer.sets.unlabeled, trainer.draws.plan
+    kept = args.kept_on_resume(with_pseudo_labels=unlabeled is not None)
     if unlabeled is not None:
-        kept |= {name: value for name, value in vars(args).items() if name.startswith("pseudo_label_")}
-        kept |= {"ema_decay": args.ema_decay, "teacher": trainer.unlabeled.teacher is not None}
-        kept["unlabeled_rows"] = unlabeled.digest
-    aim: dict[str, Any] = {"objective": trainer.objective.name, "constraints": args.constraints or {}}
-    aim["worst_share"] = trainer.objective.metric.share
-    plan = trainer.draws.plan
-    return {**kept, **aim, "pairs_per_step": plan.a_step, "seed": plan.seed}
+        kept |= {"teacher": trainer.unlabeled.teacher is not None, "unlabeled_rows": unlabeled.digest}
+    return kept | {  # of an option: as the run has it
+        "mixing": "feature" if trainer.mixer is None else trainer.mixer.name,
+        "sampling": identity(trainer.sets.sampling, trainer.sets.sample_weights),
+        "reuse_samples": args.reuse_samples and plan.batch_size(),  # within a batch of a process
+        "objective": trainer.objective.name,
+        "constraints": args.constraints or {},
+        "worst_share": trainer.objective.metric.share,
+        "unlabeled": 0 if unlabeled is None else len(unlabeled),
+        "pairs_per_step": plan.a_step,
+        "seed": plan.seed,
+    }

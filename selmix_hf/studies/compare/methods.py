@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selmix_hf.config import OF_PAIRS, SelMixConfig
+from selmix_hf.config import SelMixConfig
 from selmix_hf.head_fitting.class_bias import logit_adjustment, tune_class_bias
 from selmix_hf.head_fitting.cost_sensitive import CostSensitiveLoss, cost_sensitive_head
 from selmix_hf.head_fitting.retraining import (
@@ -25,6 +25,7 @@ from selmix_hf.head_fitting.retraining import (
 )
 from selmix_hf.method.losses import LogitAdjustedLoss
 from selmix_hf.method.objectives import Objective
+from selmix_hf.options import options_of
 from selmix_hf.studies.compare.base import Method, Setting
 from selmix_hf.studies.compare.by_trainer import ByTrainer
 from selmix_hf.studies.compare.on_features import HeadTask, OnFeatures, Samples
@@ -32,7 +33,7 @@ from selmix_hf.studies.one_start import OneStart
 from selmix_hf.training.cost_sensitive_callback import CostSensitiveCallback
 
 SELMIX = "SelMix"  # the method that the others are held against
-_OF_PAIRS = {option.name: option.default for option in dataclasses.fields(SelMixConfig) if option.name in OF_PAIRS}
+_OF_PAIRS = {name: option.default for name, option in options_of(SelMixConfig).items() if option.of_pairs}
 
 
 # --- heads -------------------------------------------------------------------------------------------------------
