@@ -47,7 +47,7 @@ class Options:
 
     target_share: float = 0.5
     learning_rate: float = 0.01
-    max_steps: int = SelMixConfig.max_steps
+    max_steps: int = 2000
     refresh_steps: int = 10
     min_rate: float = SelMixConfig.min_rate
     min_memory: float = SelMixConfig.min_memory

@@ -70,7 +70,7 @@ def measure(
     objectives: Sequence[str],
     max_steps: int,
     every: int,
-    target_share: float,
+    target_share: float | None,
     confusion: str = "hard",
     start: str | None = None,
     learning_rate: float = 0.01,
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--objectives", nargs="+", default=["min_recall", "mean_recall", "h_mean"])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--every", type=int, default=20, help="refreshes from one look to the next")
-    parser.add_argument("--target_share", type=float, default=0.0, help="of SelMixConfig; 0: its default")
+    parser.add_argument("--target_share", type=float, help="of SelMixConfig; default its own")
     parser.add_argument("--confusion", choices=("hard", "soft"), default="hard", help="what the gain is of")
     parser.add_argument("--start", help="one of benchmarks.natural_starts in the place of the reference")
     parser.add_argument("--learning_rate", type=float, default=0.01)

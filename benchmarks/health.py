@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.defaults import cifar10_sets, classifier_sets
 from benchmarks.on_features import TEN_CLASSES, Head, Set, trainer_on_features
-from selmix_hf import SelMixConfig, SelMixTrainer
+from selmix_hf import SelMixTrainer
 from selmix_hf.data.labels import first_of_each
 from selmix_hf.method.confusion import confusion_counts, confusion_matrix
 from selmix_hf.reports.metrics import standard_error
@@ -84,7 +84,7 @@ def measures(trainer: SelMixTrainer) -> dict[str, Any]:
         standard_error(lambda matrix, of=constraint: of.slack(matrix).min(), counts, objective.class_prior)
         for constraint in objective.constraints
     ]
-    reach = trainer.args.learning_rate * max(trainer.args.max_steps, SelMixConfig.max_steps)
+    reach = trainer.args.learning_rate * max(trainer.args.max_steps, 2000)  # as the trainer has it
     return {
         "swing": max(swings, default=None),
         "kept_gain": min(kept, default=None),
@@ -98,7 +98,7 @@ def measures(trainer: SelMixTrainer) -> dict[str, Any]:
 
 
 def run_on_features(
-    train: Set, gain: Set, head: Head, case: Case, held_out: Set | None, target_share: float = 0.0
+    train: Set, gain: Set, head: Head, case: Case, held_out: Set | None, target_share: float | None = None
 ) -> list[dict[str, Any]]:
     results = []
     for seed in case.seeds:
@@ -119,7 +119,7 @@ def psi_of(trainer: SelMixTrainer, head: Head, part: Set) -> float:
     return float(trainer.objective.value(confusion_matrix(counts, trainer.objective.class_prior)))
 
 
-def digits(seed: int, target_share: float) -> dict[str, Any]:
+def digits(seed: int, target_share: float | None) -> dict[str, Any]:
     """The run of the quickstart, all weights from its own stage 1."""
     from recipes import quickstart as q
 
@@ -135,7 +135,7 @@ def digits(seed: int, target_share: float) -> dict[str, Any]:
     return measures(trainer)
 
 
-def measure(target_share: float) -> list[dict[str, Any]]:
+def measure(target_share: float | None) -> list[dict[str, Any]]:
     root = Path(os.environ["SELMIX_REFERENCE_DATA"])
     on_features = partial(run_on_features, target_share=target_share)
     rows: list[dict[str, Any]] = []
@@ -198,7 +198,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target_share", type=float, default=0.0, help="of SelMixConfig; 0: its default")
+    parser.add_argument("--target_share", type=float, help="of SelMixConfig; default its own")
     parser.add_argument("--json", type=Path, help="also write the record here")
     options = parser.parse_args()
     rows = measure(options.target_share)

@@ -29,7 +29,7 @@ from selmix_hf.training.cross_fit import halves_of
 ALL = ("ties of the objective are broken", "rate and length", "soft confusion matrix", "head of the start")
 _OPTIONS: dict[str, dict[str, Any]] = {
     ALL[0]: {"metric_for_best_model": "selection_score"},
-    ALL[1]: {"learning_rate": 0.0, "max_steps": 0, "refresh_steps": 0},
+    ALL[1]: {"learning_rate": None, "max_steps": None, "refresh_steps": None},
     ALL[2]: {"confusion": "soft"},
     ALL[3]: {"head_start": "best"},
 }

@@ -33,12 +33,12 @@ class SelMixConfig(TrainingArguments):
 
     Defaults that differ from TrainingArguments:
 
-    - `max_steps` 0 instead of -1: epochs of the dataset mean nothing when classes are drawn. 0 stands for 128,000
-      pairs for up to 10 classes, and the square root of K / 10 times as many for more: 2,000, 4,776 and 20,000 steps
-      of 64 pairs for 10, 57 and 1,000 classes (`work_out`).
+    - `max_steps` None instead of -1: epochs of the dataset mean nothing when classes are drawn. None stands for
+      128,000 pairs for up to 10 classes, and the square root of K / 10 times as many for more: 2,000, 4,776 and 20,000
+      steps of 64 pairs for 10, 57 and 1,000 classes (`work_out`). Until then it reads 0, as Trainer wants a number.
     - `per_device_train_batch_size` 64 instead of 8: the paper's.
     - `optim` "sgd" instead of AdamW: the gains are those of a gradient step.
-    - `learning_rate` 0, which stands for a rate of the head that is worked out from the data: see `head_start`. A
+    - `learning_rate` None instead of 5e-5: a rate of the head that is worked out from the data, see `head_start`. A
       given one is absolute.
     - `lr_scheduler_type` "cosine" instead of "linear": the paper's.
     - `max_grad_norm` 0 (off) instead of 1: the gains are those of a gradient step as it is.
@@ -49,6 +49,9 @@ class SelMixConfig(TrainingArguments):
       that ends in "loss" and True for any other.
     - `remove_unused_columns` False: the collator needs the raw columns.
     - `report_to` stays "none" unless set.
+
+    A number whose default is None is worked out from the data or from other options. 0, which older configurations
+    have there, means the same, but for `backbone_learning_rate`.
 
     Args:
         objective: its name, see `objective_names.get_objective`; a callable goes to `SelMixTrainer(objective=...)`.
@@ -77,9 +80,9 @@ class SelMixConfig(TrainingArguments):
             it further with momentum.
         head_start: "best": the run begins with the model's head, or with one retrained on the training set where that
             scores better on the gain set; then on the evaluation set too, or the model's own is put back. "as_is":
-            with the model's own. The retrained heads also tell the rate where `learning_rate` is 0: see
-            `training.head_start`. Beside the start only evaluations of the last quarter, when such a rate has fallen,
-            can then be the best. With `gain_set_use` "refit" or "train" the head is that of the refit, and with
+            with the model's own. The retrained heads also tell the rate where no `learning_rate` is given,
+            see `training.head_start`; then only evaluations of the last quarter, when it has fallen, can be the best
+            beside the start. With `gain_set_use` "refit" or "train" the head is that of the refit, and with
             `sampling` the model's own.
         confusion: what the gain is the derivative of. "soft": the objective at the soft confusion matrix of the gain
             set, softmax(logits / `confusion_temperature`), in which classes that are never hit have a derivative too
@@ -103,9 +106,9 @@ class SelMixConfig(TrainingArguments):
             `SelMixTrainer(sample_weights=...)`.
         pair_sampling: "selmix", "uniform" (plain class-balanced mixup) or "greedy".
         inverse_temperature: s of softmax(s G), or "auto": chosen for `target_share`.
-        target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain. Default 0, which
-            stands for 0.97 where the objective is one smooth function of up to 100 classes, and 0.5 where it is a
-            minimum or of the worst share, has constraints, or there are more classes; docs/analysis.md.
+        target_share: with "auto", exp(entropy of P) as a share of the pairs with positive gain; default 0.97 where
+            the objective is one smooth function of up to 100 classes, and 0.5 where it is a minimum or of the worst
+            share, has constraints, or there are more classes; docs/analysis.md.
         mixing: how two samples become one, a name in `mixing.registry.MIXING`. "feature" mixes what enters the head,
             as the paper does. The others, such as "input" (mixup), "cutmix" and "puzzlemix", mix images before the
             model, which then is trained on one image a pair. The label stays the first sample's. Gains are worked out
@@ -128,6 +131,7 @@ class SelMixConfig(TrainingArguments):
         ValueError: on any bad value, before a weight is loaded.
     """
 
+    # steps and rates that are None at first are annotated as what they are once worked out
     objective: str = option("min_recall", "Metric to optimise.", on_card=False)
     constraints: dict | str | None = option(None, "Such as '{\"coverage\": 0.95}'.")
     class_prior: list[float] | str | None = option(None, "'validation', 'balanced', [K floats].", kept_on_resume=False)
@@ -163,7 +167,7 @@ class SelMixConfig(TrainingArguments):
         of_pairs=True,
         kept_on_resume=lambda config: config.confusion == "soft",
     )
-    refresh_steps: int = count(0, "Steps a period; 0: 10 frozen, else 50.", at_least=0, worked_out=True)
+    refresh_steps: int = count(None, "Steps a period; default 10 frozen, else 50.", at_least=0, worked_out=True)
     gain_set_use: str = choice(
         "steer", "'steer', 'refit' the head too, or 'train' too.", ("steer", "refit", "train"), listed=True
     )
@@ -174,9 +178,9 @@ class SelMixConfig(TrainingArguments):
         "selmix", "'selmix', 'uniform' or 'greedy'.", PAIR_SAMPLING, listed=True, of_pairs=True
     )
     inverse_temperature: str = option("auto", "s of softmax(s G), or 'auto'.", of_pairs=True, kept_on_resume=False)
-    target_share: float = number(
-        0.0,
-        "Effective share of the positive pairs; 0: see there.",
+    target_share: float | None = number(
+        None,
+        "Effective share of the positive pairs; default by the objective.",
         "(0, 1]",
         worked_out=True,
         of_pairs=True,
@@ -198,7 +202,7 @@ class SelMixConfig(TrainingArguments):
         of_pairs=True,
     )
     pseudo_label_steps: int = count(
-        0, "0: refresh_steps frozen, else ten times that.", at_least=0, worked_out=True, of_pseudo_labels=True
+        None, "Default refresh_steps frozen, else ten times that.", at_least=0, worked_out=True, of_pseudo_labels=True
     )
     pseudo_label_source: str = choice(
         "model",
@@ -229,12 +233,12 @@ class SelMixConfig(TrainingArguments):
 
     # changed defaults of TrainingArguments, see the docstring
     max_steps: int = count(
-        0, "Optimizer steps; 0: by the number of classes.", at_least=0, worked_out=True, kept_on_resume=False
+        None, "Optimizer steps; default by the number of classes.", at_least=0, worked_out=True, kept_on_resume=False
     )
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs a step and device."})
     optim: str = field(default="sgd", metadata={"help": "Optimizer."})
     learning_rate: float = number(
-        0.0, "Of the head; 0: worked out from the data.", "[0, inf)", worked_out=True, kept_on_resume=False
+        None, "Of the head; default worked out from the data.", "[0, inf)", worked_out=True, kept_on_resume=False
     )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none."})
@@ -249,6 +253,7 @@ class SelMixConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         check_options(self)
+        self.max_steps = self.max_steps or 0  # Trainer compares it before the number of classes is known
         if isinstance(self.constraints, str):
             self.constraints = _parse_constraints(self.constraints)
         if isinstance(self.class_prior, str) and self.class_prior.lstrip().startswith("["):
@@ -258,7 +263,7 @@ class SelMixConfig(TrainingArguments):
         if self.sampling is not None:
             self.sampling = checked_sampling(self.sampling)
         if self.backbone_learning_rate is None:
-            self.backbone_learning_rate = self.learning_rate / 30 or WORKED_OUT_BACKBONE_RATE
+            self.backbone_learning_rate = self.learning_rate / 30 if self.learning_rate else WORKED_OUT_BACKBONE_RATE
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         check_values(self)
@@ -288,7 +293,7 @@ class SelMixConfig(TrainingArguments):
             return self.inverse_temperature
 
     def work_out(self, num_classes: int) -> None:
-        """Set what is left at 0 and follows from the number of classes: `max_steps`, `refresh_steps` and
+        """Set what was not given and follows from the number of classes: `max_steps`, `refresh_steps` and
         `pseudo_label_steps`. The length is in pairs (with `sampling`: samples), so that larger batches and more
         processes take fewer steps.
 
@@ -312,7 +317,7 @@ class SelMixConfig(TrainingArguments):
         return made
 
     def _check_lengths(self) -> None:
-        if self.refresh_steps and self.pseudo_label_steps % self.refresh_steps:
+        if self.refresh_steps and (self.pseudo_label_steps or 0) % self.refresh_steps:
             raise ValueError(
                 f"pseudo_label_steps must be a multiple of refresh_steps={self.refresh_steps}, found "
                 f"{self.pseudo_label_steps}: the pairs of a period are drawn when it begins."

@@ -27,7 +27,8 @@ class Option:
         at_least: of a count.
         names: the values of a choice; `listed` where an error says "one of a, b" instead of "'a' or 'b'".
         hint: ends the sentence of an error.
-        worked_out: 0 stands for a value that follows from the data or from other options.
+        worked_out: the default is None, which stands for a value that follows from the data or from other options; so
+            does 0, as it did in older configurations.
         of_pairs: of no effect where single samples are drawn, and refused there.
         of_pseudo_labels: of no effect without unlabelled samples.
         kept_on_resume: whether a run must resume with the value that it began with; a function of the configuration

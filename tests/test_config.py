@@ -1,9 +1,11 @@
 """SelMixConfig: documented defaults, checks before any weight loads, and the command line."""
 
 import ast
+import copy
 import dataclasses
 import inspect
 import json
+import pickle
 import re
 from typing import get_type_hints
 
@@ -18,6 +20,7 @@ from selmix_hf.options import Option, count, number, options_of
 QUIET = {"use_cpu": True}
 OPTIONS = options_of(SelMixConfig)
 OF_TRAINER = {"max_steps", "learning_rate"}
+WORKED_OUT = ("learning_rate", "refresh_steps", "pseudo_label_steps", "max_steps", "target_share")
 WEIGHTS = ([0.5, 0.3, 0.2], "[0.5, 0.3, 0.2]", torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
 
 
@@ -38,7 +41,7 @@ def test_the_docstring_lists_exactly_the_changed_defaults():
 
 def test_learning_rates_are_given_or_left_to_the_data():
     config = SelMixConfig(**QUIET)
-    assert (config.learning_rate, config.backbone_learning_rate) == (0, pytest.approx(0.0001))
+    assert (config.learning_rate, config.backbone_learning_rate) == (None, pytest.approx(0.0001))
     assert SelMixConfig(learning_rate=0.6, **QUIET).backbone_learning_rate == pytest.approx(0.02)
     assert SelMixConfig(backbone_learning_rate=0.0, **QUIET).backbone_learning_rate == 0
 
@@ -135,16 +138,48 @@ def test_an_option_of_a_subclass_is_checked_refused_and_kept_like_any_other():
     @dataclasses.dataclass
     class More(SelMixConfig):
         share: float = number(0.5, "Of something.", "(0, 1]", of_pairs=True)
-        looks: int = count(0, "At something.", at_least=2, worked_out=True, kept_on_resume=False)
+        looks: int = count(None, "At something.", at_least=2, worked_out=True, kept_on_resume=False)
 
     (config,) = HfArgumentParser(More).parse_args_into_dataclasses(["--use_cpu", "True", "--share", "0.25"])
-    assert config.kept_on_resume(with_pseudo_labels=False)["share"] == 0.25 and config.looks == 0
+    assert config.kept_on_resume(with_pseudo_labels=False)["share"] == 0.25 and config.looks is None
     with pytest.raises(ValueError, match=r"share must lie in \(0, 1\], found 1.5\."):
         More(share=1.5, **QUIET)
     with pytest.raises(ValueError, match="looks must be at least 2, found 1"):
         More(looks=1, **QUIET)
     with pytest.raises(ValueError, match="leave share at the default"):
         More(share=0.25, sampling="natural", **QUIET)
+
+
+# --- values that are worked out ----------------------------------------------------------------------------------
+
+
+def test_none_is_the_default_of_what_is_worked_out():
+    fields = {one.name: one.default for one in dataclasses.fields(SelMixConfig)}
+    assert {name: fields[name] for name in WORKED_OUT} == dict.fromkeys(WORKED_OUT)
+    assert {name for name, option in OPTIONS.items() if option.worked_out} == {*WORKED_OUT}
+
+
+@pytest.mark.parametrize("num_classes", [10, 1000])
+def test_older_configurations_say_it_with_0(num_classes):
+    left, older = SelMixConfig(**QUIET), SelMixConfig(**dict.fromkeys(WORKED_OUT, 0), **QUIET)
+    assert older.backbone_learning_rate == left.backbone_learning_rate
+    made = left.for_classes(num_classes)
+    for again in (older, pickle.loads(pickle.dumps(older))):
+        assert [getattr(again.for_classes(num_classes), name) or None for name in WORKED_OUT] == [
+            getattr(made, name) for name in WORKED_OUT
+        ]
+    SelMixConfig(**dict.fromkeys(WORKED_OUT, 0), sampling="natural", **QUIET)  # none of them was set
+
+
+def test_none_goes_through_what_is_done_with_a_configuration(tmp_path):
+    config = SelMixConfig(str(tmp_path), **QUIET)
+    assert json.loads(config.to_json_string())["learning_rate"] is None
+    assert config.to_sanitized_dict()["target_share"] == "None"
+    for again in (copy.copy(config), pickle.loads(pickle.dumps(config)), dataclasses.replace(config)):
+        assert [getattr(again, name) for name in WORKED_OUT] == [None, None, None, 0, None]
+    made = dataclasses.replace(config.for_classes(10), learning_rate=None, pseudo_label_steps=None, refresh_steps=20)
+    assert (made.max_steps, made.refresh_steps, made.pseudo_label_steps) == (2000, 20, None)
+    assert made.for_classes(10).pseudo_label_steps == 200
 
 
 def test_the_best_checkpoint_is_the_highest_score():

@@ -24,9 +24,10 @@ def parse_arguments(dataclass_types: type | Sequence[type], argv: Sequence[str] 
         dataclass_types: a dataclass or several, such as `SelMixConfig`; no field name may occur twice.
         argv: the options; default those of the process.
 
-    The file maps field names to values, which are converted as on the command line: `1e-3` is a number. Fields that
-    may hold a dict (`constraints`) or either a list or a string (`class_prior`) take a nested mapping or a list in the
-    file and JSON on the command line.
+    The file maps field names to values, which are converted as on the command line: `1e-3` is a number. A number whose
+    default is None may be set back to it: null in the file, "none" on the command line. Fields that may hold a dict
+    (`constraints`) or either a list or a string (`class_prior`) take a nested mapping or a list in the file and JSON
+    on the command line.
 
     Raises:
         ValueError: unknown options or keys (with the nearest known one), values of the wrong type, missing options.
@@ -35,6 +36,9 @@ def parse_arguments(dataclass_types: type | Sequence[type], argv: Sequence[str] 
     classes = (dataclass_types,) if isinstance(dataclass_types, type) else tuple(dataclass_types)
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _Parser(cast(Any, classes), usage="%(prog)s [--config FILE.yaml] [options]", allow_abbrev=False)
+    for action in parser._actions:
+        if action.default is None and not action.required and action.type in (int, float):
+            action.type = _or_none(action.type)
     parser.add_argument("--config", metavar="FILE.yaml", help="Options in YAML; the command line overrides them.")
     first_look = _Parser(add_help=False, allow_abbrev=False)
     first_look.add_argument("--config")
@@ -71,6 +75,16 @@ class _Parser(HfArgumentParser):
 
     def action_of(self, name: str) -> Action:
         return next(action for action in self._actions if action.dest == name)
+
+
+def _or_none(kind: type) -> Callable[[str], Any]:
+    """Reads a number, or "none" for the default that stands for one which is worked out."""
+
+    def convert(word: str) -> Any:
+        return None if word.lower() == "none" else kind(word)
+
+    convert.__name__ = kind.__name__  # in errors
+    return convert
 
 
 def _field_names(cls: type) -> list[str]:

@@ -126,7 +126,7 @@ class OneStart:
     def configured(self, **options: Any) -> SelMixConfig:
         """The run's settings with others in their place; without them nothing is evaluated or saved while it
         trains."""
-        kept: dict[str, Any] = {**NOTHING_KEPT, "pseudo_label_steps": 0}  # the last follows refresh_steps
+        kept: dict[str, Any] = {**NOTHING_KEPT, "pseudo_label_steps": None}  # the last follows refresh_steps
         if not options.get("freeze_backbone", self.config.freeze_backbone):
             kept["feature_cache_dir"] = None
         return dataclasses.replace(self.config, **kept | options)

@@ -153,12 +153,12 @@ class HeadStart:
         return cls(learning_rate_of(tried, factor), best_by(trainer.objective, tried))
 
     @classmethod
-    def prepare(cls, trainer: Any, given_rate: float, checkpoint: str | None) -> HeadStart | None:
+    def prepare(cls, trainer: Any, given_rate: float | None, checkpoint: str | None) -> HeadStart | None:
         """Set the learning rate of a `SelMixTrainer`'s run where none was given.
 
         Args:
             trainer: whose training features are stored, if its backbone is frozen.
-            given_rate: the head's; 0: it is worked out, or was by the run that a checkpoint is of.
+            given_rate: the head's; None or 0: it is worked out, or was by the run that a checkpoint is of.
             checkpoint: that the run goes on from, or None.
 
         Returns:

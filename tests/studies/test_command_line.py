@@ -45,6 +45,19 @@ def test_the_command_line_overrides_the_file(yaml_file, tmp_path):
     assert (config.learning_rate, config.max_steps) == (0.01, 40)
 
 
+@pytest.mark.parametrize("text", ["null", "none", "None", "~"])
+def test_a_value_that_is_worked_out_may_be_asked_for(text, yaml_file, tmp_path):
+    names = ("learning_rate", "max_steps", "refresh_steps", "pseudo_label_steps", "target_share")
+    left = SelMixConfig(str(tmp_path))
+    path = yaml_file("".join(f"{name}: {text}\n" for name in names) + f"output_dir: {tmp_path}\n")
+    (config,) = parse_arguments(SelMixConfig, ["--config", path])
+    assert [getattr(config, name) for name in names] == [getattr(left, name) for name in names]
+    given = yaml_file(f"learning_rate: 0.5\nmax_steps: 7\noutput_dir: {tmp_path}\n")
+    options = [word for name in names for word in (f"--{name}", "none")]
+    (config,) = parse_arguments(SelMixConfig, ["--config", given, *options])
+    assert [getattr(config, name) for name in names] == [getattr(left, name) for name in names]
+
+
 def test_numbers_and_switches_keep_their_type(yaml_file, tmp_path):
     path = yaml_file(f"output_dir: {tmp_path}\ninverse_temperature: 10\nbeta_min: 1\nload_best_model_at_end: no\n")
     (config,) = parse_arguments(SelMixConfig, ["--config", path])
