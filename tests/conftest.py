@@ -96,7 +96,7 @@ def warnings(monkeypatch):
     from transformers.utils import logging
 
     found = []
-    for room in ("pushing_trainer", "pushing"):
+    for room in ("training.base", "hub.upload"):
         logger = logging.get_logger(f"selmix_hf.{room}")
         monkeypatch.setattr(logger, "warning", lambda text, *_: found.append(text))
     return found

@@ -14,6 +14,7 @@ from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.objectives import Constraint, Objective, default_target_share
 from selmix_hf.reports.metrics import refresh_report
 from selmix_hf.training.health import HealthWatch
+from selmix_hf.training.steering import Refresh
 
 # recalls 1, 1/2, 1/4; each class 1/3 of the samples; coverages 7/12, 3/12, 2/12 (see COLUMN_SUMS)
 COUNTS = torch.tensor([[8, 0, 0], [2, 4, 2], [4, 2, 2]])
@@ -313,11 +314,13 @@ def test_a_metric_of_ones_own_is_taken_for_the_minimum_that_it_is():
     multipliers = OWN.update_multipliers({}, COUNTS)
     report = refresh_report(OWN, COUNTS, "abc", multipliers, gradient=torch.zeros(3, 3))
     assert report["gain_set_psi"] == pytest.approx(1 / 2) and report["gain_set_psi_error"] > 0  # that of the minimum
-    swinging = [{"gain_set_psi": 0.03 * (t % 2), "gain_set_psi_error": 0.01} for t in range(20)]
+    log = {"gain_set_psi_error": 0.01, "gain_set_worst_recall": 0.5}
+    swinging = [Refresh(t, t, COUNTS, report=log | {"gain_set_psi": 0.03 * (t % 2)}) for t in range(20)]
     for metric, kinds in ((OWN, set()), (get_objective("h_mean"), {"swing"})):
         watch = HealthWatch(metric, lambda sentence: None)
         watch.start(COUNTS)  # knows recalls alone
-        watch.look(None, None, [{**log, "gain_set_worst_recall": 0.5} for log in swinging])
+        for refresh in swinging:
+            watch.look(refresh)
         assert watch.said == kinds
 
 
