@@ -11,7 +11,7 @@ import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,14 @@ from selmix_hf.models.fingerprint import backbone_fingerprint
 
 _CHUNK = 1024  # samples: as many are lost where a pass is interrupted
 _DTYPES = {"float32": "F32", "float16": "F16"}
+
+
+class FeatureSource(Protocol):
+    """What gives the features of a dataset: a `FeatureCache`, or what takes its place where they are known."""
+
+    def features(self, look: DatasetPass, dataset: Any, collator: Collator, seed: int = 0) -> Tensor:
+        """Features that enter the head, N x D, on every process."""
+        ...
 
 
 class FeatureCache:

@@ -22,19 +22,23 @@ class TrainingPushes:
         tell: called with one sentence about the first upload that fails.
     """
 
-    def __init__(self, folder: str | os.PathLike, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], tell: Callable[[str], None]) -> None:
         self.folder = Path(folder)
         self._tell = tell
         self._told = False
         self._pool = futures.ThreadPoolExecutor(1, "selmix-push")
-        self._jobs: list[futures.Future] = []
+        self._jobs: list[futures.Future[None]] = []
 
     def busy(self) -> bool:
         """Whether an upload is under way."""
         return not all(job.done() for job in self._jobs)
 
     def push(
-        self, checkpoint: str | os.PathLike, paths_in_repo: Sequence[str | None], more_files: Sequence[str], **how: Any
+        self,
+        checkpoint: str | os.PathLike[str],
+        paths_in_repo: Sequence[str | None],
+        more_files: Sequence[str],
+        **how: Any,
     ) -> None:
         """Upload the model in a checkpoint to each of the folders of the repository; no error leaves this call.
 
@@ -59,7 +63,9 @@ class TrainingPushes:
         """Until the last upload has ended, well or not."""
         futures.wait(self._jobs)
 
-    def _upload(self, stage: str, paths_in_repo: Sequence[str | None], more: Sequence[str], how: dict) -> None:
+    def _upload(
+        self, stage: str, paths_in_repo: Sequence[str | None], more: Sequence[str], how: dict[str, Any]
+    ) -> None:
         try:
             for path in paths_in_repo:
                 upload(stage, **how, more_files=more, path_in_repo=path)

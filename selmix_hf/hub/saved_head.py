@@ -97,7 +97,7 @@ class SelMixHead:
             backbone_fingerprint(model, head.parameters()),
         )
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the weights (safetensors) and config.json."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file(self.tensors, Path(folder) / WEIGHTS)
@@ -106,7 +106,7 @@ class SelMixHead:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | os.PathLike, revision: str | None = None, token: str | None = None
+        cls, name: str | os.PathLike[str], revision: str | None = None, token: str | None = None
     ) -> SelMixHead:
         """Read a head from a folder or from the Hub.
 
@@ -135,7 +135,7 @@ class SelMixHead:
     def push_to_hub(
         self,
         repo_id: str,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike[str],
         private: bool | None = None,
         revision: str | None = None,
         token: str | None = None,

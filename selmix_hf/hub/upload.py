@@ -40,7 +40,7 @@ class PushError(RuntimeError):
     """Nothing was lost: the message says why the push failed, where the files are and how to repeat it."""
 
 
-def model_files(folder: str | os.PathLike, more: Iterable[str] = ()) -> list[str]:
+def model_files(folder: str | os.PathLike[str], more: Iterable[str] = ()) -> list[str]:
     """The files of a folder that belong into a model repository, relative to it and sorted.
 
     Args:
@@ -85,7 +85,7 @@ def create_repository(repo_id: str, help: str, private: bool | None = None, toke
 
 
 def push_folder(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     repo_id: str,
     again: str | None = None,
     private: bool | None = None,
@@ -122,7 +122,7 @@ def push_folder(
 
 
 def upload(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     repo_id: str,
     revision: str | None,
     token: str | None,
@@ -157,7 +157,7 @@ def _explained(what: str, help: str) -> Iterator[None]:
         raise PushError(f"{what} failed: {reason_of(error)} {help}") from error
 
 
-def help_after_failure(folder: str | os.PathLike, again: str) -> str:
+def help_after_failure(folder: str | os.PathLike[str], again: str) -> str:
     """What is said after the reason: where the files are, and the call that repeats the push."""
     return f"Nothing is lost: the files are in {folder}. To repeat the push: {again}"
 
@@ -168,7 +168,7 @@ def call_again(call: str, **given: Any) -> str:
 
 
 def repeat_call(
-    folder: str | os.PathLike, repo_id: str, private: bool | None = None, revision: str | None = None
+    folder: str | os.PathLike[str], repo_id: str, private: bool | None = None, revision: str | None = None
 ) -> str:
     """The call of `push_folder` as code."""
     return call_again("push_folder", folder=str(folder), repo_id=repo_id, private=private, revision=revision)

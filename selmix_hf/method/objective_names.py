@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,8 @@ def _group_means(of_classes: Callable[[Tensor], Tensor], tail_K: Tensor) -> Call
 
     return means
 
+
+_Known = TypeVar("_Known")
 
 OBJECTIVES: dict[str, Callable[..., Metric]] = {
     "mean_recall": lambda **_: SmoothMetric("mean_recall", mean_recall),
@@ -200,7 +203,7 @@ def _weights(class_prior: Sequence[float]) -> list[float]:
     return weights
 
 
-def _look_up(registry: Mapping[str, Callable], name: str, kind: str) -> Callable:
+def _look_up(registry: Mapping[str, _Known], name: str, kind: str) -> _Known:
     if name in registry:
         return registry[name]
     raise ValueError(f"unknown {kind} {name!r}; {known_names(str(name), registry)}")

@@ -194,7 +194,7 @@ def evaluate_metric(num_classes: int, cache_dir: str | None = None, **options: A
     import datasets
     import evaluate
 
-    class SelMixMetrics(evaluate.Metric):
+    class SelMixMetrics(evaluate.Metric):  # type: ignore[misc]  # theirs has no types
         def _info(self) -> evaluate.MetricInfo:
             features = datasets.Features(
                 {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}

@@ -206,7 +206,7 @@ def plot_gain_fidelity(fidelity: GainFidelity, title: str = "") -> Figure:
 
 def save_plots(
     trainer: Any,
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     before: Tensor | None = None,
     after: Tensor | None = None,
     set_name: str = "",
@@ -259,7 +259,7 @@ def save_plots(
     return paths
 
 
-def save_record_plots(record: Mapping[str, Any], folder: str | os.PathLike, run: int = 0) -> list[Path]:
+def save_record_plots(record: Mapping[str, Any], folder: str | os.PathLike[str], run: int = 0) -> list[Path]:
     """The plots of `save_plots`, from the results.json of a recipe.
 
     Args:
@@ -302,7 +302,7 @@ def _worst_share_of(report: Mapping[str, Any]) -> tuple[float, tuple[float, floa
 
 
 def _save(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     names: Sequence[str],
     psi: str,
     gain_KK: Tensor | None,

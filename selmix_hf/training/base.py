@@ -79,7 +79,7 @@ class PushingTrainer(Trainer):
         best = self.state.best_global_step if self.args.load_best_model_at_end and not self.is_in_train else None
         return self.state.global_step if best is None else best
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = str(self.args.output_dir if output_dir is None else output_dir)
         with adapter_saved(self.model, folder) if self.args.should_save else nullcontext():
             super()._save(output_dir, state_dict)

@@ -13,7 +13,7 @@ from selmix_hf.models.peft_models import has_adapter, load_adapter
 from selmix_hf.training.state import PairState
 
 
-def load_pair_state(folder: str | os.PathLike, geometry: dict[str, Any]) -> PairState:
+def load_pair_state(folder: str | os.PathLike[str], geometry: dict[str, Any]) -> PairState:
     """The state in a checkpoint of a run with the same periods.
 
     Args:
@@ -30,7 +30,7 @@ def load_pair_state(folder: str | os.PathLike, geometry: dict[str, Any]) -> Pair
     return state
 
 
-def require_same(folder: str | os.PathLike, before: Mapping[str, Any], now: Mapping[str, Any], harm: str) -> None:
+def require_same(folder: str | os.PathLike[str], before: Mapping[str, Any], now: Mapping[str, Any], harm: str) -> None:
     """What a resumed run must keep, as the checkpoint in a folder has it and as the run does; what an older checkpoint
     does not have is not compared.
 
@@ -46,7 +46,7 @@ def require_same(folder: str | os.PathLike, before: Mapping[str, Any], now: Mapp
         )
 
 
-def load_weights(model: Any, folder: str | os.PathLike | None) -> bool:
+def load_weights(model: Any, folder: str | os.PathLike[str] | None) -> bool:
     """Load saved weights into the model through from_pretrained, strictly. Trainer's own way silently skips weights
     that save_pretrained stores under older names (ViT, DeiT, BEiT, Swin, ...). Of a `PeftModel` adapter and head are
     loaded, see `peft_models.load_adapter`.

@@ -42,7 +42,8 @@ def class_bias_of(trainers: Sequence[Any], objective: Objective | None = None) -
             scores.append(trainer.head.logits(gain.take(slice(None)).to(trainer.args.device)).float().cpu())
         labels.append(gain.labels)
     bias_K = tune_class_bias(torch.cat(scores), torch.cat(labels), objective or trainers[0].objective)
-    return broadcast(bias_K.to(trainers[0].args.device)).cpu()
+    shared_K: Tensor = broadcast(bias_K.to(trainers[0].args.device))
+    return shared_K.cpu()
 
 
 def require_bias(head: Any) -> None:

@@ -154,7 +154,8 @@ def swing(refreshes: Sequence[Mapping[str, Any]]) -> float | None:
     root mean product of a difference with the next one, where they point apart; 0 where it only rises or falls. None
     for fewer than ten differences, or without an error."""
     last = refreshes[-_WINDOW - 1 :]
-    psi, error = [log["gain_set_psi"] for log in last], sum(log["gain_set_psi_error"] for log in last) / len(last)
+    psi = [log["gain_set_psi"] for log in last]
+    error = sum(float(log["gain_set_psi_error"]) for log in last) / len(last)
     differences = [after - before for before, after in pairwise(psi)]
     if len(differences) < _WINDOW or not error:
         return None

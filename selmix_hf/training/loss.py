@@ -30,7 +30,7 @@ class MixedLoss:
         self._finite = FiniteCheck(torch.zeros(()))
 
     def __call__(
-        self, model: nn.Module, inputs: dict[str, Any], own_loss: Callable | None, return_outputs: bool
+        self, model: nn.Module, inputs: dict[str, Any], own_loss: Callable[..., Tensor] | None, return_outputs: bool
     ) -> tuple[Tensor, SequenceClassifierOutput | None]:
         """Loss and, where they are asked for, logits.
 
@@ -46,7 +46,7 @@ class MixedLoss:
         training = coefficient is not None or model.training
         if training and not self.args.freeze_backbone:
             freeze_batch_norm(model)
-        at_head: AbstractContextManager = nullcontext()
+        at_head: AbstractContextManager[object] = nullcontext()
         if coefficient is not None and self.mixer is not None:
             inputs = self.mixer(inputs, labels, drawn)
         elif coefficient is not None:

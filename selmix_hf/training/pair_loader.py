@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from selmix_hf.config import SelMixConfig
+from selmix_hf.data.collators import Collator
 from selmix_hf.data.pairs import PairDataset, PairSampler
 from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import WeightedSampler
@@ -45,7 +46,7 @@ class DrawPlan:
     @property
     def a_step(self) -> int:
         """Pairs, or single samples, of an optimizer step over all processes."""
-        return self.batch_size() * self.args.gradient_accumulation_steps * self.args.world_size
+        return self.batch_size() * self.args.gradient_accumulation_steps * int(self.args.world_size)
 
     @property
     def a_period(self) -> int:
@@ -58,9 +59,9 @@ class Draws(Protocol):
 
     plan: DrawPlan
 
-    def of_images(self) -> tuple[Dataset, Sampler]: ...
+    def of_images(self) -> tuple[Dataset[Any], Sampler[Any]]: ...
 
-    def of_features(self, stored: FeatureDataset) -> tuple[Dataset, Sampler]: ...
+    def of_features(self, stored: FeatureDataset) -> tuple[Dataset[Any], Sampler[Any]]: ...
 
 
 class PairLoader:
@@ -76,12 +77,12 @@ class PairLoader:
         self.sets, self.plan, self.unlabeled = sets, plan, unlabeled
         self.counts = np.bincount(sets.train_labels, minlength=sets.num_classes)
 
-    def of_images(self) -> tuple[Dataset, Sampler]:
+    def of_images(self) -> tuple[Dataset[Any], Sampler[Any]]:
         second = None if self.unlabeled is None else self.unlabeled.second_set()
-        dataset: Dataset = PairDataset(self.sets.train, second, reuse=self.plan.args.reuse_samples)
+        dataset = PairDataset(self.sets.train, second, reuse=self.plan.args.reuse_samples)
         return dataset, self._sampler(self.sets.train_labels, 1)
 
-    def of_features(self, stored: FeatureDataset) -> tuple[Dataset, Sampler]:
+    def of_features(self, stored: FeatureDataset) -> tuple[Dataset[Any], Sampler[Any]]:
         second = None if self.unlabeled is None else self.unlabeled.second_features(stored)
         return FeaturePairs(stored, second), self._sampler(stored.labels.numpy(), self.plan.args.feature_views)
 
@@ -123,11 +124,10 @@ class SampleLoader:
     def __init__(self, dataset: Any, weights: NDArray[np.float64], plan: DrawPlan) -> None:
         self.dataset, self.weights, self.plan = dataset, weights, plan
 
-    def of_images(self) -> tuple[Dataset, Sampler]:
-        dataset: Any = DrawnSamples(self.dataset)
-        return dataset, self._sampler(1)
+    def of_images(self) -> tuple[Dataset[Any], Sampler[Any]]:
+        return DrawnSamples(self.dataset), self._sampler(1)
 
-    def of_features(self, stored: FeatureDataset) -> tuple[Dataset, Sampler]:
+    def of_features(self, stored: FeatureDataset) -> tuple[Dataset[Any], Sampler[Any]]:
         return FeatureSamples(stored), self._sampler(len(stored.views))
 
     def _sampler(self, views: int) -> WeightedSampler:
@@ -145,7 +145,7 @@ class SampleLoader:
         return float(repeat * self.plan.args.refresh_steps)
 
 
-def data_loader(draws: Draws, stored: FeatureDataset | None, collator: Callable) -> DataLoader:
+def data_loader(draws: Draws, stored: FeatureDataset | None, collator: Collator) -> DataLoader[Any]:
     """Batches of a period, from stored features where there are some."""
     dataset, sampler = draws.of_images() if stored is None else draws.of_features(stored)
     plan, args = draws.plan, draws.plan.args

@@ -19,7 +19,7 @@ from selmix_hf.data.collators import SelMixCollator
 from selmix_hf.data.labels import first_of_each
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.data.seeded import SeededDataset
-from selmix_hf.features.cache import FeatureCache
+from selmix_hf.features.cache import FeatureCache, FeatureSource
 from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.features.stored import FeatureDataset
 from selmix_hf.method.confusion import ClassStatistics
@@ -39,7 +39,7 @@ class Passes:
         is_main: whether this process may show a bar.
 
     Attributes:
-        cache: computes features, or knows them: a `FeatureCache`, or anything with its `features`.
+        cache: computes features, or knows them; may be replaced by another `FeatureSource`.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class Passes:
         args: SelMixConfig,
         collator: SelMixCollator,
         prepare: Callable[[dict[str, Any]], dict[str, Any]],
-        autocast: Callable[[], AbstractContextManager],
+        autocast: Callable[[], AbstractContextManager[object]],
         precision: str,
         is_main: bool,
     ) -> None:
         self.model, self.head, self.args, self.collator = model, head, args, collator
         self.prepare, self.autocast = prepare, autocast
         self.show_progress = is_main and not args.disable_tqdm
-        self.cache: Any = FeatureCache(args.feature_cache_dir, args.feature_dtype, precision)
+        self.cache: FeatureSource = FeatureCache(args.feature_cache_dir, args.feature_dtype, precision)
         self._kept: dict[int, tuple[Any, FeatureDataset]] | None = None
 
     @property
@@ -118,8 +118,7 @@ class Passes:
 
     def features_of(self, dataset: Any) -> Tensor:
         """Features of a dataset without augmentation, N x D, on every process."""
-        features_ND: Tensor = self.cache.features(self.look, dataset, SelMixCollator(self.collator.eval_collator))
-        return features_ND
+        return self.cache.features(self.look, dataset, SelMixCollator(self.collator.eval_collator))
 
     @property
     def random_views(self) -> bool:

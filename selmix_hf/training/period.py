@@ -125,7 +125,7 @@ class Periods(TrainerCallback):
                 is_main = trainer.is_world_process_zero()
                 pseudo_labels = trainer.unlabeled.labels_at(step, pseudo_labels, trainer.log, is_main)
         soft = partial(trainer.gain_set.soft_confusion, step) if trainer.gain_set.soft else None
-        found = trainer.steering.refresh(step, before, statistics, soft, pseudo_labels)
+        found: Refresh = trainer.steering.refresh(step, before, statistics, soft, pseudo_labels)
         trainer.pair_state = replace(
             before,
             probability=found.probability,

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from selmix_hf.data.collators import SelMixCollator
 from selmix_hf.data.random_state import isolated_random_state
+from selmix_hf.features.dataset_pass import DatasetPass
+from selmix_hf.features.stored import FeatureDataset
 from selmix_hf.head_fitting.retraining import retrain_head
 from selmix_hf.method.losses import LogitAdjustedLoss
 
@@ -74,7 +76,8 @@ def refit_head(trainer: Any) -> None:
 
 
 def _training_features(trainer: Any) -> Tensor:
-    if trainer.train_features is not None:
-        return trainer.train_features.views[0].float()
-    collator = SelMixCollator(trainer.data_collator.eval_collator)
-    return trainer.passes.look.features(trainer.train_dataset, collator)
+    stored: FeatureDataset | None = trainer.train_features
+    if stored is not None:
+        return stored.views[0].float()
+    look: DatasetPass = trainer.passes.look
+    return look.features(trainer.train_dataset, SelMixCollator(trainer.data_collator.eval_collator))

@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from transformers.utils import logging
 
 from selmix_hf.config import SelMixConfig
-from selmix_hf.data.collators import SelMixCollator, default_collator, probe_batch
+from selmix_hf.data.collators import Collator, ImageTransform, SelMixCollator, default_collator, probe_batch
 from selmix_hf.features.frozen import head_alone
 from selmix_hf.features.stored import FEATURES, FeatureDataset
 from selmix_hf.method.confusion import ClassStatistics
@@ -105,7 +105,7 @@ class SelMixTrainer(PushingTrainer):
         self,
         model: nn.Module | None = None,
         args: SelMixConfig | None = None,
-        data_collator: Callable | None = None,
+        data_collator: Collator | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
@@ -114,14 +114,14 @@ class SelMixTrainer(PushingTrainer):
         objective: str | Callable[[Tensor], Tensor] | Objective | None = None,
         mixing: Mixing | None = None,
         sample_weights: ArrayLike | None = None,
-        train_transform: Callable | None = None,
-        eval_transform: Callable | None = None,
+        train_transform: ImageTransform | None = None,
+        eval_transform: ImageTransform | None = None,
         head_name: str | None = None,
         label_column: str | None = None,
         unlabeled_dataset: Any = None,
         teacher: Callable[..., Any] | None = None,
         unlabeled_labels: Any = None,
-        compute_metrics: Callable | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         args = SelMixConfig() if args is None else copy.copy(args)  # what is worked out is this run's alone
@@ -131,7 +131,7 @@ class SelMixTrainer(PushingTrainer):
         checks.check_functions(model, args, mixing, teacher, unlabeled_dataset, sample_weights)
         given = unlabeled_dataset, unlabeled_labels, args, label_column, sample_weights
         sets = self.sets = Sets(train_dataset, gain_dataset, *given)
-        self.timed: Callable[[str], AbstractContextManager] = lambda part: nullcontext()
+        self.timed: Callable[[str], AbstractContextManager[object]] = lambda part: nullcontext()
         how = processing_class, data_collator
         super().__init__(
             model=model,
@@ -244,7 +244,7 @@ class SelMixTrainer(PushingTrainer):
                 self.gain_set.forget()
                 self.train_features = None
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         if self.args.freeze_backbone:
             logger.info("freeze_backbone: computing the pooled features of train_dataset and gain_dataset once.")
             with self.timed("features"):
@@ -252,7 +252,9 @@ class SelMixTrainer(PushingTrainer):
         if self.is_in_train:
             self.head_start = HeadStart.prepare(self, self.given_rate, self._resumes_from)
         with self.timed("features"):  # of second samples
-            return self.accelerator.prepare(data_loader(self.draws, self.train_features, self.data_collator))
+            loader = data_loader(self.draws, self.train_features, self.data_collator)
+            prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+            return prepared
 
     def store_features(self) -> FeatureDataset:
         """Features of the training set, view by view; those of the gain set are made beside."""
@@ -303,7 +305,7 @@ class SelMixTrainer(PushingTrainer):
 
     def evaluation_loop(
         self,
-        dataloader: DataLoader,
+        dataloader: DataLoader[Any],
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
@@ -328,13 +330,10 @@ class SelMixTrainer(PushingTrainer):
     def _metrics(self, counts: Tensor) -> dict[str, Any]:
         return self.evaluations.metrics(counts, per_class=not self.is_in_train)
 
-    def _metrics_beside(self, compute_metrics: Callable) -> Callable:
-        return lambda prediction: {
-            **self._metrics(counts_of(prediction, self.head.num_classes)),
-            **compute_metrics(prediction),
-        }
+    def _metrics_beside(self, compute_metrics: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+        return lambda given: {**self._metrics(counts_of(given, self.head.num_classes)), **compute_metrics(given)}
 
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any]:
         # with persistent workers Trainer keeps one loader for every dataset that is given as an object
         getattr(self, "_eval_dataloaders", {}).pop("eval", None)
         return super().get_eval_dataloader(eval_dataset)

@@ -44,7 +44,7 @@ class PairState:
 
     FILE_NAME = "selmix_state.safetensors"
 
-    def save(self, folder: str | os.PathLike) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `FILE_NAME` into the folder, which is made if need be, whole or not at all."""
         tensors = {f"multiplier.{name}": value.contiguous() for name, value in self.multipliers.items()}
         if self.probability is not None:
@@ -66,7 +66,7 @@ class PairState:
         os.replace(path.with_suffix(".tmp"), path)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> PairState:
+    def load(cls, folder: str | os.PathLike[str]) -> PairState:
         """Read what `save` wrote.
 
         Raises:
