@@ -273,7 +273,7 @@ def make_long_tailed(
     )
     if save_to is not None:
         split.save(save_to)
-    return split._select(dataset, keys)
+    return split.select(dataset, keys)
 
 
 def _resolve_order(

@@ -169,9 +169,10 @@ class LongTailedSplit:
         require_dataset(dataset)
         if self.key_column is None and self.num_rows not in (None, len(dataset)):
             raise ValueError(f"row numbers of a dataset with {self.num_rows} rows, applied to one with {len(dataset)}")
-        return self._select(dataset, sample_keys(dataset, self.key_column))
+        return self.select(dataset, sample_keys(dataset, self.key_column))
 
-    def _select(self, dataset: Dataset, keys: Sequence[int | str]) -> DatasetDict:
+    def select(self, dataset: Dataset, keys: Sequence[int | str]) -> DatasetDict:
+        """As `apply`, with the keys of the dataset's rows known."""
         row_of = {key: row for row, key in enumerate(keys)}
         keys_of = {part: getattr(self, part) for part in _PARTS}
         missing = [key for own in keys_of.values() for key in own if key not in row_of]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -320,7 +321,7 @@ def _beta_nodes(beta: float | Sequence[float]) -> list[tuple[float, float]]:
     nodes, shares = np.polynomial.legendre.leggauss(8)
     return [
         (float(a + (b - a) * (x + 1) / 2), float(w / 2 * (b - a) / (high - low)))
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in pairwise(edges)
         for x, w in zip(nodes, shares, strict=True)
     ]
 

@@ -10,6 +10,7 @@ Shape suffixes: N images, C channels, H x W pixels, D features, K classes.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ class WideResNet(nn.Module):
                         for block in range(num_blocks)
                     )
                 )
-                for group, (inputs, outputs) in enumerate(zip(channels, channels[1:], strict=False))
+                for group, (inputs, outputs) in enumerate(pairwise(channels))
             )
         )
         self.norm = nn.BatchNorm2d(channels[-1], **_NORM)

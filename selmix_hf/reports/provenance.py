@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -12,7 +13,7 @@ def own_command(argv: Sequence[str]) -> str | None:
     if not argv[0].endswith(".py"):
         return None
     words = [Path(argv[0]).name]
-    for before, word in zip(argv, argv[1:], strict=False):
+    for before, word in pairwise(argv):
         name, equals, _ = word.partition("=")
         if "token" in name and equals:
             word = f"{name}=..."

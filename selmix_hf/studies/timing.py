@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,8 @@ class PeakMemory:
 
     def __enter__(self) -> PeakMemory:
         self._gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
-        try:
+        with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten: proc(5)
-        except OSError:
-            pass
         self._held = _process_gb("VmRSS")
         if self._gpu:
             torch.cuda.reset_peak_memory_stats()

@@ -158,9 +158,9 @@ class PseudoLabels:
         if self.args.freeze_backbone and self.teacher is None:
             dataset = self.passes.stored(dataset)
         collator = self.passes.collator.eval_collator
-        with self.average.in_place() if self.average is not None else nullcontext():
-            with isolated_random_state(self.passes.seed):
-                classes, confidence = self.passes.look.predictions(dataset, collator, self.teacher)
+        weights = nullcontext() if self.average is None else self.average.in_place()
+        with weights, isolated_random_state(self.passes.seed):
+            classes, confidence = self.passes.look.predictions(dataset, collator, self.teacher)
         return classes.numpy(), confidence.numpy()
 
     def second_set(self) -> Dataset[Any]:
