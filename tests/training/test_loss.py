@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from runs import At
+from runs import BOTH, At
 from transformers import AutoModelForImageClassification
+
+from selmix_hf import LogitAdjustedLoss
 
 
 def _cross_entropy(outputs, labels, num_items_in_batch=None):
@@ -79,3 +81,37 @@ def test_users_objective_and_loss(tmp_path):
     )
     smooth.train()
     assert tiny.losses(smooth) == pytest.approx(tiny.losses(run), abs=1e-6)
+
+
+@BOTH
+def test_a_loss_of_ones_own_sees_logits_and_classes(freeze, tmp_path):
+    seen = []
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        seen.append((outputs["logits"].shape, labels.shape))
+        return LogitAdjustedLoss(tiny.TRAIN_COUNTS)(outputs, labels)
+
+    options = {"sampling": "natural", "freeze_backbone": freeze, "max_steps": 2, **tiny.BARE}
+    run = tiny.trainer(tmp_path, compute_loss_func=loss, **options)
+    run.train()
+    assert seen == [((8, 4), (8,))] * 2
+    plain = tiny.trainer(tmp_path, **options)
+    plain.train()
+    assert tiny.largest_difference(tiny.weights(run), tiny.weights(plain)) > 1e-4
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    def loss(outputs, labels, num_items_in_batch=None):
+        return outputs["logits"].sum() * float("nan")
+
+    run = tiny.trainer(tmp_path, sampling="natural", compute_loss_func=loss, **tiny.BARE)
+    with pytest.raises(FloatingPointError, match="the loss is not finite at step 0"):
+        run.train()
+
+
+def test_batch_norm_stays_as_it_is(tmp_path):
+    run = tiny.trainer(tmp_path, "resnet", sampling="natural", max_steps=4, **tiny.BARE)
+    before = {name: value for name, value in tiny.weights(run).items() if "running" in name}
+    run.train()
+    after = tiny.weights(run)
+    assert before and all(torch.equal(value, after[name]) for name, value in before.items())

@@ -69,3 +69,10 @@ def test_the_file_is_plain_safetensors(tmp_path):
 def test_a_missing_state_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="selmix_state.safetensors is missing: the checkpoint was not written"):
         PairState.load(tmp_path)
+
+
+def test_the_state_without_p_is_read_back(tmp_path):
+    counts = torch.tensor([[3, 0, 1], [0, 2, 0], [0, 0, 0]])
+    PairState(2, geometry={"sampling": "natural"}, start_counts=counts).save(tmp_path)
+    state = PairState.load(tmp_path)
+    assert state.period == 2 and state.probability is None and torch.equal(state.start_counts, counts)

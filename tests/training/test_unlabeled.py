@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from datasets import Dataset, Features, Image
 
 from selmix_hf.data.pairs import PairSampler
-from selmix_hf.data.unlabelled import Unlabelled
-from selmix_hf.models.averages import WeightAverage
 from selmix_hf.training.pseudo_labels import choose
 
 FROZEN = {"freeze_backbone": True}
@@ -331,38 +328,6 @@ def test_a_resumed_run_keeps_its_unlabelled_data(changes, told, tmp_path):
     trainer(tmp_path, **options).train()
     with pytest.raises(ValueError, match=f"was made with {{.*{told}"):
         trainer(tmp_path, **options, **changes).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-
-
-def test_the_digest_of_a_set_is_that_of_its_rows(tmp_path):
-    """Not of its labels, of a transform, of where it lies or of the session."""
-
-    def digest(dataset):
-        return Unlabelled(dataset, ["own"]).digest
-
-    own = tiny.unlabeled()
-    assert digest(own) == digest(tiny.unlabeled([3] * 40)) == digest(own.add_column("own", [1] * 40))
-    assert digest(own.with_transform(lambda rows: rows)) == digest(own)
-    own.to_parquet(tmp_path / "own.parquet")
-    assert digest(Dataset.from_parquet(str(tmp_path / "own.parquet"), cache_dir=str(tmp_path))) == digest(own)
-    assert digest(own.shuffle(seed=1)) != digest(own) != digest(tiny.images((12, 9, 11, 8), seed=6))
-    assert digest([own[0], own[1]]) is None
-    files = []
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        own[0]["image"].save(tmp_path / folder / "image.png")
-        rows = {"image": [str(tmp_path / folder / "image.png")]}
-        files.append(digest(Dataset.from_dict(rows, features=Features({"image": Image()}))))
-    assert files[0] == files[1]
-
-
-def test_the_average_of_small_steps_in_bfloat16():
-    layer = torch.nn.Linear(1, 1, bias=False).bfloat16()
-    layer.weight.data.fill_(1.0)
-    average = WeightAverage(layer.state_dict)
-    layer.weight.data.fill_(2.0)
-    for _ in range(3000):
-        average.update(0.999)
-    assert average.tensors["weight"].item() == pytest.approx(2 - 0.999**3000, abs=1e-3)
 
 
 def test_repeats_are_counted_in_both_sets(tmp_path):
