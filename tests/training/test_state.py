@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny
 import torch
 from safetensors import safe_open
 
@@ -76,3 +77,12 @@ def test_the_state_without_p_is_read_back(tmp_path):
     PairState(2, geometry={"sampling": "natural"}, start_counts=counts).save(tmp_path)
     state = PairState.load(tmp_path)
     assert state.period == 2 and state.probability is None and torch.equal(state.start_counts, counts)
+
+
+def test_a_resume_for_another_share_is_refused(tmp_path):
+    options = {"objective": "worst_share_recall", "freeze_backbone": True, "save_strategy": "steps", "save_steps": 4}
+    options |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    tiny.trainer(tmp_path, "convnext", worst_share=0.5, **options).train()
+    other = tiny.trainer(tmp_path, "convnext", worst_share=0.75, **options)
+    with pytest.raises(ValueError, match="was made with {'worst_share': 0.5}, this run has {'worst_share': 0.75}"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
