@@ -1,6 +1,7 @@
 """Tables, by hand."""
 
 import numpy as np
+import pytest
 import torch
 from scipy.stats import binomtest
 
@@ -14,6 +15,9 @@ def report(right_of_4):
     """Two classes of four samples, so many of the second one right."""
     counts = torch.tensor([[4, 0], [4 - right_of_4, right_of_4]])
     return classification_metrics(counts, class_names=["cat", "dog"])
+
+
+pytestmark = pytest.mark.usefixtures("few_refit_steps")
 
 
 def test_a_table_is_padded_markdown():
@@ -150,3 +154,9 @@ def test_of_many_classes_the_worst_ten_before_and_after_are_shown():
     assert "recall, many (over 100 images)" in lines and "recall, medium (20 to 100)" not in lines
     shown = [line for line in lines if line.startswith("recall of ")]
     assert shown == [f"recall of {k}" for k in (*range(10), *range(29, 19, -1))]
+
+
+def test_a_table_over_a_hundred_texts():
+    reports = [{**dict.fromkeys(METRICS, 0.5), "worst_class": "images"}]
+    table = before_after_table(reports, reports, samples="texts")
+    assert "recall, many (over 100 texts)" in table and "images" in table

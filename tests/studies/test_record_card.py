@@ -1,13 +1,18 @@
 """The card and the plots of a record."""
 
 import json
+from pathlib import Path
 
 import pytest
 from cards import many_classes
 
 from benchmarks import regenerate
 from selmix_hf.reports.plots import save_record_plots
-from selmix_hf.studies.record_card import render_record
+from selmix_hf.studies.record_card import released_run, render_record
+from selmix_hf.studies.results import Results
+
+CARDS = Path(__file__).parents[2] / "model_cards"
+RECORDS = sorted(CARDS.glob("*/results.json"))
 
 
 def test_a_record_of_many_classes(tmp_path):
@@ -38,3 +43,10 @@ def test_the_objective_of_a_record(tmp_path):
     (row,) = [line for line in text.splitlines() if line.startswith("| objective `macro_f1`")]
     assert row.split("|")[3].strip().startswith(f"{sum(values) / len(values):.3f}")
     assert "| objective `" not in render_record(record, []).text
+
+
+def test_the_released_run_is_the_best_on_validation():
+    results = Results.from_dict(json.loads(RECORDS[0].read_text(encoding="utf-8")))
+    for run, score in zip(results.runs, (0.5, 0.6, 0.55), strict=True):
+        run.validation_after["eval_selection_score"] = score
+    assert released_run(results) == 1

@@ -259,71 +259,6 @@ def test_a_small_gain_set_is_said_once_and_not_again_after_a_resume(tmp_path, ca
     assert "coverage" in run.health.said and "coverage" not in resumed.health.said
 
 
-# --- the recorded measurements ----------------------------------------------------------------------------------
-
-
-def recorded():
-    return json.loads((regenerate.RECORDED / "health.json").read_text(encoding="utf-8"))
-
-
-def test_what_was_measured_lies_on_the_right_side_of_the_thresholds():
-    healthy = [row for row in recorded() if row["group"].startswith("healthy")]
-    assert len(healthy) >= 11
-    for row in healthy:
-        limit = health._SWING_OF_MINIMUM if row["objective"].startswith("min_") else health._SWING
-        for result in row["results"]:
-            assert result["warnings"] == [] and (result["swing"] or 0) < limit
-            assert result["kept_gain"] > health._KEPT_GAIN and result["reach"] > health._REACH
-            assert result["recall_error"] < health._RECALL_ERROR
-            assert (result["slack_error"] or 0) < health._SLACK_ERROR
-
-
-@pytest.mark.parametrize(
-    ("group", "objectives", "kinds"),
-    [
-        ("learning_rate 0.1", 3, {"swing", "stale"}),
-        ("learning_rate 1", 3, {"swing", "stale"}),
-        ("inverse_temperature 1e6", 3, {"swing", "stale"}),
-        ("refresh_steps 500", 3, {"stale"}),
-        ("head saturated (weights x 1000)", 3, {"vanishing"}),
-        ("features are noise", 1, {"vanishing"}),
-        ("5 a class", 2, {"small", "coverage"}),
-        ("10 a class", 2, {"small", "coverage"}),
-        ("20 a class", 1, {"small", "coverage"}),  # the constraint in one of two draws
-    ],
-)
-def test_spoilt_runs_were_warned_of(group, objectives, kinds):
-    rows = [row for row in recorded() if row["group"] == group]
-    warned = [row for row in rows if all(kinds & set(result["warnings"]) for result in row["results"])]
-    assert len(warned) == objectives
-
-
-def test_a_check_can_be_asked_later():
-    value = torch.ones(3)
-    check = FiniteCheck(value)
-    value[0] = float("nan")
-    assert check and not FiniteCheck(value)
-    require_finite(check, "loss", 1)
-    with pytest.raises(FloatingPointError, match="the loss is not finite at step 2"):
-        require_finite(FiniteCheck(value), "loss", 2)
-
-
-@BOTH
-def test_a_gain_that_is_not_finite_stops(freeze, tmp_path):
-    run = tiny.trainer(tmp_path, freeze_backbone=freeze, save_strategy="epoch", max_steps=12)
-
-    def spoil(state):
-        if state.global_step == 8:
-            next(run.head.parameters()).data.fill_(float("nan"))
-
-    run.add_callback(At("on_epoch_end", spoil))
-    with pytest.raises(FloatingPointError, match="the gain is not finite at step 8"):
-        run.train()
-    assert not (tmp_path / "checkpoint-8").exists()
-    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-4")
-    assert all(bool(value.isfinite().all()) for value in tiny.weights(saved).values())
-
-
 def test_vanishing_gains_are_said(tmp_path, caplog):
     run = tiny.trainer(tmp_path, objective=_constant, freeze_backbone=True, **tiny.BARE)
     run.train()
@@ -387,3 +322,68 @@ def test_a_run_that_was_never_feasible_is_said(tmp_path, caplog):
     run = tiny.trainer(tmp_path / "loose", **{**options, "constraint_tolerance": 5.0})
     run.train()
     assert "the constraints held" not in caplog.text
+
+
+# --- the recorded measurements ----------------------------------------------------------------------------------
+
+
+def recorded():
+    return json.loads((regenerate.RECORDED / "health.json").read_text(encoding="utf-8"))
+
+
+def test_what_was_measured_lies_on_the_right_side_of_the_thresholds():
+    healthy = [row for row in recorded() if row["group"].startswith("healthy")]
+    assert len(healthy) >= 11
+    for row in healthy:
+        limit = health._SWING_OF_MINIMUM if row["objective"].startswith("min_") else health._SWING
+        for result in row["results"]:
+            assert result["warnings"] == [] and (result["swing"] or 0) < limit
+            assert result["kept_gain"] > health._KEPT_GAIN and result["reach"] > health._REACH
+            assert result["recall_error"] < health._RECALL_ERROR
+            assert (result["slack_error"] or 0) < health._SLACK_ERROR
+
+
+@pytest.mark.parametrize(
+    ("group", "objectives", "kinds"),
+    [
+        ("learning_rate 0.1", 3, {"swing", "stale"}),
+        ("learning_rate 1", 3, {"swing", "stale"}),
+        ("inverse_temperature 1e6", 3, {"swing", "stale"}),
+        ("refresh_steps 500", 3, {"stale"}),
+        ("head saturated (weights x 1000)", 3, {"vanishing"}),
+        ("features are noise", 1, {"vanishing"}),
+        ("5 a class", 2, {"small", "coverage"}),
+        ("10 a class", 2, {"small", "coverage"}),
+        ("20 a class", 1, {"small", "coverage"}),  # the constraint in one of two draws
+    ],
+)
+def test_spoilt_runs_were_warned_of(group, objectives, kinds):
+    rows = [row for row in recorded() if row["group"] == group]
+    warned = [row for row in rows if all(kinds & set(result["warnings"]) for result in row["results"])]
+    assert len(warned) == objectives
+
+
+def test_a_check_can_be_asked_later():
+    value = torch.ones(3)
+    check = FiniteCheck(value)
+    value[0] = float("nan")
+    assert check and not FiniteCheck(value)
+    require_finite(check, "loss", 1)
+    with pytest.raises(FloatingPointError, match="the loss is not finite at step 2"):
+        require_finite(FiniteCheck(value), "loss", 2)
+
+
+@BOTH
+def test_a_gain_that_is_not_finite_stops(freeze, tmp_path):
+    run = tiny.trainer(tmp_path, freeze_backbone=freeze, save_strategy="epoch", max_steps=12)
+
+    def spoil(state):
+        if state.global_step == 8:
+            next(run.head.parameters()).data.fill_(float("nan"))
+
+    run.add_callback(At("on_epoch_end", spoil))
+    with pytest.raises(FloatingPointError, match="the gain is not finite at step 8"):
+        run.train()
+    assert not (tmp_path / "checkpoint-8").exists()
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-4")
+    assert all(bool(value.isfinite().all()) for value in tiny.weights(saved).values())
