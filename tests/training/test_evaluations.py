@@ -1,10 +1,16 @@
 """What evaluations measure: scores, the user's own metrics, classes of the tail; and what a card may show."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny
 import torch
 from runs import BOTH
+
+from selmix_hf.method.objective_names import get_objective
+from selmix_hf.method.ranking import ascending_recalls
+from selmix_hf.training.evaluations import Evaluations
 
 
 def test_selection_puts_feasible_checkpoints_first(tmp_path):
@@ -55,3 +61,29 @@ def test_tail_share_says_which_classes_are_the_tail(share, tail, tmp_path):
     assert metrics["eval_tail_recall"] == pytest.approx(of_tail)
     assert metrics["eval_head_recall"] == pytest.approx(of_head)
     assert metrics["eval_psi"] == pytest.approx(min(of_tail, of_head)) and of_tail != of_head
+
+
+def evaluations():
+    args = SimpleNamespace(tail_share=0.25, worst_share=0.1)
+    return Evaluations(get_objective("mean_recall"), args, list("ab"), np.array([30, 10]))
+
+
+def test_a_card_is_shown_evaluations_of_the_weights_as_they_are():
+    found = evaluations()
+    for logs, step in (({"eval_mean_recall": 0.5}, 0), ({"loss": 1.0}, 4), ({"test_mean_recall": 0.6}, 8)):
+        found.remember(logs, step)
+    assert found.shown == [{"eval_mean_recall": 0.5, "step": 0}, {"test_mean_recall": 0.6, "step": 8}]
+    found.forget(8)
+    assert found.shown == [{"eval_mean_recall": 0.5, "step": 0}]
+
+
+def test_the_first_look_under_a_name_breaks_ties():
+    found = evaluations()
+    assert found.metrics(torch.tensor([[8, 2], [5, 5]]))["psi"] == pytest.approx(0.65)
+    first = found.recalls["eval_selection_score"]
+    assert first == ascending_recalls(torch.tensor([[8, 2], [5, 5]]))
+    found.metrics(torch.tensor([[1, 9], [9, 1]]))
+    assert found.recalls == {"eval_selection_score": first}
+    found.prefix = "eval_b"
+    found.metrics(torch.tensor([[1, 9], [9, 1]]))
+    assert found.recalls["eval_b_selection_score"] == ascending_recalls(torch.tensor([[1, 9], [9, 1]])) != first

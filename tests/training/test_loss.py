@@ -1,13 +1,17 @@
 """The loss of a batch: of pairs, of the user's own, accumulated, and where it is not finite."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny
 import torch
+import torch.nn.functional as F
 from runs import BOTH, At
 from transformers import AutoModelForImageClassification
 
 from selmix_hf import LogitAdjustedLoss
+from selmix_hf.training.loss import MixedLoss
 
 
 def _cross_entropy(outputs, labels, num_items_in_batch=None):
@@ -115,3 +119,22 @@ def test_batch_norm_stays_as_it_is(tmp_path):
     run.train()
     after = tiny.weights(run)
     assert before and all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_the_latest_training_loss_is_asked_for():
+    """That of an evaluation is none: a model in eval mode with nothing drawn."""
+    model = torch.nn.Linear(2, 3)
+    loss = MixedLoss(SimpleNamespace(freeze_backbone=True, label_smoothing_factor=0.0), None, None)
+
+    def step(value):
+        batch = {"input": torch.full((4, 2), value), "labels": torch.tensor([0, 1, 2, 0])}
+        return loss(model, batch, None, False)[0]
+
+    expected = F.cross_entropy(model(torch.ones(4, 2)), torch.tensor([0, 1, 2, 0]))
+    assert step(1.0).item() == pytest.approx(expected.item())
+    loss.require_finite(3)
+    model.eval(), step(float("nan"))
+    loss.require_finite(3)
+    model.train(), step(float("nan"))
+    with pytest.raises(FloatingPointError, match="the loss is not finite at step 4"):
+        loss.require_finite(4)

@@ -1,5 +1,7 @@
 """What a period trains on: pairs, and single samples drawn by weight."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny
@@ -9,6 +11,8 @@ from recorded_batches import LABELS, RANDOM_VIEWS, recorded
 from runs import BOTH
 
 from selmix_hf import WeightedSampler, sampling_weights
+from selmix_hf.training.pair_loader import DrawPlan, PairLoader, SampleLoader
+from selmix_hf.training.state import PairState
 
 
 @BOTH
@@ -77,7 +81,7 @@ def test_weights_of_samples_override_the_option(tmp_path):
         tiny.trainer(tmp_path, "convnext", sample_weights=torch.tensor(weights), sampling="class_balanced", **options)
     )
     run.train()
-    views = run._views_of(run.train_dataset)
+    views = run.passes.views_of(run.train_dataset)
     values = torch.cat([values for *_, values in run.batches])
     rows = torch.cat([view[[0, 40, 56]] for view in views])
     nearest = torch.cdist(values, rows, compute_mode="donot_use_mm_for_euclid_dist")
@@ -114,3 +118,25 @@ def test_class_balance_lifts_the_rare_class(tmp_path):
         run.train()
         recall[sampling] = run.evaluate(tiny.images((40, 40, 40, 40), seed=2))["eval_recall/grey"]
     assert recall["class_balanced"] > recall["natural"] + 0.1
+
+
+def plan_of(batch, accumulation, processes, refresh_steps):
+    args = SimpleNamespace(gradient_accumulation_steps=accumulation, world_size=processes, refresh_steps=refresh_steps)
+    return DrawPlan(args, 0, PairState, lambda: batch)
+
+
+def test_how_much_is_drawn():
+    plan = plan_of(4, 3, 2, 5)
+    assert (plan.a_step, plan.a_period) == (24, 120)
+
+
+def test_the_repeats_of_a_period_by_hand():
+    """40 draws, of which the third of three samples gets half; 40 pairs, of which class 1, with 5 samples, gets 10
+    firsts and 30 seconds."""
+    plan = plan_of(4, 1, 2, 5)
+    assert SampleLoader(range(3), np.array([1.0, 1.0, 2.0]), plan).largest_repeat() == 20
+    pairs = PairLoader(SimpleNamespace(train_labels=np.repeat([0, 1], [30, 5]), num_classes=2), plan)
+    probability = torch.tensor([[0.2, 0.55], [0.05, 0.2]])
+    assert pairs.largest_repeat(probability, None) == pytest.approx((10 + 30) / 5)
+    assert pairs.largest_repeat(probability, np.array([40, 10])) == pytest.approx(3)
+    assert pairs.second_counts(None) is None

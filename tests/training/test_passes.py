@@ -7,6 +7,7 @@ import torch
 from runs import BOTH
 
 from selmix_hf.features.dataset_pass import DatasetPass
+from selmix_hf.training.passes import Passes
 
 
 @BOTH
@@ -73,8 +74,9 @@ def test_the_feature_pass_shows_its_progress(quiet, tmp_path, capsys):
     run.train()
     shown = capsys.readouterr().err
     assert ("33/33" in shown and "57/57" in shown and "pooled features" in shown) is not quiet
-    run.is_world_process_zero = lambda: False
-    assert run.passes.look.show_progress is False
+    how = run.passes.prepare, run.passes.autocast, "no"
+    elsewhere = Passes(run.model, run.head, run.args, run.data_collator, *how, is_main=False)
+    assert elsewhere.look.show_progress is False
 
 
 def test_persistent_workers_do_not_mix_up_the_sets(tmp_path):

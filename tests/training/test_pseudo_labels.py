@@ -137,14 +137,14 @@ def test_the_rows_that_are_drawn_are_those_that_are_mixed(kind, tmp_path):
     run = trainer(tmp_path, kind, max_steps=4)
     run.train()
     if kind == "whole":
-        dataset = run._second_set()
+        dataset = run.unlabeled.second_set()
         found = [dataset[row]["image"].tobytes() for row in (3, 40)]
         assert found == [tiny.unlabeled()[3]["image"].tobytes(), run.train_dataset[0]["image"].tobytes()]
         return
-    first = run._store_features()
-    joined, views = run._second_features(first), run.args.feature_views
+    first = run.store_features()
+    joined, views = run.unlabeled.second_features(first), run.args.feature_views
     assert torch.equal(joined.take([40 * views, 40 * views + 3]), first.take([0, 3]))
-    own = torch.cat(run._views_of(run.unlabeled_dataset))
+    own = torch.cat(run.passes.views_of(run.unlabeled_dataset))
     assert torch.allclose(joined.take([39, 0, 40 * views - 1]), own[[39, 0, 40 * views - 1]])
 
 
@@ -373,7 +373,7 @@ def test_repeats_are_counted_in_both_sets(tmp_path):
     run = trainer(tmp_path, max_steps=4)
     run.train()
     draws = run.pair_state.probability * 32
-    counts = run._second_counts(run.pseudo_labels)
+    counts = run.draws.second_counts(run.pseudo_labels)
     expected = max(
         (draws.sum(1).numpy() / run.train_counts).max(), (draws.sum(0).numpy() / np.maximum(counts, 1)).max()
     )

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from selmix_hf.method.pair_distribution import pair_distribution
-from selmix_hf.training.state import PairState
+from selmix_hf.training.state import PairState, geometry_of
 
 
 def random_gain(num_classes, seed=0, dtype=torch.float32):
@@ -86,3 +86,27 @@ def test_a_resume_for_another_share_is_refused(tmp_path):
     other = tiny.trainer(tmp_path, "convnext", worst_share=0.75, **options)
     with pytest.raises(ValueError, match="was made with {'worst_share': 0.5}, this run has {'worst_share': 0.75}"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_the_geometry_of_a_run_with_all_that_a_resume_compares(tmp_path):
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "reuse_samples": True}
+    run = tiny.trainer(tmp_path, objective="h_mean", confusion="hard", mixing="input", data_seed=3, **options)
+    assert geometry_of(run) == {
+        "refresh_steps": 4,
+        "pair_sampling": "selmix",
+        "beta_min": run.args.beta_min,
+        "freeze_backbone": False,
+        "gain_set_use": "steer",
+        "confusion": "hard",
+        "mixing": "input",
+        "sampling": "pairs",
+        "reuse_samples": 4,
+        "unlabeled": 0,
+        "objective": "h_mean",
+        "constraints": {},
+        "worst_share": 0,
+        "pairs_per_step": 8,
+        "seed": 3,
+    }
+    single = geometry_of(tiny.trainer(tmp_path, sampling="natural"))
+    assert (single["sampling"], single["reuse_samples"], single["seed"]) == ("natural", False, 42)

@@ -1,12 +1,20 @@
 """From counts of the gain set to multipliers, gains and P."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import tiny
 import torch
 from runs import At
 
-from selmix_hf.method.confusion import smooth_confusion
+from selmix_hf.method.confusion import ClassStatistics, smooth_confusion
+from selmix_hf.method.gain import metric_gradient
+from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.pair_distribution import pair_distribution
+from selmix_hf.training.pair_loader import DrawPlan, PairLoader
+from selmix_hf.training.state import PairState
+from selmix_hf.training.steering import Steering
 
 
 @pytest.mark.parametrize(("policy", "effective"), [("uniform", 16), ("greedy", 1)])
@@ -68,7 +76,7 @@ def test_multipliers_go_on_from_period_to_period_at_the_rates_of_the_options(con
     seen = []
 
     def look(state):
-        soft = run._soft_confusion().counts if confusion == "soft" else run.gain_counts
+        soft = run.gain_set.soft_confusion(state.global_step).counts if confusion == "soft" else run.gain_counts
         seen.append((run.gain_counts, soft, run.pair_state.multipliers))
 
     run.add_callback(At("on_epoch_begin", look))  # after the refresh
@@ -93,3 +101,39 @@ def test_the_largest_gain_is_logged(tmp_path):
     (report,) = [log for log in run.state.log_history if "largest_gain" in log]
     assert report["largest_gain"] == pytest.approx(float(run.gain.max()))
     assert float(run.gain.max()) > float(run.gain.flatten().sort().values[-2])
+
+
+def test_a_refresh_by_brute_force():
+    """G pair by pair: the change of the objective by a step of the head on a mixture of two centroids."""
+    torch.manual_seed(0)
+    objective = get_objective("mean_recall", {"coverage": 0.95})
+    head = SimpleNamespace(
+        weight=torch.randn(3, 5), bias=torch.randn(3), num_classes=3, feature_step=1.0, bias_step=1.0
+    )
+    labels_N, features_ND = torch.arange(3).repeat_interleave(torch.tensor([7, 5, 4])), torch.randn(16, 5)
+    statistics = ClassStatistics(3, 5)
+    statistics.update(labels_N, features_ND @ head.weight.T + head.bias, features_ND)
+    args = SimpleNamespace(beta_min=0.6, temperature="auto", pair_sampling="selmix", target_share=0.5)
+    args.gradient_accumulation_steps, args.world_size, args.refresh_steps = 1, 1, 5
+    before = PairState(period=2, probability=torch.full((3, 3), 1 / 9))
+    sets = SimpleNamespace(train_labels=np.repeat([0, 1, 2], [20, 10, 2]), num_classes=3)
+    pairs = PairLoader(sets, DrawPlan(args, 0, lambda: before, lambda: 4))
+    found = Steering(objective, args, head, list("abc"), pairs).refresh(10, before, statistics, None, None)
+
+    multipliers = objective.update_multipliers({}, statistics.counts)
+    gradient_KK = metric_gradient(objective, statistics.counts, multipliers=multipliers)
+    centroids_KD, gain_KK = statistics.centroids, torch.zeros(3, 3, dtype=torch.float64)
+    for i in range(3):
+        for j in range(3):
+            mixed_D = 0.8 * centroids_KD[i] + 0.2 * centroids_KD[j]
+            step_K = torch.eye(3)[i] - (head.weight.double() @ mixed_D + head.bias).softmax(0)
+            logits_KK = (centroids_KD @ mixed_D + 1)[:, None] * step_K  # how those of each class change
+            gain_KK[i, j] = (gradient_KK * logits_KK).sum()
+    torch.testing.assert_close(found.gain, gain_KK.float(), rtol=1e-4, atol=1e-6)
+    probability_KK = pair_distribution(gain_KK, target_share=0.5).probability
+    torch.testing.assert_close(found.probability.double(), probability_KK.double(), rtol=1e-3, atol=1e-5)
+    draws_KK = 20 * probability_KK  # 4 pairs a step, 5 steps
+    repeat = float(((draws_KK.sum(0) + draws_KK.sum(1)) / torch.tensor([20, 10, 2])).max())
+    assert found.report["largest_repeat"] == pytest.approx(repeat, rel=1e-3)
+    assert torch.equal(found.multipliers["coverage"], multipliers["coverage"])
+    assert (found.step, found.period) == (10, 2) and {"stale_share", "kept_gain"} <= found.report.keys()
