@@ -35,55 +35,26 @@ FLOORS = {
 # The tests mirror the package: data/keys.py is tested by data/test_keys.py. Modules without a file of their own, and
 # where they are tested.
 TESTED_IN = {
-    "config_checks.py": "test_config.py",
-    "data/unlabelled.py": "training/test_unlabeled.py",
-    "hub/background.py": "hub/test_pushes.py",
-    "hub/head_card.py": "hub/test_saved_head.py",
-    "method/ranking.py": "training/test_selection.py",
+    "config_checks.py": "test_config.py",  # they speak when a config is made
+    "studies/benchmark.py": "test_recipes.py",  # recipes from end to end
+    "studies/compare/base.py": "studies/compare/test_methods.py",  # abstract
+    "studies/one_start.py": "studies/compare/test_comparison.py",
+    "studies/published_lists.py": "test_benchmarks.py",
+    "studies/push.py": "test_benchmarks.py",
     "mixing/registry.py": "mixing/test_mixer.py",
-    "models/averages.py": "training/test_pseudo_labels.py",
-    "options.py": "test_config.py",
-    "reports/bootstrap.py": "reports/test_tables.py",
-    "reports/machine.py": "test_benchmarks.py",
-    "studies/analysis/laboratory.py": "studies/analysis/test_analysis.py",
-    "studies/analysis/report.py": "studies/analysis/test_analysis.py",
-    "studies/compare/report.py": "studies/compare/test_compare.py",
-    "studies/compare/rivals.py": "studies/compare/test_compare.py",
-    "studies/compare/same_start.py": "studies/compare/test_compare.py",
-    "studies/record.py": "training/test_single_samples.py",
-    "studies/record_card.py": "hub/test_card.py",
+    "options.py": "test_config.py",  # of which they are the fields
     "studies/run.py": "test_recipes.py",
-    "studies/start.py": "studies/test_other_samples.py",
-    "studies/workbench.py": "studies/compare/test_compare.py",
-    "training/base.py": "hub/test_pushes.py",
-    "training/checkpoints.py": "training/test_resume.py",
-    "training/class_bias.py": "training/test_gain_set.py",
-    "training/cross_fit.py": "training/test_gain_set.py",
-    "training/evaluations.py": "training/test_selmix.py",
-    "training/loss.py": "training/test_selmix.py",
-    "training/optimizer.py": "training/test_selmix.py",
-    "training/pair_loader.py": "training/test_single_samples.py",
-    "training/passes.py": "training/test_selmix.py",
-    "training/period.py": "training/test_selmix.py",
-    "training/progress_lines.py": "method/test_minimum.py",
-    "training/refit.py": "training/test_gain_set.py",
-    "training/run_card.py": "hub/test_card.py",
-    "training/semi_supervised/average.py": "training/test_semi_supervised.py",
-    "training/semi_supervised/base.py": "training/test_semi_supervised.py",
-    "training/semi_supervised/draws.py": "training/test_semi_supervised.py",
-    "training/semi_supervised/fixmatch.py": "training/test_semi_supervised.py",
-    "training/semi_supervised/mean_teacher.py": "training/test_semi_supervised.py",
-    "training/semi_supervised/mixmatch.py": "training/test_semi_supervised.py",
-    "training/sets.py": "training/test_selmix.py",
-    "training/steering.py": "training/test_selmix.py",
-    "wide_resnet.py": "models/test_wide_resnet.py",
+    "studies/stage1.py": "test_benchmarks.py",
+    "wide_resnet.py": "models/test_wide_resnet.py",  # an older name of it
 }
 # Files in wings that test whole runs and no module more than others.
 OF_WHOLE_RUNS = {
     "data/test_datasets_in_training.py",
     "models/test_adapters_in_training.py",
+    "studies/test_other_samples.py",
     "training/test_distributed.py",
     "training/test_models.py",
+    "training/test_single_samples.py",
 }
 
 ECOSYSTEM = {"transformers", "datasets", "accelerate", "timm", "evaluate", "huggingface_hub"}

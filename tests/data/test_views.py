@@ -101,3 +101,14 @@ def test_the_side_of_real_processors():
     assert side_of(tiny.processor()) == tiny.SIDE
     assert side_of(tiny.processor(tiny.model("test_convnext"))) == 32
     assert side_of(None) == 224
+
+
+def test_default_views_take_images_of_any_size():
+    from PIL import Image
+
+    torch.manual_seed(0)
+    for view in (ShiftAndFlip(tiny.processor()), StrongView(tiny.processor())):
+        for size in ((16, 16), (50, 31)):
+            image = Image.effect_noise(size, 40).convert("RGB")
+            first, second = view(image), view(image)
+            assert first.shape == (3, tiny.SIDE, tiny.SIDE) and not torch.equal(first, second)

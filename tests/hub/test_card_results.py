@@ -1,5 +1,7 @@
 """Which evaluations a card shows, and their table."""
 
+from cards import many_classes
+
 from selmix_hf.hub.card_results import reports_in, results_text
 
 
@@ -54,3 +56,16 @@ def test_the_objective_has_a_row_where_no_other_shows_it():
 def test_a_start_without_the_objective_has_a_blank_cell():
     rows = rows_of("trace", {"h_mean": 0.4}, {"h_mean": 0.5, "psi": 0.2})
     assert rows[0] == ["objective `trace`", "", "0.200", "", ""]
+
+
+def test_of_many_classes_the_worst_share_has_a_row():
+    before, after = many_classes([0, 0, 3]), many_classes([0, 3, 3])
+    text = results_text("test", before, after, "images")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
+    rows = {row[0]: row[1:] for row in cells}
+    ends = f"{after['worst_share_recall_low']:.3f} to {after['worst_share_recall_high']:.3f}"
+    assert rows["mean recall of the worst tenth"] == ["0.100", "0.200", ends, "+0.100"]
+    assert rows["classes at recall 0"] == ["2", "1", "", "-1"]
+    assert "That of the worst share is `selmix_hf.worst_share_recall_interval`'s." in text
+    old = {name: value for name, value in before.items() if not name.startswith(("worst_share", "zero_recall"))}
+    assert "worst tenth" not in (text := results_text("test", old, after, "images")) and "worst-class recall" in text

@@ -7,7 +7,6 @@ import pytest
 import tiny
 import torch
 from fake_hub import interrupt
-from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification
 
 from selmix_hf import SelMixHead
@@ -74,28 +73,6 @@ def test_an_interrupted_push_is_repeated(hub, trained, warnings, failure):
     assert "it broke off" in said if failure == "drop" else "was interrupted. Nothing is lost" in said
     eval(re.search(r"To repeat the push: (.*)", said)[1], {"SelMixHead": SelMixHead})
     assert torch.equal(tiny.logits(SelMixHead.from_pretrained("me/head").load_base()), tiny.logits(trained.model))
-
-
-def test_the_card(hub, trained):
-    trained.push_head_to_hub("me/head", revision="v2", license="apache-2.0")
-    content = hub.files("me/head", "v2")["README.md"].decode()
-    card = ModelCard(content)
-    card.validate()
-    assert card.data.base_model == "me/base" and card.data.license == "apache-2.0"
-    assert card.data.pipeline_tag == "image-classification"
-    revision = huggingface_hub.HfApi().model_info("me/base").sha
-    for words in (
-        "# me/head",
-        f"revision: `{revision}`",
-        "4: red, green, blue, grey.",
-        "## Licence",
-        "@inproceedings",
-    ):
-        assert words in content, words
-    code = re.search(r"```python\n(.*?)```", content, re.DOTALL)[1]
-    names = {}
-    exec(code, names)
-    assert torch.equal(tiny.logits(names["model"]), tiny.logits(trained.model))
 
 
 def test_a_base_model_in_a_folder_stays_on_this_machine(hub, trained, tmp_path):

@@ -166,3 +166,12 @@ def test_the_largest_repeat_by_hand():
     # two sets: each side by its own sizes; a class without samples counts as one
     assert largest_repeat(p, np.array([2, 10]), 8, np.array([8, 3])) == pytest.approx(6 / 3)
     assert largest_repeat(p, np.array([2, 10]), 8, np.array([0, 6])) == pytest.approx(2)
+
+
+def test_samples_that_are_not_used_are_never_drawn():
+    index = ClassIndex([-1, 1, 0, -1, 1], 3)
+    assert index.counts.tolist() == [1, 2, 0]
+    drawn = index.draw(np.array([0, 1] * 50), np.random.default_rng(0))
+    assert set(drawn[::2]) == {2} and set(drawn[1::2]) == {1, 4}
+    with pytest.raises(ValueError, match="class 2 was drawn but has no sample"):
+        index.draw(np.array([2]), np.random.default_rng(0))

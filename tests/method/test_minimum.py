@@ -4,14 +4,12 @@ import math
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from scipy.optimize import linprog, minimize
 
 from selmix_hf import get_objective
 from selmix_hf.method.gain import metric_gradient
 from selmix_hf.method.minimum import MinimumMetric, capped_softmax, worst_number, worst_share_mean, worst_share_title
-from selmix_hf.training.progress_lines import ProgressLines
 
 RECALLS = torch.tensor([0.6, 0.0, 0.8, 0.2, 0.4], dtype=torch.float64)
 COUNTS = torch.tensor([20] * 5)
@@ -161,39 +159,7 @@ def test_what_stood_above_the_cap_is_not_remembered():
     assert float(before[1]) == pytest.approx(0.4) and float(ratio) == pytest.approx(float(before_ratio) / 2)
 
 
-# --- in a run ----------------------------------------------------------------------------------------------------
-
-
-def test_a_run_for_the_worst_half(tmp_path, capsys):
-    options = {"objective": "worst_share_recall", "worst_share": 0.5, "freeze_backbone": True, "max_steps": 8}
-    run = tiny.trainer(tmp_path, "convnext", **options)
-    ProgressLines.replace_logs_of(run)
-    run.train()
-    logs = [log for log in run.state.log_history if "eval_psi" in log]
-    assert all(log["eval_psi"] == log["eval_selection_score"] for log in logs)
-    assert all(log["eval_psi"] == pytest.approx(log["eval_worst_share_recall"], abs=1e-12) for log in logs)
-    assert all(log["eval_worst_share_recall"] >= log["eval_min_recall"] for log in logs)
-    assert f"mean recall of the worst half {logs[0]['eval_psi']:.3f}" in capsys.readouterr().out
-    multipliers = run.pair_state.multipliers["worst_share_recall"]
-    assert float(multipliers.sum()) == pytest.approx(1) and float(multipliers.max()) <= 0.5
-    assert run.pair_state.geometry["worst_share"] == 0.5
-
-
-def test_a_run_for_the_minimum_is_not_shown_the_worst_share(tmp_path, capsys):
-    run = tiny.trainer(tmp_path, "convnext", objective="min_recall", worst_share=0.5, freeze_backbone=True)
-    ProgressLines.replace_logs_of(run)
-    run.train()
-    assert "mean recall" in (said := capsys.readouterr().out) and "worst half" not in said
-    assert run.pair_state.geometry["worst_share"] == 0
-
-
-def test_a_resume_for_another_share_is_refused(tmp_path):
-    options = {"objective": "worst_share_recall", "freeze_backbone": True, "save_strategy": "steps", "save_steps": 4}
-    options |= {"eval_strategy": "no", "load_best_model_at_end": False}
-    tiny.trainer(tmp_path, "convnext", worst_share=0.5, **options).train()
-    other = tiny.trainer(tmp_path, "convnext", worst_share=0.75, **options)
-    with pytest.raises(ValueError, match="was made with {'worst_share': 0.5}, this run has {'worst_share': 0.75}"):
-        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+# --- the gradient ------------------------------------------------------------------------------------------------
 
 
 def test_more_than_the_worst_class_steers():

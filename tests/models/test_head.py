@@ -4,6 +4,7 @@ import copy
 import io
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -192,3 +193,29 @@ def test_second_search_on_the_same_model(inputs):
     first.remove()
     with second.mix(torch.rand(B)):
         assert model(**inputs).shape == (B, K)
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit-distilled", "resnet"])
+def test_assigned_weights_are_the_heads(kind):
+    model = tiny.model(kind)
+    head = find_head(model, {"pixel_values": torch.randn(2, 3, tiny.SIDE, tiny.SIDE)})
+    weight, bias = torch.randn(4, head.num_features), torch.randn(4)
+    objects = list(head.parameters())
+    head.assign(weight, bias)
+    torch.testing.assert_close(head.weight, weight)
+    torch.testing.assert_close(head.bias, bias)
+    assert all(a is b for a, b in zip(objects, head.parameters(), strict=True))
+    with head.tap() as tapped, torch.no_grad():
+        logits = model(pixel_values=torch.randn(3, 3, tiny.SIDE, tiny.SIDE)).logits
+    torch.testing.assert_close(logits, tapped.features @ weight.T + bias, atol=1e-5, rtol=1e-4)
+
+
+def test_averaged_layers_of_which_one_has_a_bias_take_one():
+    model = tiny.model("deit-distilled")
+    model.distillation_classifier = torch.nn.Linear(model.distillation_classifier.in_features, 4, bias=False)
+    head = find_head(model, {"pixel_values": torch.randn(2, 3, tiny.SIDE, tiny.SIDE)})
+    weight, bias = torch.randn(4, head.num_features), torch.randn(4)
+    head.assign(weight, bias)
+    torch.testing.assert_close(head.bias, bias)
+    features = torch.randn(3, head.num_features)
+    torch.testing.assert_close(head.logits(features), features @ weight.T + bias, atol=1e-5, rtol=1e-4)

@@ -16,8 +16,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from recipes import analysis, compare
 from selmix_hf import SelMixHead
 from selmix_hf.data.modality import Modality
-from selmix_hf.reports.registry import METRICS
-from selmix_hf.reports.tables import before_after_table
 from selmix_hf.studies.compare.by_trainer import ByTrainer
 from selmix_hf.studies.compare.methods import SELMIX
 from selmix_hf.studies.compare.on_features import OnFeatures
@@ -176,12 +174,6 @@ def test_unlabelled_texts_have_no_views(folder, tmp_path):
     options = texts.options_for(folder, tmp_path, "--stage1_steps", 1)
     with pytest.raises(SystemExit, match="own.py: stage1_method is for images"):
         run_recipe("own.py", WithUnlabelled, load, options)
-
-
-def test_a_table_over_a_hundred_texts():
-    reports = [{**dict.fromkeys(METRICS, 0.5), "worst_class": "images"}]
-    table = before_after_table(reports, reports, samples="texts")
-    assert "recall, many (over 100 texts)" in table and "images" in table
 
 
 # --- any other samples -------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from selmix_hf.studies.record_card import released_run, render_record
+from selmix_hf.studies.record_card import render_record
 from selmix_hf.studies.results import ABSENT, Results
 
 CARDS = Path(__file__).parents[2] / "model_cards"
@@ -47,10 +47,3 @@ def test_what_a_later_record_has_besides_is_passed_over():
 def test_a_file_that_is_no_record_says_what_it_lacks():
     with pytest.raises(TypeError, match="'objective'"):
         Results.from_dict({"name": "mine", "runs": []})
-
-
-def test_the_released_run_is_the_best_on_validation():
-    results = Results.from_dict(json.loads(RECORDS[0].read_text(encoding="utf-8")))
-    for run, score in zip(results.runs, (0.5, 0.6, 0.55), strict=True):
-        run.validation_after["eval_selection_score"] = score
-    assert released_run(results) == 1

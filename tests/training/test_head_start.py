@@ -100,7 +100,7 @@ def test_the_rate_goes_with_the_pairs_of_a_step_and_is_lower_where_all_weights_t
 def test_a_given_rate_and_head_stay(tmp_path):
     run = tiny.trainer(tmp_path, freeze_backbone=True, learning_rate=0.025, head_start="as_is", max_steps=1)
     weight = run.head.weight
-    run._is_new_best = lambda: torch.testing.assert_close(run.head.weight, weight) or True
+    run.is_new_best = lambda: torch.testing.assert_close(run.head.weight, weight) or True
     run.train()
     assert run.args.learning_rate == 0.025 and run.head_start is None
 

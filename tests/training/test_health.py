@@ -7,22 +7,18 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+from runs import BOTH, LEARN, At, spoil_at
+from transformers import AutoModelForImageClassification
 
+import selmix_hf.training.steering
 from benchmarks import regenerate
-from selmix_hf import get_objective
 from selmix_hf.method.confusion import confusion_matrix
+from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.objectives import coverages, h_mean, mean_recall
 from selmix_hf.method.pair_distribution import staleness
 from selmix_hf.reports.metrics import standard_error
 from selmix_hf.training import health
-from selmix_hf.training.health import (
-    FiniteCheck,
-    HealthWatch,
-    mean_kept_gain,
-    recall_error,
-    require_finite,
-    swing,
-)
+from selmix_hf.training.health import FiniteCheck, HealthWatch, mean_kept_gain, recall_error, require_finite, swing
 from selmix_hf.training.steering import Refresh
 
 
@@ -50,6 +46,10 @@ def heard(history, objective="mean_recall", gain=1.0, mask_dropped=False):
 
 RISING = [0.5 + 0.002 * t for t in range(30)]
 SWINGING = [0.5 + 0.03 * (t % 2) for t in range(30)]
+
+
+def _constant(confusion):
+    return confusion.sum()
 
 
 def test_a_healthy_run_hears_nothing():
@@ -206,6 +206,7 @@ def test_a_small_gain_set_of_many_classes():
 
 # --- in a run ----------------------------------------------------------------------------------------------------
 
+
 FROZEN = {"freeze_backbone": True, "objective": "mean_recall", "gain_dataset": tiny.images((60,) * 4, seed=1)}
 
 
@@ -258,6 +259,71 @@ def test_a_small_gain_set_is_said_once_and_not_again_after_a_resume(tmp_path, ca
     assert "coverage" in run.health.said and "coverage" not in resumed.health.said
 
 
+def test_vanishing_gains_are_said(tmp_path, caplog):
+    run = tiny.trainer(tmp_path, objective=_constant, freeze_backbone=True, **tiny.BARE)
+    run.train()
+    assert caplog.text.count("all gains vanish (largest") == 1
+
+
+def test_a_perfect_gain_set_is_said(tmp_path, caplog):
+    easy = tiny.images((2, 2, 2, 2))
+    run = tiny.trainer(
+        tmp_path,
+        "convnext",
+        train_dataset=easy,
+        gain_dataset=easy,
+        freeze_backbone=True,
+        **{**LEARN, "max_steps": 60, "learning_rate": 0.5},
+        **tiny.BARE,
+    )
+    run.train()
+    assert run.evaluate()["eval_min_recall"] == 1
+    assert caplog.text.count("every sample of gain_dataset is already classified rightly") == 1
+
+
+def test_negative_gains_are_said(tmp_path, caplog, monkeypatch):
+    run = tiny.trainer(tmp_path, freeze_backbone=True, confusion="hard", **tiny.BARE)
+    plain = selmix_hf.training.steering.head_gain
+    monkeypatch.setattr(selmix_hf.training.steering, "head_gain", lambda *args: -plain(*args).abs())
+    run.train()
+    assert caplog.text.count("no pair of classes has a positive gain") == 1
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_weights_that_are_not_finite_are_not_saved(strategy, tmp_path):
+    """With an eval_dataset of its own the gain set is not looked at before the checkpoint is written."""
+    options = {"save_strategy": strategy, "save_steps": 4, "eval_strategy": strategy, "eval_steps": 4, "max_steps": 12}
+    options |= {"eval_dataset": tiny.images((5, 5, 5, 5), seed=3), "save_total_limit": 1}
+    run = tiny.trainer(tmp_path, load_best_model_at_end=False, **options)
+    spoil_at(run, 8)
+    with pytest.raises(
+        FloatingPointError, match=r"weights are not finite at step 8 \(classifier.*earlier checkpoints"
+    ):
+        run.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-4")
+    assert all(bool(value.isfinite().all()) for value in tiny.weights(saved).values())
+
+
+def test_weights_that_are_not_finite_are_not_returned(tmp_path):
+    run = tiny.trainer(tmp_path, **tiny.BARE)
+    spoil_at(run, 8)
+    with pytest.raises(FloatingPointError, match="the weights are not finite at step 8"):
+        run.train()
+
+
+def test_a_run_that_was_never_feasible_is_said(tmp_path, caplog):
+    options = {"constraints": {"coverage": 1.0}, "constraint_tolerance": 0.0, "max_steps": 4}
+    run = tiny.trainer(tmp_path / "tight", **options)
+    run.train()
+    assert run.evaluate()["eval_violation"] == pytest.approx(1 - run.evaluate()["eval_smallest_coverage"])
+    assert caplog.text.count("the constraints held at no evaluation of this run") == 1
+    caplog.clear()
+    run = tiny.trainer(tmp_path / "loose", **{**options, "constraint_tolerance": 5.0})
+    run.train()
+    assert "the constraints held" not in caplog.text
+
+
 # --- the recorded measurements ----------------------------------------------------------------------------------
 
 
@@ -305,3 +371,19 @@ def test_a_check_can_be_asked_later():
     require_finite(check, "loss", 1)
     with pytest.raises(FloatingPointError, match="the loss is not finite at step 2"):
         require_finite(FiniteCheck(value), "loss", 2)
+
+
+@BOTH
+def test_a_gain_that_is_not_finite_stops(freeze, tmp_path):
+    run = tiny.trainer(tmp_path, freeze_backbone=freeze, save_strategy="epoch", max_steps=12)
+
+    def spoil(state):
+        if state.global_step == 8:
+            next(run.head.parameters()).data.fill_(float("nan"))
+
+    run.add_callback(At("on_epoch_end", spoil))
+    with pytest.raises(FloatingPointError, match="the gain is not finite at step 8"):
+        run.train()
+    assert not (tmp_path / "checkpoint-8").exists()
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-4")
+    assert all(bool(value.isfinite().all()) for value in tiny.weights(saved).values())

@@ -4,6 +4,7 @@ import pytest
 import tiny
 from transformers import TrainingArguments
 
+from selmix_hf.training.passes import Passes
 from selmix_hf.training.resuming import require_checkpoint
 from selmix_hf.training.stage1 import Stage1Trainer
 
@@ -54,7 +55,7 @@ def test_a_saved_model_is_no_checkpoint(tmp_path):
 @pytest.mark.parametrize("freeze", [False, True], ids=["whole", "frozen"])
 def test_the_trainers_look_before_they_train(freeze, tmp_path, monkeypatch):
     run = tiny.trainer(tmp_path / "selmix", freeze_backbone=freeze)
-    monkeypatch.setattr(run, "_pass", None)  # no look at data
+    monkeypatch.setattr(Passes, "look", property(lambda _: pytest.fail("a look at data")))
     with pytest.raises(FileNotFoundError, match="there is no folder '/nowhere/checkpoint-5'"):
         run.train(resume_from_checkpoint="/nowhere/checkpoint-5")
     with pytest.raises(FileNotFoundError, match="asks for the latest checkpoint"):

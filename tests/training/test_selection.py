@@ -1,32 +1,22 @@
 """The best evaluation of a run: ties, evaluations without a score, runs that keep their start."""
 
-import itertools
 import math
 import shutil
 
 import pytest
 import tiny
 import torch
+from hits import BETTER_MEAN, BETTER_REST, FEWER_AT_ZERO, START, counts_of, macro_precision
+from runs import At
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from selmix_hf import SelMixConfig
 from selmix_hf.config_checks import check_evaluations
-from selmix_hf.method.objective_names import get_objective
-from selmix_hf.method.ranking import ranking, where_it_has_no_score
 from selmix_hf.training.selection import Selection
 
 QUIET = {"report_to": "none", "use_cpu": True}
-# four classes of ten: hits of each, all misses in the next class
-START, FEWER_AT_ZERO, BETTER_REST, BETTER_MEAN = (0, 0, 5, 6), (0, 2, 2, 2), (0, 2, 3, 2), (0, 0, 10, 10)
-
-
-def counts_of(hits):
-    counts = torch.diag(torch.tensor(hits))
-    for k, hit in enumerate(hits):
-        counts[k, (k + 1) % len(hits)] += 10 - hit
-    return counts
 
 
 def play(run, hits_by_step):
@@ -34,67 +24,6 @@ def play(run, hits_by_step):
     measure = run._metrics
     run._metrics = lambda _: measure(counts_of(hits_by_step[run.state.global_step]))
     return run
-
-
-class At(TrainerCallback):
-    """Call a function at one kind of event."""
-
-    def __init__(self, event, function):
-        setattr(self, event, lambda args, state, control, **kwargs: function(state) and None)
-
-
-def macro_precision(confusion):
-    return (confusion.diagonal() / confusion.sum(0)).mean()
-
-
-# --- the ranking -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["min_recall", "g_mean", "h_mean"])
-def test_where_all_scores_are_zero_the_ranking_goes_on(name):
-    objective = get_objective(name)
-    ordered = [START, BETTER_MEAN, FEWER_AT_ZERO, BETTER_REST]
-    assert {objective.score(counts_of(hits)) for hits in ordered} == {0.0}
-    assert sorted({*ordered}, key=lambda hits: ranking(objective, counts_of(hits))) == ordered
-
-
-def test_of_equal_scores_fewer_at_zero_then_recalls_ascending_then_their_mean():
-    """The order that the ascending recalls alone give, for every two of 256 kinds of hits."""
-    objective, keys, found = get_objective("min_recall"), [], []
-    for hits in itertools.product((0, 3, 5, 10), repeat=4):
-        recalls = sorted(hit / 10 for hit in hits)
-        keys.append((min(recalls), -recalls.count(0), recalls, sum(recalls) / 4))
-        found.append(ranking(objective, counts_of(hits)))
-    for (key, one), (other_key, other) in itertools.combinations(zip(keys, found, strict=True), 2):
-        assert (one > other, one == other) == (key > other_key, key == other_key)
-
-
-def test_the_score_comes_before_the_recalls_and_what_is_feasible_before_the_rest():
-    objective = get_objective("mean_recall", {"coverage": 0.9})
-    feasible = torch.tensor([[6, 4, 0, 0], [4, 6, 0, 0], [0, 0, 6, 4], [0, 0, 4, 6]])
-    infeasible = torch.tensor([[10, 0, 0, 0], [0, 10, 0, 0], [0, 0, 10, 0], [0, 0, 3, 7]])
-    assert ranking(objective, feasible) > ranking(objective, infeasible)
-    mean = get_objective("mean_recall")
-    assert ranking(mean, infeasible) > ranking(mean, feasible)
-    assert ranking(mean, counts_of((0, 10, 10, 10))) > ranking(mean, counts_of((5, 5, 5, 5)))
-
-
-def test_rounding_errors_are_no_difference():
-    """A recall of 3 in 10 comes out as 0.3 or a last digit more, by where the misses went."""
-    objective = get_objective("min_recall")
-    matrices = [torch.tensor([[3, miss, 7 - miss], [0, 10, 0], [0, 0, 10]]) for miss in range(8)]
-    assert {objective.score(counts) for counts in matrices} == {0.3, 0.3 + 2**-54}
-    assert {ranking(objective, counts) for counts in matrices} == {(0.3, 0.3, 1.0, 1.0)}
-
-
-def test_what_has_no_score_ranks_last():
-    objective = get_objective(macro_precision)
-    nothing, little = (
-        torch.tensor([[9, 1, 0], [0, 10, 0], [0, 10, 0]]),
-        torch.tensor([[0, 9, 1], [9, 0, 1], [9, 0, 1]]),
-    )
-    assert math.isnan(objective.score(nothing)) and objective.score(little) < 0.2
-    assert ranking(objective, nothing) < ranking(objective, little)
 
 
 # --- in a run ----------------------------------------------------------------------------------------------------
@@ -216,33 +145,6 @@ def test_an_objective_that_is_not_defined_somewhere_is_named_at_the_start(tmp_pa
     assert caplog.text.count(sentence) == 1 and "write the ratio as x / (y + 1e-9)" in caplog.text
 
 
-def matthews(confusion):
-    true_K, predicted_K = confusion.sum(1), confusion.sum(0)
-    spread = (1 - true_K.square().sum()) * (1 - predicted_K.square().sum())
-    return (confusion.trace() - (true_K * predicted_K).sum()) / spread.sqrt()
-
-
-def inverse_hits(confusion):
-    return (confusion.diagonal() / confusion.diagonal()).mean()
-
-
-@pytest.mark.parametrize(
-    ("objective", "where"),
-    [
-        (macro_precision, "a class is never predicted"),
-        (matthews, "every sample is taken for one class"),
-        (inverse_hits, "a class has no hit"),
-        (lambda confusion: (1 / confusion.sum(0)).sum(), "a class is never predicted"),  # plus infinity
-        (lambda confusion: (confusion.diagonal() / (confusion.sum(0) + 1e-9)).mean(), None),  # as advised
-        (lambda confusion: (confusion.diagonal() / confusion.sum(1)).log().mean(), None),  # -inf is below all others
-        *((name, None) for name in ("mean_recall", "g_mean", "h_mean", "macro_f1", "min_recall")),
-    ],
-)
-def test_where_an_objective_has_no_score(objective, where):
-    found = where_it_has_no_score(get_objective(objective), 4)
-    assert (found is None) if where is None else (f" where {where}. Training goes on" in found)
-
-
 def test_an_evaluation_without_a_score_is_never_the_best(tmp_path, caplog):
     run = run_of(tmp_path, {0: (9, 9, 9, 0), 4: (5, 5, 5, 5), 8: (9, 9, 9, 0), 12: (4, 4, 4, 4)})
     assert len(run.state.log_history) == 0
@@ -361,6 +263,7 @@ def test_weights_that_are_not_saved_are_not_the_best(tmp_path):
 
 
 # --- evaluations beyond the run ----------------------------------------------------------------------------------
+
 
 STEPS = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4, "save_steps": 4}
 

@@ -7,6 +7,8 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard
+from pushed import MODEL, WHOLE
 from transformers import TrainingArguments
 
 from selmix_hf import LogitAdjustedLoss, Stage1Trainer, WeightedSampler, sampling_weights
@@ -83,6 +85,7 @@ def test_a_loss_of_the_users_own_and_accumulation(tmp_path):
 
 
 # --- sampling ----------------------------------------------------------------------------------------------------
+
 
 BALANCED = {"loss": "cross_entropy", "sampling": "class_balanced"}
 LABELS = np.repeat(np.arange(4), COUNTS)
@@ -209,3 +212,28 @@ def test_the_best_checkpoint_of_a_vit_is_loaded_whole(tmp_path):
     best = type(trainer.model).from_pretrained(trainer.state.best_model_checkpoint)
     assert tiny.largest_difference(tiny.weights(trainer), tiny.weights(best)) == 0
     assert trainer.state.best_global_step == 1
+
+
+def test_stage_1_pushes_no_optimizer_either(hub, tmp_path):
+    trainer = Stage1Trainer(
+        tiny.model("vit"),
+        TrainingArguments(
+            str(tmp_path / "stage1"),
+            push_to_hub=True,
+            hub_strategy="all_checkpoints",
+            hub_always_push=True,
+            max_steps=2,
+            save_steps=1,
+            per_device_train_batch_size=8,
+            report_to="none",
+            use_cpu=True,
+        ),
+        train_dataset=tiny.images(),
+        processing_class=tiny.processor(),
+    )
+    trainer.train()
+    checkpoints = {f"checkpoint-{step}/{name}" for step in (1, 2) for name in MODEL}
+    assert set(hub.files("me/stage1")) == {*MODEL, *checkpoints}
+    trainer.push_to_hub()
+    assert set(hub.files("me/stage1")) == {*WHOLE, *checkpoints}
+    ModelCard(hub.files("me/stage1")["README.md"].decode()).validate()

@@ -3,11 +3,12 @@
 import json
 
 import pytest
+import tiny
 import torch
 from safetensors import safe_open
 
 from selmix_hf.method.pair_distribution import pair_distribution
-from selmix_hf.training.state import PairState
+from selmix_hf.training.state import PairState, geometry_of
 
 
 def random_gain(num_classes, seed=0, dtype=torch.float32):
@@ -69,3 +70,43 @@ def test_the_file_is_plain_safetensors(tmp_path):
 def test_a_missing_state_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="selmix_state.safetensors is missing: the checkpoint was not written"):
         PairState.load(tmp_path)
+
+
+def test_the_state_without_p_is_read_back(tmp_path):
+    counts = torch.tensor([[3, 0, 1], [0, 2, 0], [0, 0, 0]])
+    PairState(2, geometry={"sampling": "natural"}, start_counts=counts).save(tmp_path)
+    state = PairState.load(tmp_path)
+    assert state.period == 2 and state.probability is None and torch.equal(state.start_counts, counts)
+
+
+def test_a_resume_for_another_share_is_refused(tmp_path):
+    options = {"objective": "worst_share_recall", "freeze_backbone": True, "save_strategy": "steps", "save_steps": 4}
+    options |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    tiny.trainer(tmp_path, "convnext", worst_share=0.5, **options).train()
+    other = tiny.trainer(tmp_path, "convnext", worst_share=0.75, **options)
+    with pytest.raises(ValueError, match="was made with {'worst_share': 0.5}, this run has {'worst_share': 0.75}"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_the_geometry_of_a_run_with_all_that_a_resume_compares(tmp_path):
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "reuse_samples": True}
+    run = tiny.trainer(tmp_path, objective="h_mean", confusion="hard", mixing="input", data_seed=3, **options)
+    assert geometry_of(run) == {
+        "refresh_steps": 4,
+        "pair_sampling": "selmix",
+        "beta_min": run.args.beta_min,
+        "freeze_backbone": False,
+        "gain_set_use": "steer",
+        "confusion": "hard",
+        "mixing": "input",
+        "sampling": "pairs",
+        "reuse_samples": 4,
+        "unlabeled": 0,
+        "objective": "h_mean",
+        "constraints": {},
+        "worst_share": 0,
+        "pairs_per_step": 8,
+        "seed": 3,
+    }
+    single = geometry_of(tiny.trainer(tmp_path, sampling="natural"))
+    assert (single["sampling"], single["reuse_samples"], single["seed"]) == ("natural", False, 42)
