@@ -35,7 +35,7 @@ def test_texts_become_tokens_once_and_are_cut(checkpoint):
     row = data.add_item({"text": "web " * 40, "label": 2}).select([3])
     for asked, length in ((None, 32), (6, 6)):  # the tiny model has 32 positions
         modality = Texts(max_length=asked)
-        model, tokenizer = load_classifier(checkpoint, texts.NAMES, modality=modality)
+        _model, tokenizer = load_classifier(checkpoint, texts.NAMES, modality=modality)
         (tokens,) = modality.prepared(row, tokenizer)["input_ids"]
         web = texts.WORDS.index("web")
         assert tokens == [1, *[web] * (length - 2), 2]

@@ -104,7 +104,7 @@ def test_coefficients_lie_above_beta_min(beta_min):
 
 
 def global_states():
-    name, keys, *rest = np.random.get_state()
+    _name, keys, *rest = np.random.get_state()
     return torch.get_rng_state().tolist(), keys.tolist(), rest, random.getstate()
 
 

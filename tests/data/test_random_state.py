@@ -10,7 +10,7 @@ from selmix_hf.data.random_state import isolated_random_state
 
 
 def states():
-    name, keys, *rest = np.random.get_state()
+    _name, keys, *rest = np.random.get_state()
     return random.getstate(), keys.tolist(), rest, torch.get_rng_state().tolist()
 
 

@@ -1,6 +1,7 @@
 """Counts, centroids, smoothing and priors, by hand-worked numbers."""
 
 import datetime
+import itertools
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_batches_equal_one_pass(seed, cuts):
     whole.update(labels, logits, features)
     batched = ClassStatistics(4, 5)
     edges = [0, *sorted(cuts), 60]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         batched.update(labels[start:end], logits[start:end], features[start:end])
     assert torch.equal(batched.counts, whole.counts)
     assert torch.allclose(batched.feature_sums, whole.feature_sums, rtol=0, atol=1e-12)

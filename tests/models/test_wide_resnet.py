@@ -1,5 +1,6 @@
 """The wide residual networks of the semi-supervised papers: their sizes by hand, saved, reloaded and fine-tuned."""
 
+import itertools
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ from selmix_hf.models.wide_resnet import WideResNet
 def weights_by_hand(channels, num_blocks, num_classes):
     """3 x 3 convolutions, their batch norms (two numbers a channel), 1 x 1 shortcuts, the stem and the head."""
     total = 3 * 9 * 16
-    for inputs, outputs in zip(channels, channels[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(channels):
         total += 9 * inputs * outputs + 2 * inputs + 9 * outputs**2 + 2 * outputs + inputs * outputs
         total += (num_blocks - 1) * (2 * 9 * outputs**2 + 4 * outputs)
     return total + 2 * channels[-1] + channels[-1] * num_classes + num_classes

@@ -10,7 +10,7 @@ from selmix_hf.training.class_bias import add_class_bias
 from selmix_hf.training.cross_fit import cross_fit
 
 
-@pytest.mark.parametrize("frozen, share", [(True, 1.0), (False, 0.5)])
+@pytest.mark.parametrize(("frozen", "share"), [(True, 1.0), (False, 0.5)])
 def test_a_class_bias_is_in_the_head_that_is_saved(tmp_path, frozen, share):
     trainer = tiny.trainer(tmp_path, freeze_backbone=frozen, objective="min_recall", **tiny.BARE)
     trainer.train()

@@ -21,7 +21,7 @@ def test_selection_puts_feasible_checkpoints_first(tmp_path):
     assert first["psi"] == first["selection_score"] == pytest.approx(0.6)
     assert second["psi"] == pytest.approx(0.85) and second["smallest_coverage"] == pytest.approx(0.4)
     assert second["selection_score"] < -1e6 < first["selection_score"]
-    report = run.train() and [log for log in run.state.log_history if "gain_set_psi" in log][0]
+    report = run.train() and next(log for log in run.state.log_history if "gain_set_psi" in log)
     assert report["gain_set_violation"] > 0 and "largest_coverage_multiplier" in report
 
 

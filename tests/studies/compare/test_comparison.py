@@ -61,7 +61,7 @@ def test_mixup_that_trains_on_validation_images_is_measured_on_others(folder, tm
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         (["--objectives", "worst"], "unknown objective 'worst'"),
         (["--methods", "crt"], "--methods: unknown crt; expected some of 'the start', .*'cRT'"),

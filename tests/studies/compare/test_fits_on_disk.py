@@ -27,7 +27,8 @@ def test_a_fit_is_made_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "identity, key", [({"start": "b"}, {"seed": 0}), ({"start": "a", "split": "s"}, {"seed": 0}), ({"start": "a"}, {})]
+    ("identity", "key"),
+    [({"start": "b"}, {"seed": 0}), ({"start": "a", "split": "s"}, {"seed": 0}), ({"start": "a"}, {})],
 )
 def test_what_depends_on_something_else_is_fitted(identity, key, tmp_path):
     Fits(tmp_path, {"start": "a"})({"seed": 0}, lambda: FIT)
