@@ -106,7 +106,7 @@ def geometry_of(trainer: Any) -> dict[str, Any]:
     """What fixes where the periods of a `SelMixTrainer` begin, what is drawn in them and what for; a resumed run must
     have the same."""
     args, unlabeled, plan = trainer.args, trainer.sets.unlabeled, trainer.draws.plan
-    kept = args.kept_on_resume(with_pseudo_labels=unlabeled is not None)
+    kept: dict[str, Any] = args.kept_on_resume(with_pseudo_labels=unlabeled is not None)
     if unlabeled is not None:
         kept |= {"teacher": trainer.unlabeled.teacher is not None, "unlabeled_rows": unlabeled.digest}
     return kept | {  # of an option: as the run has it
