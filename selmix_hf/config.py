@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from transformers import TrainingArguments
 
-from selmix_hf.config_checks import check_evaluations, check_values
+from selmix_hf.config_checks import (
+    check_evaluations,
+    check_processes,
+    check_values,
+    parse_constraints,
+    parse_prior,
+)
 from selmix_hf.data.weighted import checked_sampling
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.objectives import Objective
@@ -132,9 +137,13 @@ class SelMixConfig(TrainingArguments):
     """
 
     # steps and rates that are None at first are annotated as what they are once worked out
-    objective: str = option("min_recall", "Metric to optimise.", on_card=False)
-    constraints: dict | str | None = option(None, "Such as '{\"coverage\": 0.95}'.")
-    class_prior: list[float] | str | None = option(None, "'validation', 'balanced', [K floats].", kept_on_resume=False)
+    objective: str = option("min_recall", "Metric of the confusion matrix to optimise.", on_card=False)
+    constraints: dict[str, Any] | str | None = option(
+        None, "Constraints and their levels, as JSON: '{\"coverage\": 0.95}'."
+    )
+    class_prior: list[float] | str | None = option(
+        None, "Class prior of the objective: 'validation', 'balanced', [K floats].", kept_on_resume=False
+    )
     tail_share: float = number(0.1, "Share of the classes that are the tail.", "(0, 1)", kept_on_resume=False)
     worst_share: float = number(
         0.1,
@@ -142,42 +151,55 @@ class SelMixConfig(TrainingArguments):
         "(0, 1]",
         hint="0.1 is the mean recall of the worst tenth of the classes.",
     )
-    constraint_tolerance: float = number(0.01, "Violation that counts as feasible.", "[0, inf)", kept_on_resume=False)
+    constraint_tolerance: float = number(
+        0.01, "Violation of a constraint that counts as feasible.", "[0, inf)", kept_on_resume=False
+    )
     freeze_backbone: bool = switch(False, "Train the head alone, on stored features.")
     reuse_samples: bool = switch(False, "Let a sample serve in two pairs of a batch.", of_pairs=True)
     feature_views: int = count(1, "Stored views of each training image.", at_least=1, kept_on_resume=False)
     feature_dtype: str = choice(
-        "float32", "Of stored features: float32 or float16.", ("float32", "float16"), kept_on_resume=False
+        "float32", "Precision of stored features: float32 or float16.", ("float32", "float16"), kept_on_resume=False
     )
     feature_cache_dir: str | None = option(
         None, "Keep stored features in this folder.", kept_on_resume=False, on_card=False
     )
     backbone_learning_rate: float | None = number(
-        None, "learning_rate / 30, or 1e-4.", "[0, inf)", kept_on_resume=False
+        None, "Learning rate of the backbone; default learning_rate / 30, or 1e-4.", "[0, inf)", kept_on_resume=False
     )
     head_start: str = choice(
-        "best", "Begin with the 'best' of some heads, or 'as_is'.", ("best", "as_is"), kept_on_resume=False
+        "best", "Begin with the 'best' of some retrained heads, or 'as_is'.", ("best", "as_is"), kept_on_resume=False
     )
     confusion: str = choice("soft", "The gain's matrix: 'soft' or 'hard' (counts).", ("soft", "hard"), of_pairs=True)
     confusion_temperature: float = number(
         0.3,
-        "T of the soft confusion matrix.",
+        "Temperature of the soft confusion matrix.",
         "(0, inf)",
         hint="for the limit 0 set confusion='hard'.",
         of_pairs=True,
         kept_on_resume=lambda config: config.confusion == "soft",
     )
-    refresh_steps: int = count(None, "Steps a period; default 10 frozen, else 50.", at_least=0, worked_out=True)
+    refresh_steps: int = count(
+        None, "Steps between two looks at the gain set; default 10 frozen, else 50.", at_least=0, worked_out=True
+    )
     gain_set_use: str = choice(
-        "steer", "'steer', 'refit' the head too, or 'train' too.", ("steer", "refit", "train"), listed=True
+        "steer",
+        "The gain set may 'steer', 'refit' the head too, or 'train' too.",
+        ("steer", "refit", "train"),
+        listed=True,
     )
     sampling: list[float] | str | None = option(
-        None, "Single samples: 'natural', 'square_root', 'class_balanced', a power, [K floats]."
+        None, "Draw single samples: 'natural', 'square_root', 'class_balanced', a power, [K floats]."
     )
     pair_sampling: str = choice(
-        "selmix", "'selmix', 'uniform' or 'greedy'.", PAIR_SAMPLING, listed=True, of_pairs=True
+        "selmix",
+        "How pairs of classes are drawn: 'selmix', 'uniform' or 'greedy'.",
+        PAIR_SAMPLING,
+        listed=True,
+        of_pairs=True,
     )
-    inverse_temperature: str = option("auto", "s of softmax(s G), or 'auto'.", of_pairs=True, kept_on_resume=False)
+    inverse_temperature: str = option(
+        "auto", "s of the pair distribution softmax(s G), or 'auto'.", of_pairs=True, kept_on_resume=False
+    )
     target_share: float | None = number(
         None,
         "Effective share of the positive pairs; default by the objective.",
@@ -202,18 +224,27 @@ class SelMixConfig(TrainingArguments):
         of_pairs=True,
     )
     pseudo_label_steps: int = count(
-        None, "Default refresh_steps frozen, else ten times that.", at_least=0, worked_out=True, of_pseudo_labels=True
+        None,
+        "Steps between pseudo-labels; default refresh_steps frozen, else ten times that.",
+        at_least=0,
+        worked_out=True,
+        of_pseudo_labels=True,
     )
     pseudo_label_source: str = choice(
         "model",
-        "'model', 'ema' or 'oracle'.",
+        "What gives pseudo-labels: 'model', 'ema' or 'oracle'.",
         ("model", "ema", "oracle"),
         hint="a teacher of your own goes to SelMixTrainer(teacher=...).",
         of_pseudo_labels=True,
     )
-    ema_decay: float = number(0.999, "Of the moving average of the weights.", "[0, 1)", of_pseudo_labels=True)
+    ema_decay: float = number(0.999, "Decay of the moving average of the weights.", "[0, 1)", of_pseudo_labels=True)
     pseudo_label_threshold: float = number(0.0, "Least confidence of a pseudo-label.", "[0, 1)", of_pseudo_labels=True)
-    pseudo_label_share: float = number(1.0, "Most confident share of each class.", "(0, 1]", of_pseudo_labels=True)
+    pseudo_label_share: float = number(
+        1.0,
+        "Share of each class whose pseudo-labels are used, the most confident ones.",
+        "(0, 1]",
+        of_pseudo_labels=True,
+    )
     min_rate: float = number(
         10.0, "Rate of the multipliers of a minimum.", "[0, inf)", of_pairs=True, kept_on_resume=False
     )
@@ -222,7 +253,7 @@ class SelMixConfig(TrainingArguments):
     )
     constraint_update: str = choice(
         "projected_gradient",
-        "Or 'exponential'.",
+        "Update of the constraint multipliers: 'projected_gradient' or 'exponential'.",
         ("projected_gradient", "exponential"),
         of_pairs=True,
         kept_on_resume=False,
@@ -235,29 +266,43 @@ class SelMixConfig(TrainingArguments):
     max_steps: int = count(
         None, "Optimizer steps; default by the number of classes.", at_least=0, worked_out=True, kept_on_resume=False
     )
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs a step and device."})
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "Pairs a step and device; with sampling, samples."}
+    )
     optim: str = field(default="sgd", metadata={"help": "Optimizer."})
     learning_rate: float = number(
-        None, "Of the head; default worked out from the data.", "[0, inf)", worked_out=True, kept_on_resume=False
+        None,
+        "Learning rate of the head; default worked out from the data.",
+        "[0, inf)",
+        worked_out=True,
+        kept_on_resume=False,
     )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "'epoch' is once a period."})
-    save_strategy: str = field(default="best", metadata={"help": "'best', 'epoch' (once a period), 'steps' or 'no'."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate; 'epoch' is once a period."})
+    save_strategy: str = field(
+        default="best", metadata={"help": "When to save: 'best', 'epoch' (once a period), 'steps', 'no'."}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints kept."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Return the best checkpoint."})
-    metric_for_best_model: str | None = field(default="selection_score", metadata={"help": "Chooses the checkpoint."})
-    greater_is_better: bool | None = field(default=None, metadata={"help": "Default: not for a loss."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})
+    metric_for_best_model: str | None = field(
+        default="selection_score", metadata={"help": "Metric that chooses the checkpoint."}
+    )
+    greater_is_better: bool | None = field(
+        default=None, metadata={"help": "Whether that metric is better when greater; default: unless it is a loss."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay False: raw columns make the pairs."}
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
         self.max_steps = self.max_steps or 0  # Trainer compares it before the number of classes is known
         if isinstance(self.constraints, str):
-            self.constraints = _parse_constraints(self.constraints)
+            self.constraints = parse_constraints(self.constraints)
         if isinstance(self.class_prior, str) and self.class_prior.lstrip().startswith("["):
-            self.class_prior = _parse_prior(self.class_prior)
+            self.class_prior = parse_prior(self.class_prior)
         elif (to_list := getattr(self.class_prior, "tolist", None)) is not None:
             self.class_prior = to_list()  # an array or a tensor would not go into JSON
         if self.sampling is not None:
@@ -267,22 +312,11 @@ class SelMixConfig(TrainingArguments):
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         check_values(self)
-        super().__post_init__()
-        if cast(Any, self.accelerator_config).split_batches:  # by now no longer a dictionary or the name of a file
-            raise ValueError("split_batches would make a period too long: set per_device_train_batch_size instead.")
-        if cast(Any, self.accelerator_config).dispatch_batches:
-            raise ValueError(
-                "dispatch_batches would cut inputs and labels of a batch at the same length, though a batch of pairs "
-                "has two samples a label: leave it out, every process draws its own pairs."
-            )
+        super().__post_init__()  # type: ignore[no-untyped-call]  # theirs has no types
+        check_processes(self)
         self._check_lengths()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
-        if self.n_gpu > 1:
-            raise ValueError(
-                f"found {self.n_gpu} GPUs in one process, which Trainer would drive by DataParallel; start one "
-                "process a GPU with `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES."
-            )
 
     @property
     def temperature(self) -> float | str:
@@ -374,20 +408,3 @@ class SelMixConfig(TrainingArguments):
                 f"{because} draws single samples, nothing is mixed and no gains steer: leave {', '.join(given)} at "
                 f"the default, or {because.partition('=')[0]} out."
             )
-
-
-def _parse_prior(text: str) -> list[float]:
-    try:
-        return [float(weight) for weight in json.loads(text)]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"class_prior must be JSON such as '[0.5, 0.3, 0.2]', found {text!r}.") from error
-
-
-def _parse_constraints(text: str) -> dict[str, float]:
-    try:
-        parsed = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"constraints must be JSON such as '{{\"coverage\": 0.95}}', found {text!r}.") from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f"constraints must map names to levels, found {text!r}.")
-    return parsed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from numbers import Real
 from typing import Any
@@ -117,3 +118,38 @@ def check_evaluations(args: Any, max_steps: int | None) -> None:
             f"eval_delay counts {unit} with eval_strategy={'steps' if by_step else 'epoch'!r} and must be at most "
             f"{end:g}, where max_steps={max_steps} ends; found {args.eval_delay:g}: {why}"
         )
+
+
+def check_processes(args: Any) -> None:
+    """Raise ValueError on ways to share work that pairs do not allow; `args` as TrainingArguments leaves them."""
+    if args.accelerator_config.split_batches:  # by now no longer a dictionary or the name of a file
+        raise ValueError("split_batches would make a period too long: set per_device_train_batch_size instead.")
+    if args.accelerator_config.dispatch_batches:
+        raise ValueError(
+            "dispatch_batches would cut inputs and labels of a batch at the same length, though a batch of pairs "
+            "has two samples a label: leave it out, every process draws its own pairs."
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"found {args.n_gpu} GPUs in one process, which Trainer would drive by DataParallel; start one "
+            "process a GPU with `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES."
+        )
+
+
+def parse_prior(text: str) -> list[float]:
+    """Weights of the classes (K) from JSON."""
+    try:
+        return [float(weight) for weight in json.loads(text)]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"class_prior must be JSON such as '[0.5, 0.3, 0.2]', found {text!r}.") from error
+
+
+def parse_constraints(text: str) -> dict[str, float]:
+    """Levels by name from JSON."""
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"constraints must be JSON such as '{{\"coverage\": 0.95}}', found {text!r}.") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"constraints must map names to levels, found {text!r}.")
+    return parsed

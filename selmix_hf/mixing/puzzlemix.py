@@ -48,7 +48,7 @@ def saliency(images: Tensor, labels: Tensor, logits: Callable[[Tensor], Tensor])
     with torch.enable_grad():
         images = images.detach().requires_grad_()
         loss = F.cross_entropy(logits(images).float(), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, images)
+        gradient: Tensor = torch.autograd.grad(loss, images)[0]
     return gradient.float().norm(dim=1)
 
 
@@ -289,4 +289,5 @@ def move_blocks(images: Tensor, source: Tensor) -> Tensor:
     n = math.isqrt(source.shape[1])
     blocks = _blocks(images, n).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # B x n^2 x C x h x w
     moved = blocks[torch.arange(len(source), device=source.device)[:, None], source]
-    return moved.unflatten(1, (n, n)).permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
+    whole: Tensor = moved.unflatten(1, (n, n)).permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
+    return whole
