@@ -138,9 +138,7 @@ class SelMixConfig(TrainingArguments):
 
     # steps and rates that are None at first are annotated as what they are once worked out
     objective: str = option("min_recall", "Metric of the confusion matrix to optimise.", on_card=False)
-    constraints: dict[str, Any] | str | None = option(
-        None, "Constraints and their levels, as JSON: '{\"coverage\": 0.95}'."
-    )
+    constraints: dict[str, Any] | str | None = option(None, "Constraints with levels, JSON: '{\"coverage\": 0.95}'.")
     class_prior: list[float] | str | None = option(
         None, "Class prior of the objective: 'validation', 'balanced', [K floats].", kept_on_resume=False
     )
@@ -151,18 +149,14 @@ class SelMixConfig(TrainingArguments):
         "(0, 1]",
         hint="0.1 is the mean recall of the worst tenth of the classes.",
     )
-    constraint_tolerance: float = number(
-        0.01, "Violation of a constraint that counts as feasible.", "[0, inf)", kept_on_resume=False
-    )
+    constraint_tolerance: float = number(0.01, "Violation that counts as feasible.", "[0, inf)", kept_on_resume=False)
     freeze_backbone: bool = switch(False, "Train the head alone, on stored features.")
     reuse_samples: bool = switch(False, "Let a sample serve in two pairs of a batch.", of_pairs=True)
     feature_views: int = count(1, "Stored views of each training image.", at_least=1, kept_on_resume=False)
     feature_dtype: str = choice(
         "float32", "Precision of stored features: float32 or float16.", ("float32", "float16"), kept_on_resume=False
     )
-    feature_cache_dir: str | None = option(
-        None, "Keep stored features in this folder.", kept_on_resume=False, on_card=False
-    )
+    feature_cache_dir: str | None = option(None, "Folder for stored features.", kept_on_resume=False, on_card=False)
     backbone_learning_rate: float | None = number(
         None, "Learning rate of the backbone; default learning_rate / 30, or 1e-4.", "[0, inf)", kept_on_resume=False
     )
@@ -197,9 +191,7 @@ class SelMixConfig(TrainingArguments):
         listed=True,
         of_pairs=True,
     )
-    inverse_temperature: str = option(
-        "auto", "s of the pair distribution softmax(s G), or 'auto'.", of_pairs=True, kept_on_resume=False
-    )
+    inverse_temperature: str = option("auto", "s of P = softmax(s G), or 'auto'.", of_pairs=True, kept_on_resume=False)
     target_share: float | None = number(
         None,
         "Effective share of the positive pairs; default by the objective.",
@@ -245,11 +237,9 @@ class SelMixConfig(TrainingArguments):
         "(0, 1]",
         of_pseudo_labels=True,
     )
-    min_rate: float = number(
-        10.0, "Rate of the multipliers of a minimum.", "[0, inf)", of_pairs=True, kept_on_resume=False
-    )
+    min_rate: float = number(10.0, "Rate of a minimum's multipliers.", "[0, inf)", of_pairs=True, kept_on_resume=False)
     min_memory: float = number(
-        0.8, "Memory of the multipliers of a minimum.", "[0, 1)", of_pairs=True, kept_on_resume=False
+        0.8, "Memory of a minimum's multipliers.", "[0, 1)", of_pairs=True, kept_on_resume=False
     )
     constraint_update: str = choice(
         "projected_gradient",
@@ -259,16 +249,14 @@ class SelMixConfig(TrainingArguments):
         kept_on_resume=False,
     )
     constraint_rate: float = number(
-        0.3, "Step of the constraint multipliers.", "[0, inf)", of_pairs=True, kept_on_resume=False
+        0.3, "Step of constraint multipliers.", "[0, inf)", of_pairs=True, kept_on_resume=False
     )
 
     # changed defaults of TrainingArguments, see the docstring
     max_steps: int = count(
         None, "Optimizer steps; default by the number of classes.", at_least=0, worked_out=True, kept_on_resume=False
     )
-    per_device_train_batch_size: int = field(
-        default=64, metadata={"help": "Pairs a step and device; with sampling, samples."}
-    )
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs (or samples) a step and device."})
     optim: str = field(default="sgd", metadata={"help": "Optimizer."})
     learning_rate: float = number(
         None,
@@ -281,20 +269,16 @@ class SelMixConfig(TrainingArguments):
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate; 'epoch' is once a period."})
-    save_strategy: str = field(
-        default="best", metadata={"help": "When to save: 'best', 'epoch' (once a period), 'steps', 'no'."}
-    )
+    save_strategy: str = field(default="best", metadata={"help": "When to save: 'best', 'epoch', 'steps' or 'no'."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints kept."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Return the best checkpoint."})
     metric_for_best_model: str | None = field(
         default="selection_score", metadata={"help": "Metric that chooses the checkpoint."}
     )
     greater_is_better: bool | None = field(
-        default=None, metadata={"help": "Whether that metric is better when greater; default: unless it is a loss."}
+        default=None, metadata={"help": "Whether more of metric_for_best_model is better."}
     )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: raw columns make the pairs."}
-    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: raw columns make pairs."})
 
     def __post_init__(self) -> None:
         check_options(self)
