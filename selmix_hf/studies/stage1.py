@@ -36,7 +36,7 @@ def run_stage1(script: str, arguments: BenchmarkArguments, config: SelMixConfig,
         with leaving_with_a_sentence(script):
             stage1 = Stage1(arguments, config, data)
         if config.process_index == 0 and stage1.trainer is not None:
-            method = getattr(arguments, "stage1_method", "supervised")
+            method = arguments.method_of_stage1
             how = arguments.stage1_loss if method == "supervised" else f"{method}, {arguments.stage1_loss}"
             print(f"Stage 1, {how}: {arguments.stage1_steps} steps", flush=True)
         stage1.run()
@@ -116,7 +116,7 @@ class Stage1:
         shared = {"train_dataset": data.splits["train"], "processing_class": processor}
         shared |= {"loss": arguments.stage1_loss, "label_column": data.label_column}
         view = augmentation(arguments, data, processor)
-        method = getattr(arguments, "stage1_method", "supervised")
+        method = arguments.method_of_stage1
         if method == "supervised":
             self.trainer = Stage1Trainer(
                 model,

@@ -70,6 +70,11 @@ class BenchmarkArguments:
         default="natural", metadata={"help": "How stage 1 draws samples, as --sampling has it for SelMix."}
     )
 
+    @property
+    def method_of_stage1(self) -> str:
+        """Such as "fixmatch"; "supervised" without unlabelled samples."""
+        return "supervised"
+
     def __post_init__(self) -> None:
         self._check()
 
@@ -108,6 +113,10 @@ class SemiSupervisedStart(BenchmarkArguments):
         default=0.999, metadata={"help": "Decay of the average of weights that stage 1 evaluates and saves."}
     )
 
+    @property
+    def method_of_stage1(self) -> str:
+        return self.stage1_method
+
     def _check(self) -> None:
         super()._check()
         if self.stage1_method not in ("supervised", *STAGE1_METHODS):
@@ -141,7 +150,7 @@ def refuse_options_of_images(arguments: BenchmarkArguments, config: SelMixConfig
         "image_size": arguments.image_size is not None,
         "augment": arguments.augment,
         "channels_last": arguments.channels_last,
-        "stage1_method": getattr(arguments, "stage1_method", "supervised") != "supervised",
+        "stage1_method": arguments.method_of_stage1 != "supervised",
         "mixing": MIXING[config.mixing].needs_pixels,
     }
     of_floats = {"mixing": MIXING[config.mixing].before_model, "stage1_mixup_alpha": arguments.stage1_mixup_alpha > 0}
