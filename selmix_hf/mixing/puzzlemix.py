@@ -48,8 +48,9 @@ def saliency(images: Tensor, labels: Tensor, logits: Callable[[Tensor], Tensor])
     with torch.enable_grad():
         images = images.detach().requires_grad_()
         loss = F.cross_entropy(logits(images).float(), labels, reduction="sum")
-        gradient: Tensor = torch.autograd.grad(loss, images)[0]
-    return gradient.float().norm(dim=1)
+        (gradient,) = torch.autograd.grad(loss, images)
+    norms: Tensor = gradient.float().norm(dim=1)
+    return norms
 
 
 def puzzlemix(
