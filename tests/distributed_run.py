@@ -71,7 +71,7 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
     if case == "whole":
         run.predict(run.eval_dataset)  # by Trainer's own loop, which prepares the model for evaluation alone
     draws, counts = [], []
-    plain_loss, plain_refresh = run.compute_loss, run.refresh
+    plain_loss, plain_refresh = run.compute_loss, run.periods.refresh
 
     def compute_loss(model, inputs, **kwargs):
         draws.append(torch.stack([inputs["labels"].double(), inputs["mixing_coefficient"].double()]))
@@ -81,7 +81,7 @@ def run_case(folder: Path, case: str, batch: int) -> dict[str, Any]:
         plain_refresh()
         counts.append((run.gain_counts, run.pair_state.probability))
 
-    run.compute_loss, run.refresh = compute_loss, refresh
+    run.compute_loss, run.periods.refresh = compute_loss, refresh
     with as_on_two_nodes() if "nodes" in case else nullcontext():
         seen = {"start": run.evaluate()}
         run.train()
