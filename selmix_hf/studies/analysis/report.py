@@ -248,7 +248,7 @@ def write_report(record: Mapping[str, Any], folder: Path) -> str:
         f"{record['hardware']}, {record['seconds']:.0f} s. Mean ± standard deviation over seeds "
         f"{', '.join(map(str, record['seeds']))}, on the half of the validation {samples} that does not steer."
     )
-    parts += [record.get("remark")] * bool(record.get("remark"))
+    parts += filter(None, [record.get("remark", "")])
     files = save_study_plots(record, folder)
     for name, study in record["studies"].items():
         title = title_of(name, samples)

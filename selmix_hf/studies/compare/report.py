@@ -187,7 +187,7 @@ def write_report(record: Mapping[str, Any], folder: Path) -> str:
         f"worst recall over the choice of test {samples}, over seeds from the lowest end to the highest; the second "
         "that of the difference (paired bootstrap). Seconds are those of one fit, without the features; GiB is what "
         "the process grew by meanwhile.",
-        *[record.get("remark")] * bool(record.get("remark")),
+        *filter(None, [record.get("remark", "")]),
         table(record),
         front_lines(record),
         "![Mean against worst recall](front.png)",
