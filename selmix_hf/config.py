@@ -173,7 +173,10 @@ class SelMixConfig(TrainingArguments):
         kept_on_resume=lambda config: config.confusion == "soft",
     )
     refresh_steps: int = count(
-        None, "Steps between two looks at the gain set; default 10 frozen, else 50.", at_least=0, worked_out=True
+        None,
+        "Steps between two looks at the gain set; by default at least 10 (frozen) or 50.",
+        at_least=0,
+        worked_out=True,
     )
     gain_set_use: str = choice(
         "steer",

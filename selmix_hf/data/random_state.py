@@ -5,9 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+def seed_of_draws(args: TrainingArguments) -> int:
+    """Of all that a run draws: its `data_seed`, or else its `seed`."""
+    return args.seed if args.data_seed is None else args.data_seed
 
 
 @contextmanager

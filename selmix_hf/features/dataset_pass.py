@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from selmix_hf.data.collators import Collator
-from selmix_hf.features.stored import FEATURES, FeatureDataset, _chunks
+from selmix_hf.features.stored import FEATURES, FeatureDataset, row_chunks
 from selmix_hf.method.confusion import ClassStatistics
 from selmix_hf.models.head import ClassifierHead, logits_of
 
@@ -144,7 +144,7 @@ class DatasetPass:
     def _own_rows(self, dataset: Any, collator: Collator) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Rows of this process and their batch: stored features with labels, or what the collator makes."""
         if isinstance(dataset, FeatureDataset):
-            for chunk in _chunks(len(dataset), self.rank, self.world_size):
+            for chunk in row_chunks(len(dataset), self.rank, self.world_size):
                 yield chunk, self.prepare({FEATURES: dataset.take(chunk), "labels": dataset.labels[chunk]})
             return
         rows = torch.arange(self.rank, len(dataset), self.world_size)

@@ -63,12 +63,12 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
         features nor rows change during a run."""
         if self._class_sums is None:
             self._class_sums = torch.zeros(num_classes, self.views[0].shape[1], dtype=torch.float64)
-            for rows in _chunks(len(self), rank, world_size):
+            for rows in row_chunks(len(self), rank, world_size):
                 self._class_sums.index_add_(0, self.labels[rows].long(), self.take(rows).double())
         return self._class_sums
 
 
-def _chunks(num_rows: int, rank: int, world_size: int) -> Iterator[slice]:
+def row_chunks(num_rows: int, rank: int, world_size: int) -> Iterator[slice]:
     """The rows of a process, some thousand at a time."""
     step = _FEATURES_AT_ONCE * world_size
     return (slice(start, min(start + step, num_rows), world_size) for start in range(rank, num_rows, step))

@@ -5,30 +5,26 @@ Shape suffixes: N samples, R rows, D features, K classes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from selmix_hf.data.labels import first_of_each
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.features.stored import FeatureDataset
 from selmix_hf.method.confusion import ClassStatistics
 from selmix_hf.method.soft_gain import HeadSamples, SoftConfusion
 from selmix_hf.training.health import require_finite
 from selmix_hf.training.passes import Passes
+from selmix_hf.training.sets import Sets
 
 _FULL_CLASS, _FULL_SET = 20, 50_000  # samples that a soft confusion matrix has at least; of all classes: see there
 
 
 class GainSet:
-    """`gain_dataset` as a run looks at it.
+    """`gain_dataset` as a run looks at it; in the middle of a frozen run its stored features take its place.
 
     Args:
-        dataset: the set; in the middle of a frozen run its stored features take its place.
-        labels: its classes, shape N.
+        sets: of the run.
         passes: of the run.
 
     Attributes:
@@ -36,9 +32,9 @@ class GainSet:
         padding: training samples that fill up small classes of the soft confusion matrix, see `fill_up`.
     """
 
-    def __init__(self, dataset: Any, labels: NDArray[np.int64], passes: Passes) -> None:
-        self.dataset, self.labels, self.passes = dataset, labels, passes
-        self.soft = passes.args.confusion == "soft" and passes.args.sampling is None
+    def __init__(self, sets: Sets, passes: Passes) -> None:
+        self.sets, self.passes = sets, passes
+        self.soft = passes.args.confusion == "soft" and sets.sampling is None
         self.padding: HeadSamples | None = None
         self.forget()
 
@@ -60,7 +56,7 @@ class GainSet:
         """
         if step not in self._statistics_at:
             passes, head = self.passes, self.passes.head
-            dataset = passes.stored_or_raw(self.dataset)
+            dataset = passes.stored_or_raw(self.sets.gain)
             own: list[tuple[Tensor, Tensor]] = []
             keep = self.soft and not isinstance(dataset, FeatureDataset)
             with isolated_random_state(passes.seed):
@@ -82,7 +78,7 @@ class GainSet:
     def soft_confusion(self, step: int) -> SoftConfusion:
         """Under the weights of a step whose statistics were the last to be made: on the gain set, whose features are
         those of that pass, and on the training samples that fill it up."""
-        dataset, args = self.passes.stored_or_raw(self.dataset), self.passes.args
+        dataset, args = self.passes.stored_or_raw(self.sets.gain), self.passes.args
         if isinstance(dataset, FeatureDataset):
             rows = slice(args.process_index, None, args.world_size)
             samples = HeadSamples(dataset.views[0][rows], dataset.labels[rows], self.padding)
@@ -94,19 +90,18 @@ class GainSet:
     def features(self) -> FeatureDataset:
         """Features under the current weights, on every process; stored ones where the backbone is frozen."""
         if self.passes.args.freeze_backbone:
-            return self.passes.stored(self.dataset, self.labels)
+            return self.passes.stored(self.sets.gain, self.sets.gain_labels)
         with isolated_random_state(self.passes.seed):
-            return FeatureDataset(self.passes.features_of(self.dataset), self.labels)
+            return FeatureDataset(self.passes.features_of(self.sets.gain), self.sets.gain_labels)
 
-    def fill_up(self, train: FeatureDataset, train_labels: NDArray[np.int64]) -> None:
-        """Take training samples of the classes with less than 20 gain samples (of very many classes: fewer), which a
-        soft confusion matrix would fit; this process's share of them."""
-        num_classes, args = self.passes.head.num_classes, self.passes.args
+    def fill_up(self, train: FeatureDataset) -> None:
+        """Take stored training samples of the classes with less than 20 gain samples (of very many classes: fewer),
+        which a soft confusion matrix would fit; this process's share of them."""
+        args, labels_N, num_classes = self.passes.args, self.sets.train_labels, self.sets.num_classes
         wanted = min(_FULL_CLASS, max(1, _FULL_SET // num_classes))
-        missing_K = np.maximum(wanted - np.bincount(self.labels, minlength=num_classes), 0)
+        missing_K = np.maximum(wanted - np.bincount(self.sets.gain_labels, minlength=num_classes), 0)
         self.padding = None
         if not missing_K.any():
             return
-        order_N = np.random.default_rng(self.passes.seed).permutation(len(train_labels))
-        rows_R = first_of_each(order_N, train_labels, missing_K)[args.process_index :: args.world_size]
-        self.padding = HeadSamples(train.take(torch.from_numpy(rows_R)), torch.as_tensor(train_labels[rows_R]))
+        rows_R = self.passes.rows_of_each(labels_N, missing_K)[args.process_index :: args.world_size]
+        self.padding = HeadSamples(train.take(torch.from_numpy(rows_R)), torch.as_tensor(labels_N[rows_R]))

@@ -5,7 +5,7 @@ Shape suffixes: N samples, R rows, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.collators import SelMixCollator
 from selmix_hf.data.labels import first_of_each
-from selmix_hf.data.random_state import isolated_random_state
+from selmix_hf.data.random_state import isolated_random_state, seed_of_draws
 from selmix_hf.data.seeded import SeededDataset
 from selmix_hf.features.cache import FeatureCache, FeatureSource
 from selmix_hf.features.dataset_pass import DatasetPass
@@ -62,7 +62,7 @@ class Passes:
     @property
     def seed(self) -> int:
         """Of all that a run draws."""
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return seed_of_draws(self.args)
 
     @property
     def look(self) -> DatasetPass:
@@ -131,11 +131,14 @@ class Passes:
         seeds = [self.seed * 1000 + view if self.random_views else 0 for view in range(self.args.feature_views)]
         return [self.cache.features(self.look, dataset, collator, seed) for seed in seeds]
 
+    def rows_of_each(self, labels: NDArray[np.int64], counts: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of a set with these labels (N), up to so many of each class (K), drawn by the seed alone."""
+        return first_of_each(np.random.default_rng(self.seed).permutation(len(labels)), labels, counts)
+
     def some_of_each(self, dataset: Any, labels: NDArray[np.int64], per_class: int) -> FeatureDataset:
         """Features of up to so many samples a class of a training set, on every process: samples and views depend on
         the seed alone."""
-        order_N = np.random.default_rng(self.seed).permutation(len(labels))
-        rows_R = first_of_each(order_N, labels, [per_class] * self.head.num_classes)
+        rows_R = self.rows_of_each(labels, [per_class] * self.head.num_classes)
         seeded = SeededDataset(Subset(dataset, rows_R.tolist()), [self.seed])
         with isolated_random_state(self.seed):
             features_RD = self.look.features(seeded, SelMixCollator(self.collator.collator))

@@ -178,7 +178,7 @@ class SelMixTrainer(PushingTrainer):
         self.sampling, self.sample_weights = sets.sampling, sets.sample_weights
         how = self._prepare_inputs, self.compute_loss_context_manager, str(self.accelerator.mixed_precision)
         self.passes = Passes(self.model, head, args, self.data_collator, *how, self.is_world_process_zero())
-        self.gain_set = GainSet(sets.gain, sets.gain_labels, self.passes)
+        self.gain_set = GainSet(sets, self.passes)
         self.unlabeled = None if sets.unlabeled is None else PseudoLabels(sets, self.passes, teacher)
         plan = DrawPlan(args, self.passes.seed, lambda: self.pair_state, lambda: self._train_batch_size)
         self.draws: PairLoader | SampleLoader
@@ -258,11 +258,10 @@ class SelMixTrainer(PushingTrainer):
 
     def store_features(self) -> FeatureDataset:
         """Features of the training set, view by view; those of the gain set are made beside."""
-        labels_N = self.sets.train_labels
         self.passes.stored(self.sets.gain, self.sets.gain_labels)
-        stored = FeatureDataset(self.passes.views_of(self.sets.train), labels_N)
+        stored = FeatureDataset(self.passes.views_of(self.sets.train), self.sets.train_labels)
         if self.gain_set.soft:
-            self.gain_set.fill_up(stored, labels_N)
+            self.gain_set.fill_up(stored)
         return stored
 
     def assign_head(self, weight: Tensor, bias: Tensor | None) -> None:

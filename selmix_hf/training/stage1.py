@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from selmix_hf.data.classes import label_column_of, read_labels, resolve_class_names
 from selmix_hf.data.collators import Collator, ImageTransform, SelMixCollator, default_collator
+from selmix_hf.data.random_state import seed_of_draws
 from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
@@ -168,7 +169,7 @@ class Stage1Trainer(PushingTrainer):
             self.sample_weights,
             num_draws=math.ceil(len(self.train_dataset) / step) * step,
             get_epoch=lambda: int(self.state.epoch or 0),
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            seed=seed_of_draws(self.args),
             with_seeds=True,
         )
         return self._get_dataloader(

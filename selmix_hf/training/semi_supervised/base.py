@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from selmix_hf.data.collators import ImageCollator, ImageTransform
 from selmix_hf.data.examples import Column, has_features, image_columns, require_random_access
+from selmix_hf.data.random_state import seed_of_draws
 from selmix_hf.data.views import ShiftAndFlip
 from selmix_hf.models.head import logits_of
 from selmix_hf.training.semi_supervised.average import WeightAverageCallback
@@ -235,7 +236,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
             "mu": self.mu,
             "labeled": len(self.train_dataset),
             "unlabeled": len(self.unlabeled_dataset),
-            "seed": self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            "seed": seed_of_draws(self.args),
         }
 
 
