@@ -97,9 +97,8 @@ class MeasuredRuns(OneStart):
 
     def _measure(self, trainer: SelMixTrainer, rows_N: np.ndarray) -> dict[str, float]:
         labels_N = torch.as_tensor(self.labels_N[rows_N])
-        metrics = trainer.evaluations.metrics(
-            confusion_counts(labels_N, self.logits(trainer, rows_N), self.num_classes), per_class=True
-        )
+        counts = confusion_counts(labels_N, self.logits(trainer, rows_N), self.num_classes)
+        metrics = trainer.evaluations.metrics(counts)
         return {name: round(float(metrics[name]), 6) for name in MEASURED}
 
     def _drawn(self, smallest_class: int) -> np.ndarray:
