@@ -66,6 +66,13 @@ def images(counts=TRAIN_COUNTS, seed: int = 0, names=NAMES) -> Dataset:
     return Dataset.from_dict({"image": pictures, "label": labels.tolist()}, features=features)
 
 
+def renamed(dataset: Dataset, names: Any) -> Dataset:
+    """The same samples, their classes numbered as in these names."""
+    own = dataset.features["label"].names
+    labels = [names.index(own[label]) for label in dataset["label"]]
+    return dataset.remove_columns("label").add_column("label", labels, feature=ClassLabel(names=list(names)))
+
+
 def processor(model: Any = None) -> Any:
     if isinstance(model, TimmWrapperForImageClassification):
         return TimmWrapperImageProcessor(pretrained_cfg=model.config.pretrained_cfg)
@@ -163,6 +170,7 @@ def trainer(folder: str | Path, kind: Any = "resnet", **options: Any) -> SelMixT
     own = ("train_dataset", "gain_dataset", "eval_dataset", "processing_class", "objective", "train_transform")
     own += ("eval_transform", "compute_metrics", "compute_loss_func", "callbacks", "data_collator", "head_name")
     own += ("label_column", "optimizers", "unlabeled_dataset", "unlabeled_labels", "teacher", "sample_weights")
+    own += ("class_order",)
     given = {name: options.pop(name) for name in own if name in options}
     if callable(options.get("mixing")):  # names go to the config
         given["mixing"] = options.pop("mixing")

@@ -9,10 +9,14 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
+from transformers.utils import logging
 
 from selmix_hf.data.examples import first_item, has_column, has_features
-from selmix_hf.data.labels import class_labels, infer_label_column, item_label_column, require_column
+from selmix_hf.data.labels import class_labels, excerpt, infer_label_column, item_label_column, require_column
+from selmix_hf.data.numbering import Renumbered, are_numbers, at_two_numbers, folded, new_numbers, renumbered
 from selmix_hf.method.confusion import require_all_classes
+
+logger = logging.get_logger(__name__)
 
 
 def read_labels(
@@ -22,24 +26,21 @@ def read_labels(
     num_classes: int,
     names: list[str],
     all_classes: bool = True,
-    like: Any = None,
 ) -> NDArray[np.int64]:
     """The labels of a dataset, shape N, checked against the model's classes.
 
     Args:
-        dataset: labelled.
+        dataset: labelled, by the numbers that the classes have in the model, see `numbering`.
         name: what it is called in an error.
         label_column: found from the features where the dataset has no such column.
         num_classes: K.
         names: of the model's classes.
         all_classes: whether every class must be in it.
-        like: a dataset whose classes must stand in the same order.
 
     Raises:
-        ValueError: not integers, outside 0..K-1, the same class names in another order, or (with `all_classes`) a
-            class without a sample.
+        ValueError: not integers, outside 0..K-1, or (with `all_classes`) a class without a sample.
     """
-    column = label_column if label_column is not None and _has(dataset, label_column) else None
+    column = column_in(dataset, label_column)
     try:
         labels_N = class_labels(dataset, column)
     except (TypeError, ValueError) as error:
@@ -59,17 +60,14 @@ def read_labels(
             f"{name}: the model has {num_classes} outputs, but the dataset names {len(own_names)} classes. Load the "
             f"model with num_labels={len(own_names)}, ignore_mismatched_sizes=True."
         )
-    for whose, others in (("the model", names), ("train_dataset", names_of_data(like, label_column))):
-        k = first_misplaced(others, own_names)
-        if k is not None:
-            raise ValueError(
-                f"{whose} and {name} have the same classes in another order: class {k} is {others[k]!r} in {whose} "
-                f"and {own_names[k]!r} in {name}. Call align_labels_with_mapping on {name} first, with the names and "
-                f"numbers of {whose}."
-            )
     if all_classes:
         require_all_classes(torch.as_tensor(counts_K), names, name)
     return labels_N
+
+
+def column_in(dataset: Any, label_column: str | None) -> str | None:
+    """The label column where the dataset has it; None where it is to be found."""
+    return label_column if label_column is not None and _has(dataset, label_column) else None
 
 
 def _has(dataset: Any, column: str) -> bool:
@@ -82,19 +80,14 @@ def _has(dataset: Any, column: str) -> bool:
 
 
 def names_of_data(dataset: Any, label_column: str | None) -> list[str]:
-    """The names in the dataset's ClassLabel column or, as torchvision has it, its attribute `classes`; else none."""
+    """The names in the dataset's ClassLabel column or, as torchvision has it, its attribute `classes`, also through a
+    `torch.utils.data.Subset`; else none."""
+    if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
+        return names_of_data(dataset.dataset, label_column)
     if not isinstance(features := getattr(dataset, "features", None), Mapping):
         return [str(name) for name in getattr(dataset, "classes", None) or []]
     column = infer_label_column(dataset) if label_column is None else label_column
     return [str(name) for name in getattr(features.get(column), "names", None) or []]
-
-
-def first_misplaced(names: list[str], others: list[str]) -> int | None:
-    """The first place where the same names (upper or lower case) stand in another order."""
-    lower, lower_others = ([name.lower() for name in given] for given in (names, others))
-    if lower == lower_others or sorted(lower) != sorted(lower_others):
-        return None
-    return next(k for k, name in enumerate(lower) if name != lower_others[k])
 
 
 def label_column_of(dataset: Any, label_column: str | None) -> str:
@@ -106,34 +99,133 @@ def label_column_of(dataset: Any, label_column: str | None) -> str:
     return infer_label_column(dataset) if has_features(dataset) else item_label_column(first_item(dataset)) or "labels"
 
 
-def resolve_class_names(model: Any, dataset: Any, label_column: str, num_classes: int) -> list[str]:
-    """Names of the K classes: the dataset's where the model has none of its own, and then the model gets them too.
+def resolve_class_names(
+    model: Any, dataset: Any, label_column: str, num_classes: int, class_order: Sequence[str | int] | None = None
+) -> list[str]:
+    """Names of the K classes as the model numbers them: its own, or the dataset's, which the model then gets.
+
+    The dataset's are taken where the model has none, or others altogether, or a head that is new and so knows no
+    class; this is said where names give way.
+
+    Args:
+        model: whose config has the names.
+        dataset: train_dataset.
+        label_column: of it.
+        num_classes: K.
+        class_order: names of the dataset's classes, or their numbers in it, in the order of the model's outputs.
 
     Raises:
-        ValueError: one class only, or both have the same names in another order.
+        ValueError: one class only, or a class_order that is not all K classes once.
     """
     if num_classes < 2:
         raise ValueError(f"the model has {num_classes} output: SelMix needs a classifier with at least two classes.")
     config = getattr(model, "config", None)
     id2label = getattr(config, "id2label", None) or {}
-    of_model = [str(id2label.get(k, f"LABEL_{k}")) for k in range(num_classes)]
-    if getattr(config, "label_names", None) not in (None, of_model):  # of the checkpoint that this model began with
-        set_class_names(config, of_model)
+    default = [f"LABEL_{k}" for k in range(num_classes)]
+    of_model = [str(id2label.get(k, name)) for k, name in enumerate(default)]
     of_data = names_of_data(dataset, label_column)
-    if len(of_data) != num_classes:
-        return of_model
-    if all(name == f"LABEL_{k}" for k, name in enumerate(of_model)):
-        if config is not None:
-            set_class_names(config, of_data)
-        return of_data
-    k = first_misplaced(of_model, of_data)
-    if k is not None:
-        raise ValueError(
-            f"model and dataset have the same classes in another order: class {k} is {of_model[k]!r} in the model and "
-            f"{of_data[k]!r} in the dataset. Call dataset.align_labels_with_mapping(model.config.label2id, "
-            f"{label_column!r}) on every set first."
+    names = of_model
+    if class_order is not None:
+        names = _in_order(class_order, of_data or [str(k) for k in range(num_classes)], num_classes)
+    elif len(of_data) == num_classes and of_model == default:
+        names = of_data
+    elif len(of_data) == num_classes and not are_numbers(of_data) and _gives_way(model, of_model, of_data):
+        logger.warning(
+            f"the model names {excerpt(of_model)} and train_dataset {excerpt(of_data)}: other classes, so the model "
+            "gets the names of train_dataset. Where they are the same classes in other words, check their order."
         )
-    return of_model
+        names = of_data
+    of_config = getattr(config, "label_names", None)  # of the checkpoint that this model began with
+    if config is not None and (names != of_model or of_config not in (None, names)):
+        set_class_names(config, names)
+    return names
+
+
+def _gives_way(model: Any, of_model: list[str], of_data: list[str]) -> bool:
+    """Whether the names of a model are of other classes than the dataset's: they have none in common, or the head is
+    new and labels can be read neither by number nor by name."""
+    known, found = folded(of_model, of_data)
+    if set(known).isdisjoint(found):
+        return True
+    return bool(at_two_numbers(of_model, of_data)) and set(known) != set(found) and _has_new_head(model, len(known))
+
+
+def _has_new_head(model: Any, num_classes: int) -> bool:
+    """Whether a layer with K outputs has biases that are all 0, as a layer begins with."""
+    layers = [] if not hasattr(model, "modules") else list(model.modules())
+    biases = [
+        layer.bias
+        for layer in layers
+        if isinstance(getattr(layer, "bias", None), torch.Tensor)
+        and getattr(layer, "weight", torch.empty(0)).dim() > 1
+        and layer.bias.shape == (num_classes,)
+    ]
+    return bool(biases) and not biases[-1].any()
+
+
+def _in_order(order: Sequence[str | int], names: list[str], num_classes: int) -> list[str]:
+    """The names of the classes in a given order, of names or numbers."""
+    given = [names[one] if isinstance(one, int) and 0 <= one < len(names) else str(one) for one in order]
+    known, found = folded(names, given)
+    if sorted(found) != sorted(known) or len(given) != num_classes:
+        raise ValueError(
+            f"class_order must have each of {excerpt(names)} of train_dataset once, in the order of the model's "
+            f"{num_classes} outputs; found {excerpt(list(map(str, order)))}."
+        )
+    return [names[known.index(name)] for name in found]
+
+
+class Numbering:
+    """Which number each class has in a run: that of the model, whose names the model then has.
+
+    Args:
+        model, train_dataset, label_column, num_classes, class_order: see `resolve_class_names`.
+
+    Attributes:
+        names: of the model's classes, K.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        train_dataset: Any,
+        label_column: str,
+        num_classes: int,
+        class_order: Sequence[str | int] | None = None,
+    ) -> None:
+        self.label_column = label_column
+        self.names = resolve_class_names(model, train_dataset, label_column, num_classes, class_order)
+        own = names_of_data(train_dataset, label_column) or (
+            [str(k) for k in range(num_classes)] if class_order else []
+        )
+        self._unnamed = own if at_two_numbers(self.names, own) else []  # of a set without names
+
+    def of(self, dataset: Any, title: str) -> Any:
+        """A labelled dataset with these numbers: itself, or where its names say others, a `numbering.Renumbered` one.
+        A set that names no classes has the numbers of train_dataset.
+
+        Args:
+            dataset: `title` is what messages call it.
+
+        Raises:
+            ValueError: as `numbering.renumbered`.
+        """
+        if isinstance(dataset, Renumbered) and dataset.classes == self.names:
+            return dataset
+        column = column_in(dataset, self.label_column)
+        return renumbered(dataset, title, self.names, self._names_in(dataset, column), column)
+
+    def of_labels(self, labels: NDArray[np.int64], dataset: Any, title: str) -> NDArray[np.int64]:
+        """Labels by these numbers, shape N, that were given by those of a dataset. Raises as `of`."""
+        own = self._names_in(dataset, column_in(dataset, self.label_column))
+        numbers_L = new_numbers(labels, title, self.names, own)
+        return labels if numbers_L is None else numbers_L[labels]
+
+    def _names_in(self, dataset: Any, column: str | None) -> list[str]:
+        try:
+            return names_of_data(dataset, column) or self._unnamed
+        except ValueError:  # no labels, or not known which: for who reads them
+            return self._unnamed
 
 
 def set_class_names(config: Any, names: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, load_dataset
+from datasets import DatasetDict, Features, load_dataset
 from pyarrow.parquet import read_schema
 from transformers import AutoConfig, TimmWrapperConfig
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
@@ -16,6 +16,7 @@ from selmix_hf.data.classes import set_class_names
 from selmix_hf.data.examples import image_columns
 from selmix_hf.data.labels import excerpt
 from selmix_hf.data.modality import Images, Modality
+from selmix_hf.data.numbering import class_names_in, with_classes_of
 from selmix_hf.models import wide_resnet
 from selmix_hf.models.head_search import find_head
 
@@ -81,7 +82,8 @@ def load_splits(
                 raise ValueError(f"{file} is no parquet file ({error}): download it again. {advice}") from error
         alike = {part: str(file) for part, file in files.items() if part not in apart}
         try:
-            dataset = load_dataset("parquet", data_files=alike)
+            dataset = load_dataset("parquet", data_files=alike)  # with the class names of the first file in all
+            schemas = {part: Features.from_arrow_schema(read_schema(file)) for part, file in alike.items()}
             for part in apart:  # may have no labels
                 dataset[part] = load_dataset("parquet", data_files={part: str(files[part])}, split=part)
         except Exception as error:  # of pyarrow, of datasets
@@ -90,6 +92,11 @@ def load_splits(
                 f"{listed([files[part].name for part in alike])} in {name!r} do not make one dataset "
                 f"({cause:.300}). {advice}"
             ) from error
+        for part, features in schemas.items():
+            if class_names_in(features) != class_names_in(dataset[part].features):
+                whole = load_dataset("parquet", data_files={part: alike[part]}, split=part)
+                first = dataset[parts[0]].features
+                dataset[part] = with_classes_of(whole, f"{part}.parquet", first, f"{parts[0]}.parquet")
         return dataset
     try:
         dataset = load_dataset(name)

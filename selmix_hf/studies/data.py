@@ -15,6 +15,7 @@ from selmix_hf.data.collators import Collator
 from selmix_hf.data.examples import image_columns
 from selmix_hf.data.labels import class_labels, infer_label_column
 from selmix_hf.data.modality import Images, Modality
+from selmix_hf.data.numbering import with_classes_of
 from selmix_hf.method.confusion import require_all_classes
 
 
@@ -45,10 +46,11 @@ class BenchmarkData:
     modality: Modality = field(default_factory=Images)
 
     def __post_init__(self) -> None:
-        num_classes = len(self.class_names)
+        num_classes, features = len(self.class_names), self.splits["train"].features
         for part, dataset in self.splits.items():
             if part == "unlabeled":
                 continue
+            dataset = self.splits[part] = with_classes_of(dataset, f"the split {part}", features, "the split train")
             counts_K = np.bincount(class_labels(dataset, self.label_column), minlength=num_classes)
             require_all_classes(torch.as_tensor(counts_K), self.class_names, f"the split {part}")
 

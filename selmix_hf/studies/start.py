@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from selmix_hf.config import SelMixConfig
+from selmix_hf.data.classes import resolve_class_names
 from selmix_hf.data.views import CropAndFlip, ResizedCropAndFlip, side_of
 from selmix_hf.data.weighted import checked_sampling
 from selmix_hf.mixing.registry import MIXING
+from selmix_hf.models.class_order import number_outputs
 from selmix_hf.models.loading import load_classifier
 from selmix_hf.studies.data import BenchmarkData
 from selmix_hf.training.semi_supervised.fixmatch import FixMatchTrainer
@@ -171,8 +173,14 @@ def augmentation(arguments: BenchmarkArguments, data: BenchmarkData, processor: 
 
 
 def load_start(arguments: BenchmarkArguments, data: BenchmarkData, checkpoint: str) -> tuple[Any, Any]:
-    """Model and processor (of images, a tokenizer, ...) that SelMix starts from."""
+    """Model, its outputs in the order of the data's classes, and processor that SelMix starts from.
+
+    Raises:
+        FileNotFoundError, ValueError: as `loading.load_classifier` and `class_order.number_outputs`.
+    """
     model, processor = load_classifier(checkpoint, data.class_names, arguments.image_size, data.modality)
+    resolve_class_names(model, data.splits["train"], data.label_column, len(data.class_names))
+    number_outputs(model, data.class_names, data.probe(processor))
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model, processor

@@ -4,14 +4,18 @@ were saved, and ways to the Hub."""
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
 
+from selmix_hf.data.classes import Numbering
 from selmix_hf.hub.background import TrainingPushes
 from selmix_hf.hub.upload import (
     PushError,
@@ -24,6 +28,7 @@ from selmix_hf.hub.upload import (
 from selmix_hf.models.peft_models import adapter_saved, base_name_of, has_adapter, mark_card
 from selmix_hf.training.checkpoints import load_weights
 from selmix_hf.training.resuming import require_checkpoint
+from selmix_hf.training.same_data import require_same_data, save_facts
 
 logger = logging.get_logger(__name__)
 
@@ -48,6 +53,8 @@ class PushingTrainer(Trainer):
     hub_model_id: str | None  # type: ignore[assignment]
     _training_pushes: TrainingPushes | None = None
     _resumes_from: str | None = None  # the checkpoint, during and after train()
+    numbering: Numbering | None = None  # of the classes
+    data_facts: dict[str, Any] | None = None  # of `same_data`
 
     # --- a run ---------------------------------------------------------------------------------------------------
 
@@ -56,11 +63,44 @@ class PushingTrainer(Trainer):
 
         Raises:
             FileNotFoundError: nothing to resume from, see `resuming.require_checkpoint`.
+            ValueError: a checkpoint of other classes or labels, see `same_data.require_same_data`.
         """
         checkpoint = self._resumes_from = require_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        if checkpoint is not None and self.data_facts is not None:
+            require_same_data(checkpoint, self.data_facts)
         if self.args.world_size > 1 and getattr(self.model, "_is_accelerate_prepared", False):
             self.model._is_accelerate_prepared = False  # type: ignore[union-attr]
         return super().train(checkpoint, *args, **kwargs)
+
+    def numbered(self, dataset: Any, title: str) -> Any:
+        """A set, or several by name, whose classes have the numbers that they have in the model.
+
+        Raises:
+            ValueError: as `numbering.renumbered`.
+        """
+        if self.numbering is None or dataset is None:
+            return dataset
+        if isinstance(dataset, Mapping):
+            return {name: self.numbering.of(one, f"{title}[{name!r}]") for name, one in dataset.items()}
+        return self.numbering.of(dataset, title)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        # with persistent workers Trainer keeps one loader for every dataset that is given as an object
+        getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+        self.eval_dataset = self.numbered(self.eval_dataset, "eval_dataset")
+        if not isinstance(eval_dataset, str):
+            eval_dataset = self.numbered(eval_dataset, "eval_dataset")
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        return super().get_test_dataloader(self.numbered(test_dataset, "test_dataset"))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.args.should_save and self.data_facts is not None:  # before Trainer's part, which may push the folder
+            save_facts(
+                f"{self._get_output_dir(trial)}/{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", self.data_facts
+            )
+        super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if not load_weights(self.model, resume_from_checkpoint):

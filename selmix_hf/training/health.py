@@ -16,6 +16,7 @@ from selmix_hf.method.objectives import INFEASIBLE, Constraint, Metric, Objectiv
 from selmix_hf.method.pair_distribution import PairDistribution
 from selmix_hf.reports.metrics import standard_error
 from selmix_hf.training.steering import Refresh
+from selmix_hf.training.swapped_classes import sentence_on_cycles
 
 # between what healthy runs and what spoilt ones were measured to show: docs/health.md
 _WINDOW, _LONG_WINDOW = 10, 20  # refreshes
@@ -38,7 +39,8 @@ class HealthWatch:
         warn: takes the sentence.
 
     Attributes:
-        said: what was warned of: "small", a constraint's name, "perfect", "vanishing", "negative", "swing", "stale".
+        said: what was warned of: "order", "small", a constraint's name, "perfect", "vanishing", "negative", "swing",
+            "stale".
     """
 
     def __init__(self, objective: Objective, warn: Callable[[str], object]) -> None:
@@ -50,8 +52,10 @@ class HealthWatch:
         """Take the place of what was seen by what the logs of a run tell of its refreshes."""
         self._seen = [log for log in logs if "gain_set_psi" in log][-_LONG_WINDOW:]
 
-    def start(self, counts: Tensor) -> None:
-        """Look at the counts (K x K) of the gain set at the start of a run."""
+    def start(self, counts: Tensor, class_names: Sequence[str]) -> None:
+        """Look at the counts (K x K) of the gain set at the start of a run, of classes with these names (K)."""
+        if swapped := sentence_on_cycles(counts, class_names):
+            self._once("order", swapped)
         metric, smallest = self.objective.metric, int(counts.sum(1).min())
         if metric.components is recalls:
             self._look_at_recalls(metric, counts, smallest)

@@ -79,7 +79,7 @@ class Periods(TrainerCallback):
             refit_head(trainer)
         if trainer.pair_state.start_counts is None:
             trainer.pair_state.start_counts = trainer.gain_set_statistics().counts.cpu()
-            trainer.health.start(trainer.pair_state.start_counts)
+            trainer.health.start(trainer.pair_state.start_counts, trainer.class_names)
         keeps_best = args.load_best_model_at_end and args.eval_strategy != "no"
         if keeps_best:
             trainer.is_new_best()

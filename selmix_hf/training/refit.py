@@ -13,6 +13,7 @@ from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 
 from selmix_hf.data.collators import SelMixCollator
+from selmix_hf.data.numbering import with_classes_of
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.features.stored import FeatureDataset
@@ -23,11 +24,11 @@ _STEPS, _BATCH, _STEP_SIZE = 2000, 128, 0.5  # the last over the mean squared no
 
 
 def with_gain_set(train_dataset: Any, gain_dataset: Any) -> Dataset:
-    """Training images, then those of the gain set.
+    """Training images, then those of the gain set, whose classes get the numbers that they have in the training set.
 
     Raises:
         TypeError: one of them is no `datasets.Dataset`, or has a transform of its own.
-        ValueError: their columns differ.
+        ValueError: their columns differ, or their classes, see `numbering.with_classes_of`.
     """
     for name, dataset in (("train_dataset", train_dataset), ("gain_dataset", gain_dataset)):
         if not isinstance(dataset, Dataset) or dataset.format["type"] == "custom":
@@ -36,6 +37,7 @@ def with_gain_set(train_dataset: Any, gain_dataset: Any) -> Dataset:
                 f"sets that train together are joined, which needs datasets.Dataset without transforms; found {found} "
                 f"as {name}. Give image columns as they are, and transforms to SelMixTrainer(train_transform=...)."
             )
+    gain_dataset = with_classes_of(gain_dataset, "gain_dataset", train_dataset.features, "train_dataset")
     kinds = train_dataset.features, gain_dataset.features
     if kinds[0] != kinds[1]:
         names = [name for name in {**kinds[0], **kinds[1]} if kinds[0].get(name) != kinds[1].get(name)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import broadcast
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from transformers.utils import logging
@@ -70,6 +70,8 @@ class SelMixTrainer(PushingTrainer):
         data_collator: batches raw examples into model inputs with "labels", for data that are not PIL images.
         head_name: the head's module path, where the search should not decide.
         label_column: default: found from the dataset's features.
+        class_order: of the model's outputs, as names or numbers of the classes in train_dataset, for a model that
+            does not name its classes and was trained on them in another order.
         unlabeled_dataset: the second samples come from it, by their current pseudo-labels; a class that has none there
             falls back to `train_dataset`. Labels that it may have are never read.
         teacher: gives the pseudo-labels instead of the model: called with the model's inputs by name, without
@@ -118,6 +120,7 @@ class SelMixTrainer(PushingTrainer):
         eval_transform: ImageTransform | None = None,
         head_name: str | None = None,
         label_column: str | None = None,
+        class_order: Sequence[str | int] | None = None,
         unlabeled_dataset: Any = None,
         teacher: Callable[..., Any] | None = None,
         unlabeled_labels: Any = None,
@@ -129,7 +132,7 @@ class SelMixTrainer(PushingTrainer):
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
         checks.check_unlabeled(unlabeled_dataset, teacher, unlabeled_labels, args)
         checks.check_functions(model, args, mixing, teacher, unlabeled_dataset, sample_weights)
-        given = unlabeled_dataset, unlabeled_labels, args, label_column, sample_weights
+        given = unlabeled_dataset, unlabeled_labels, args, label_column, sample_weights, class_order
         sets = self.sets = Sets(train_dataset, gain_dataset, *given)
         self.timed: Callable[[str], AbstractContextManager[object]] = lambda part: nullcontext()
         how = processing_class, data_collator
@@ -165,6 +168,8 @@ class SelMixTrainer(PushingTrainer):
                 two = {FEATURES: torch.zeros(2, self.head.num_features)}
             self.mixer.check(self._prepare_inputs(two))
         sets.read(self.model, self.head.num_classes)
+        self.numbering, self.data_facts, self.train_dataset = sets.numbering, sets.facts, sets.train
+        self.eval_dataset = sets.gain if eval_dataset is None else self.numbered(eval_dataset, "eval_dataset")
         self.objective = args.make_objective(objective, sets.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
         self._make_parts(prepared_teacher(teacher, args.device))
@@ -331,11 +336,6 @@ class SelMixTrainer(PushingTrainer):
 
     def _metrics_beside(self, compute_metrics: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
         return lambda given: {**self._metrics(counts_of(given, self.head.num_classes)), **compute_metrics(given)}
-
-    def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any]:
-        # with persistent workers Trainer keeps one loader for every dataset that is given as an object
-        getattr(self, "_eval_dataloaders", {}).pop("eval", None)
-        return super().get_eval_dataloader(eval_dataset)
 
     def begin_selection(self) -> None:
         """Forget what earlier runs chose by."""

@@ -5,6 +5,7 @@ Shape suffixes: N samples, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from selmix_hf.config import SelMixConfig
-from selmix_hf.data.classes import label_column_of, read_labels, resolve_class_names
+from selmix_hf.data.classes import Numbering, label_column_of, read_labels
 from selmix_hf.data.labels import checked_labels
 from selmix_hf.data.unlabelled import Unlabelled, without_labels
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, sampling_weights
 from selmix_hf.method.confusion import distinct_names
 from selmix_hf.models.peft_models import base_of
 from selmix_hf.training.refit import with_gain_set
+from selmix_hf.training.same_data import data_facts
 
 
 class Sets:
@@ -30,14 +32,17 @@ class Sets:
         args: of the run.
         label_column: of the class; None: found.
         sample_weights: instead of `args.sampling`.
+        class_order: see `classes.resolve_class_names`.
 
     Attributes:
-        train: what is trained on.
+        train, gain: what is trained on, and what steers; once read, by the numbers that classes have in the model.
         label_column: of the class.
         unlabeled: as its items look like those of `train`, without a label; None without such a set.
         sampling: how single samples are drawn; None where pairs are.
 
     After `read`:
+        numbering: which number each class has.
+        facts: what a checkpoint keeps of classes and labels, see `same_data`.
         class_names: K, all different.
         train_labels, gain_labels: N each.
         truth: of the unlabelled samples, or None.
@@ -54,10 +59,12 @@ class Sets:
         args: SelMixConfig,
         label_column: str | None,
         sample_weights: ArrayLike | None,
+        class_order: Sequence[str | int] | None = None,
     ) -> None:
         self._num_own = len(train)
         self.train = with_gain_set(train, gain) if args.gain_set_use == "train" else train
         self.gain, self._given_truth, self._given_weights = gain, truth, sample_weights
+        self._class_order = class_order
         self.sampling: Any = args.sampling if sample_weights is None else SAMPLE_WEIGHTS
         self.label_column = label_column_of(self.train, label_column)
         self.unlabeled: Unlabelled | None = without_labels(unlabeled, self.train, self.label_column)
@@ -66,24 +73,30 @@ class Sets:
         """Read the labels, once the number of the model's classes is known.
 
         Raises:
-            ValueError: see `classes.resolve_class_names`, `classes.read_labels` and `weighted.sampling_weights`.
+            ValueError: see `classes.Numbering`, `classes.read_labels` and `weighted.sampling_weights`.
         """
         self.num_classes = num_classes
-        names = resolve_class_names(base_of(model), self.train, self.label_column, num_classes)
-        self.class_names = distinct_names(names)
+        base, column = base_of(model), self.label_column
+        self.numbering = Numbering(base, self.train, column, num_classes, self._class_order)
+        self.class_names = distinct_names(self.numbering.names)
+        self.train = self.numbering.of(self.train, "train_dataset")
+        self.gain = self.numbering.of(self.gain, "gain_dataset")
         self.train_labels = self.labels_of(self.train, "train_dataset")
         self.gain_labels = self.labels_of(self.gain, "gain_dataset")
+        own = self.train_labels[: self._num_own]
+        self.facts = data_facts(self.class_names, train_dataset=own, gain_dataset=self.gain_labels)
         self.truth: NDArray[np.int64] | None = None
         if self._given_truth is not None and self.unlabeled is not None:
             given = np.asarray(self._given_truth)
-            self.truth = checked_labels(given, len(self.unlabeled), "unlabeled_labels", self.class_names)
+            given = checked_labels(given, len(self.unlabeled), "unlabeled_labels", self.class_names)
+            self.truth = self.numbering.of_labels(given, self.unlabeled.dataset, "unlabeled_dataset")
         self.sample_weights: NDArray[np.float64] | None = None
         if self.sampling is not None:
             drawn = self.sampling, self.train_labels, num_classes, self._given_weights
             self.sample_weights = sampling_weights(*drawn)
-        self.train_counts = np.bincount(self.train_labels[: self._num_own], minlength=num_classes)
+        self.train_counts = np.bincount(own, minlength=num_classes)
 
     def labels_of(self, dataset: Any, name: str) -> NDArray[np.int64]:
         """The classes of any labelled set, N, checked against those of the run; `name` is what an error calls it."""
-        known = self.num_classes, self.class_names
-        return read_labels(dataset, name, self.label_column, *known, like=self.train)
+        numbered = self.numbering.of(dataset, name)
+        return read_labels(numbered, name, self.label_column, self.num_classes, self.class_names)

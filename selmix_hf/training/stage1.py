@@ -6,7 +6,7 @@ Shape suffixes: B samples, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, cast
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
-from selmix_hf.data.classes import label_column_of, read_labels, resolve_class_names
+from selmix_hf.data.classes import Numbering, label_column_of, read_labels
 from selmix_hf.data.collators import Collator, ImageTransform, SelMixCollator, default_collator
 from selmix_hf.data.random_state import seed_of_draws
 from selmix_hf.data.seeded import DrawnSamples
@@ -30,6 +30,7 @@ from selmix_hf.models.peft_models import check_adapter
 from selmix_hf.reports.metrics import make_compute_metrics
 from selmix_hf.training.base import PushingTrainer
 from selmix_hf.training.deferred_reweighting import DeferredReweighting
+from selmix_hf.training.same_data import data_facts
 
 logger = logging.get_logger(__name__)
 
@@ -56,7 +57,8 @@ class Stage1Trainer(PushingTrainer):
         args: `TrainingArguments`; `remove_unused_columns` is switched off, the transforms need the raw columns.
         train_dataset: labelled; its class counts make the loss.
         eval_dataset: optional.
-        processing_class, data_collator, train_transform, eval_transform, label_column: as for `SelMixTrainer`.
+        processing_class, data_collator, train_transform, eval_transform, label_column, class_order: as for
+            `SelMixTrainer`.
         loss: "logit_adjusted", "balanced_softmax", "ldam", "ldam_drw" (weighted in the last fifth of the run),
             "cross_entropy", or a module called with (outputs, labels).
         mixup_alpha: mix each batch with a shuffled one, the share drawn from Beta(alpha, alpha) for every batch (Zhang
@@ -93,6 +95,7 @@ class Stage1Trainer(PushingTrainer):
         train_transform: ImageTransform | None = None,
         eval_transform: ImageTransform | None = None,
         label_column: str | None = None,
+        class_order: Sequence[str | int] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -110,8 +113,11 @@ class Stage1Trainer(PushingTrainer):
             args.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
         column = label_column_of(train_dataset, label_column)
         num_classes = int(model.config.num_labels or 0)
-        names = resolve_class_names(model, train_dataset, column, num_classes)
-        labels_N = read_labels(train_dataset, "train_dataset", column, num_classes, names)
+        self.numbering = Numbering(model, train_dataset, column, num_classes, class_order)
+        names = self.numbering.names
+        numbered = self.numbering.of(train_dataset, "train_dataset")
+        labels_N = read_labels(numbered, "train_dataset", column, num_classes, names)
+        self.data_facts = data_facts(names, train_dataset=labels_N)
         counts_K = np.bincount(labels_N, minlength=num_classes)
         self.sample_weights = None
         if sample_weights is not None or not (isinstance(sampling, str) and sampling == "natural"):
@@ -128,8 +134,8 @@ class Stage1Trainer(PushingTrainer):
             model,
             args,
             data_collator=collator if self.sample_weights is None else SelMixCollator(collator),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=numbered,
+            eval_dataset=self.numbered(eval_dataset, "eval_dataset"),
             processing_class=processing_class,
             compute_loss_func=self._mixed_loss,
             compute_metrics=compute_metrics

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import AutoModelForImageClassification
 
 from selmix_hf.data.classes import (
+    Numbering,
     class_name,
-    first_misplaced,
     label_column_of,
     names_of_column,
     names_of_data,
@@ -40,22 +40,6 @@ def model(names=None, num_classes=4):
     if names:
         made.config.id2label = dict(enumerate(names))
     return made
-
-
-@pytest.mark.parametrize(
-    ("names", "others", "expected"),
-    [
-        (["a", "b", "c"], ["a", "c", "b"], 1),
-        (["a", "b", "c"], ["c", "b", "a"], 0),
-        (["a", "b", "c"], ["A", "b", "C"], None),  # the same order in other letters
-        (["a", "b", "c"], ["A", "C", "B"], 1),
-        (["a", "b", "c"], ["a", "d", "b"], None),  # other names: which is which, nobody knows
-        (["a", "b"], ["b", "a", "c"], None),
-        ([], [], None),
-    ],
-)
-def test_the_first_place_where_the_same_names_stand_in_another_order(names, others, expected):
-    assert first_misplaced(names, others) == expected
 
 
 def test_names_of_any_dataset():
@@ -135,22 +119,61 @@ def test_names_of_the_dataset_are_given_to_a_model_without_names():
     assert plain.config.label2id == {name: k for k, name in enumerate(tiny.NAMES)}
 
 
-def test_a_model_keeps_its_own_names():
-    own = ["rouge", "vert", "bleu", "gris"]
+@pytest.mark.parametrize(
+    "own",
+    [["Red", "Green", "Blue", "Grey"], ["rouge", "green", "bleu", "gris"], ["green", "red", "blue", "grey"]],
+)
+def test_a_model_keeps_names_of_which_the_data_have_some(own):
     assert resolve_class_names(model(own), tiny.images(), "label", 4) == own
-    assert resolve_class_names(model(["Red", "Green", "Blue", "Grey"]), tiny.images(), "label", 4)[0] == "Red"
 
 
-def test_another_order_is_refused():
-    with pytest.raises(ValueError, match="class 0 is 'green' in the model and 'red' in the dataset.*align_labels"):
-        resolve_class_names(model(["green", "red", "blue", "grey"]), tiny.images(), "label", 4)
+def test_a_model_that_names_other_classes_gets_those_of_the_data(caplog):
+    other = model(["cat", "dog", "owl", "elm"])
+    assert resolve_class_names(other, tiny.images(), "label", 4) == list(tiny.NAMES)
+    assert other.config.id2label == dict(enumerate(tiny.NAMES))
+    assert "4 names (cat, dog, owl, elm) and train_dataset 4 names (red, green, blue, grey): other" in caplog.text
 
 
-def test_the_advice_of_the_refusal_helps():
-    mixed = model(["green", "red", "blue", "grey"])
-    mixed.config.label2id = {"green": 0, "red": 1, "blue": 2, "grey": 3}
-    aligned = tiny.images().align_labels_with_mapping(mixed.config.label2id, "label")
-    assert resolve_class_names(mixed, aligned, "label", 4) == ["green", "red", "blue", "grey"]
+def test_numbers_are_no_names():
+    own = ["cat", "dog", "owl", "elm"]
+    assert resolve_class_names(model(own), tiny.images(names=list("0123")), "label", 4) == own
+
+
+def test_a_new_head_has_no_names():
+    """Such as one of a checkpoint with as many other classes, some of them under the same names."""
+    own = ["green", "dog", "red", "elm"]
+    made = model(own)
+    made.classifier.bias.data[0] = 1.0
+    with pytest.raises(ValueError, match="'red' is class 2 of .* and class 0 of .*, and 'blue' is not one class of"):
+        Numbering(made, tiny.images(), "label", 4).of(tiny.images(), "train_dataset")
+    made.classifier.bias.data.zero_()
+    assert resolve_class_names(made, tiny.images(), "label", 4) == list(tiny.NAMES)
+
+
+@pytest.mark.parametrize("order", [["grey", "Red", "blue", "green"], [3, 0, 2, 1]])
+def test_an_order_that_is_given(order):
+    made, data = model(), tiny.images((1, 1, 1, 1))
+    numbering = Numbering(made, data, "label", 4, order)
+    assert numbering.names == ["grey", "red", "blue", "green"] == list(made.config.id2label.values())
+    assert [row["label"] for row in numbering.of(data, "train_dataset")] == [1, 3, 2, 0]
+    unnamed = Dataset.from_dict({"label": [0, 1, 2, 3]})
+    assert numbering.of(unnamed, "eval_dataset").labels.tolist() == [1, 3, 2, 0]  # numbered as train_dataset
+    assert Numbering(made, unnamed, "label", 4, [3, 0, 2, 1]).of(unnamed, "train_dataset").labels.tolist() == [
+        1,
+        3,
+        2,
+        0,
+    ]
+
+
+@pytest.mark.parametrize(
+    "order", [["red", "green", "blue"], ["red", "green", "blue", "sky"], [0, 1, 2, 4], [0, 0, 1, 2]]
+)
+def test_an_order_that_is_none(order):
+    with pytest.raises(
+        ValueError, match=r"class_order must have each of 4 names \(red, green, blue, grey\) of train_d"
+    ):
+        resolve_class_names(model(), tiny.images((1, 1, 1, 1)), "label", 4, order)
 
 
 def test_one_output_is_not_a_classifier():
@@ -158,13 +181,13 @@ def test_one_output_is_not_a_classifier():
         resolve_class_names(nn.Linear(1, 1), Plain([0]), "labels", 1)
 
 
-@pytest.mark.parametrize(("names", "whose"), [(tiny.NAMES, "the model"), (list("abcd"), "train_dataset")])
-def test_another_order_of_a_second_set_is_refused(names, whose):
-    other = tiny.images((1, 1, 1, 1), names=("green", "red", "blue", "grey"))
-    sentence = f"{whose} and gain_dataset have the same classes in another order: class 0 is 'red' in {whose} and 'gre"
-    with pytest.raises(ValueError, match=sentence):
-        read_labels(other, "gain_dataset", "label", 4, list(names), like=tiny.images())
-    assert len(read_labels(tiny.images(), "gain_dataset", "label", 4, list(names), like=tiny.images())) == 57
+def test_labels_in_a_subset_have_the_names_of_the_whole():
+    whole = Plain([0, 1, 1])
+    whole.classes = ["dog", "cat"]
+    subset = torch.utils.data.Subset(whole, [0, 2])
+    assert names_of_data(subset, None) == ["dog", "cat"]
+    named = model(["cat", "dog"], 2)
+    assert Numbering(named, subset, "labels", 2).of(subset, "train_dataset").labels.tolist() == [1, 0]
 
 
 def test_a_model_with_too_many_outputs():

@@ -97,3 +97,17 @@ def test_a_language_model_gets_a_head_and_a_pooler_but_no_backbone(tmp_path):
     del damaged.encoder.layer[0].output
     with pytest.raises(ValueError, match="lacks 4 weights of the backbone, .*bert.encoder.layer.0.output"):
         load(damaged)
+
+
+def test_the_test_split_is_read_by_name(tmp_path):
+    """load_dataset gives all files the class names of the first, whatever their own are."""
+    train, test = tiny.images((3, 3, 3, 3)), tiny.images((1, 2, 3, 4), 1)
+    train.to_parquet(tmp_path / "train.parquet")
+    tiny.renamed(test, ["grey", "blue", "green", "red"]).to_parquet(tmp_path / "test.parquet")
+    found = load_images(str(tmp_path))["test"]
+    assert found["label"][:] == test["label"][:] and found.features == test.features
+    tiny.images((1, 1, 1, 1), names=("green", "grey", "red", "sky")).to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(
+        ValueError, match=r"test.parquet and train.parquet number their classes differently: 'green' is"
+    ):
+        load_images(str(tmp_path))

@@ -3,9 +3,14 @@
 from types import SimpleNamespace
 
 import pytest
+import tiny
+import torch
+from datasets import DatasetDict
 
+from selmix_hf.data.classes import set_class_names
 from selmix_hf.data.modality import Images, Texts
-from selmix_hf.studies.start import BenchmarkArguments, SemiSupervisedStart, refuse_options_of_images
+from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.start import BenchmarkArguments, SemiSupervisedStart, load_start, refuse_options_of_images
 
 
 @pytest.mark.parametrize(
@@ -41,3 +46,16 @@ def test_options_of_images_for_texts(options, mixing, name):
     refuse_options_of_images(arguments, config, SimpleNamespace(modality=Images()))
     with pytest.raises(ValueError, match=f"{name} is for images, and these data are for text-classification"):
         refuse_options_of_images(arguments, config, SimpleNamespace(modality=Texts()))
+
+
+def test_the_outputs_of_a_start_stand_in_the_order_of_the_data(tmp_path):
+    """Whatever looks at logits and labels then has the same numbers, with a trainer or without."""
+    model = tiny.model("vit").eval()
+    set_class_names(model.config, ["grey", "blue", "green", "red"])
+    model.save_pretrained(tmp_path)
+    tiny.processor().save_pretrained(tmp_path)
+    data = BenchmarkData(DatasetDict(train=tiny.images(), test=tiny.images((1, 1, 1, 1))), "", "squares")
+    start, _processor = load_start(BenchmarkArguments(model_name_or_path=str(tmp_path)), data, str(tmp_path))
+    pixels = {"pixel_values": torch.randn(2, 3, tiny.SIDE, tiny.SIDE)}
+    assert torch.allclose(start.eval()(**pixels).logits, model(**pixels).logits.flip(1), atol=1e-6)
+    assert list(start.config.id2label.values()) == list(tiny.NAMES)

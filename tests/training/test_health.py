@@ -174,7 +174,7 @@ def test_a_gain_set_that_is_too_small_is_said_at_the_start(objective, constraint
     hits = torch.tensor([2 * per_class // 5] + [7 * per_class // 10] * 9)
     counts = torch.diag(hits) + torch.diag(per_class - hits).roll(1, 1)
     watch = HealthWatch(psi, said.append)
-    watch.start(counts)
+    watch.start(counts, range(10))
     assert watch.said == kinds and len(said) == len(kinds)
     if kinds:
         assert f"with {int(counts.sum(1).min())} samples of its smallest class" in said[0]
@@ -184,7 +184,7 @@ def said_of(objective, num_classes, per_class, **options):
     """Half of each class right."""
     said = []
     counts = torch.eye(num_classes, dtype=torch.long) * (per_class // 2)
-    HealthWatch(get_objective(objective, **options), said.append).start(counts + counts.roll(1, 1))
+    HealthWatch(get_objective(objective, **options), said.append).start(counts + counts.roll(1, 1), range(num_classes))
     return " ".join(said)
 
 

@@ -12,6 +12,7 @@ from pushed import MODEL, WHOLE
 from transformers import TrainingArguments
 
 from selmix_hf import LogitAdjustedLoss, Stage1Trainer, WeightedSampler, sampling_weights
+from selmix_hf.data.classes import set_class_names
 from selmix_hf.data.collators import ImageCollator
 from selmix_hf.training.stage1 import LOSSES
 
@@ -237,3 +238,19 @@ def test_stage_1_pushes_no_optimizer_either(hub, tmp_path):
     trainer.push_to_hub()
     assert set(hub.files("me/stage1")) == {*WHOLE, *checkpoints}
     ModelCard(hub.files("me/stage1")["README.md"].decode()).validate()
+
+
+@pytest.mark.parametrize("which", ["train", "eval", "test"])
+def test_classes_are_read_by_name(which, tmp_path):
+    names = ["grey", "green", "blue", "red"]
+    sets = {"train": tiny.images(), "eval": tiny.images((5, 6, 7, 8), 1), "test": tiny.images((4, 4, 4, 4), 2)}
+    results = []
+    for own in (sets, {**sets, which: tiny.renamed(sets[which], names)}):
+        model = tiny.model()
+        set_class_names(model.config, tiny.NAMES)
+        arguments = TrainingArguments(str(tmp_path), max_steps=6, report_to=[], learning_rate=0.01)
+        data = {"train_dataset": own["train"], "eval_dataset": {"one": own["eval"]}}
+        run = Stage1Trainer(model, arguments, **data, processing_class=tiny.processor())
+        run.train()
+        results.append([run.evaluate()["eval_one_accuracy"], run.predict(own["test"]).metrics["test_accuracy"]])
+    assert results[0] == results[1] and 0 < results[0][0] < 1

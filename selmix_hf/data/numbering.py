@@ -1,0 +1,217 @@
+"""Which class has which number: one name is one class, whatever number a dataset gives it.
+
+Names are compared without regard to case, spaces, underscores and hyphens. Shape suffixes: N samples, K classes of the
+model, L classes that a dataset names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features
+from numpy.typing import NDArray
+from torch.utils.data import Dataset as TorchDataset
+from transformers.utils import logging
+
+from selmix_hf.data.examples import class_of, has_column, is_tuple
+from selmix_hf.data.labels import class_labels, excerpt, item_label_column
+from selmix_hf.data.seeded import fetch
+
+logger = logging.get_logger(__name__)
+
+_SHOWN = 3
+
+
+def folded(*lists: Sequence[str]) -> list[list[str]]:
+    """Lists of names as they are compared: without case, spaces, underscores and hyphens, unless two names of one list
+    would become the same."""
+    short = [[re.sub(r"[\s_-]+", "", name).casefold() for name in names] for names in lists]
+    if all(len(set(names)) == len(set(given)) for names, given in zip(short, lists, strict=True)):
+        return short
+    return [[name.strip() for name in names] for names in lists]
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether the names are "0", "1", ...: no more than the numbers themselves."""
+    return list(names) == [str(k) for k in range(len(names))]
+
+
+def at_two_numbers(names: Sequence[str], own: Sequence[str]) -> list[int]:
+    """The classes in `own` (L) whose names stand at another number in `names` (K)."""
+    known_K, own_L = folded(names, own)
+    return [k for k, name in enumerate(own_L) if name in known_K and known_K[k : k + 1] != [name]]
+
+
+def numbers_by_name(
+    names: Sequence[str], own: Sequence[str], used: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """The number in `names` of each class in `own`, shape L.
+
+    Args:
+        names: K, whose numbers count.
+        own: L, of a dataset.
+        used: which of `own` have samples, shape L; the others may be unknown, and get -1. None: all.
+
+    Raises:
+        ValueError: a class that has samples is not in `names`, or shares its name.
+    """
+    known_K, own_L = folded(names, own)
+    number_of = {name: k for k, name in enumerate(known_K) if known_K.count(name) == own_L.count(name) == 1}
+    numbers_L = np.array([number_of.get(name, -1) for name in own_L], np.int64)
+    unknown = [own[k] for k in np.flatnonzero(numbers_L < 0).tolist() if used is None or used[k]]
+    if unknown:
+        k = at_two_numbers(names, own)[0]
+        raise ValueError(
+            f"{own[k]!r} is class {known_K.index(own_L[k])} of {excerpt(names)} and class {k} of {excerpt(own)}, and "
+            f"{unknown[0]!r} is not one class of both: labels can be read neither by number nor by name"
+        )
+    return numbers_L
+
+
+class Renumbered(TorchDataset[Any]):
+    """A map-style dataset whose classes have other numbers than it gives them.
+
+    Args:
+        dataset: its items are mappings, or pairs (input, class).
+        column: key of the class in an item that is a mapping; a customary one is found where there is no such key.
+        numbers: the new number of each class, shape L; -1 for classes without samples.
+        names: of the classes by their new numbers, K.
+        labels: the classes as the dataset has them, shape N.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        column: str | None,
+        numbers: NDArray[np.int64],
+        names: Sequence[str],
+        labels: NDArray[np.int64],
+    ) -> None:
+        self.dataset, self.column, self.numbers, self.classes = dataset, column, numbers, list(names)
+        self.labels = numbers[labels]
+        self.format = getattr(dataset, "format", None)
+        if hasattr(dataset, "_fingerprint"):  # features do not depend on it
+            self._fingerprint = dataset._fingerprint
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._renumbered(self.dataset[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        return list(map(self._renumbered, fetch(self.dataset, indices)))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self.__dict__.get("column"):  # where `labels.class_labels` looks first
+            return self.labels
+        raise AttributeError(name)
+
+    def _renumbered(self, item: Any) -> Any:
+        if is_tuple(item):
+            return item[0], int(self.numbers[class_of(item, 1)])
+        column = self.column if self.column and has_column(item, self.column) else item_label_column(item)
+        return item if column is None else {**item, column: int(self.numbers[class_of(item, column)])}
+
+
+def new_numbers(
+    labels: NDArray[np.int64], title: str, names: Sequence[str], own: Sequence[str], whose: str = "the model"
+) -> NDArray[np.int64] | None:
+    """The number in `names` of each class in `own`, shape L, which is said; None where none has another.
+
+    Args:
+        labels: as a dataset has them, shape N; `title` is what messages call it.
+        names: K, those of `whose`.
+        own: L, those of the dataset.
+
+    Raises:
+        ValueError: labels beyond `own`, or as `numbers_by_name`.
+    """
+    if not at_two_numbers(names, own):
+        _say_where_names_differ(title, whose, names, own)
+        return None
+    used_L = np.bincount(labels, minlength=len(own)) > 0
+    if len(used_L) > len(own):
+        raise ValueError(f"{title} has a label {len(used_L) - 1}, but names {excerpt(own)}.")
+    try:
+        numbers_L = numbers_by_name(names, own, used_L)
+    except ValueError as error:
+        raise ValueError(
+            f"{title} and {whose} number their classes differently: {error}. Give both the same names, by "
+            "cast_column(label_column, ClassLabel(names=...)) with the names that the numbers stand for."
+        ) from error
+    moved = [k for k in np.flatnonzero(used_L).tolist() if numbers_L[k] != k]
+    if not moved:
+        return None
+    shown = ", ".join(f"{own[k]!r} is {k} there and {numbers_L[k]} here" for k in moved[:_SHOWN])
+    logger.warning(
+        f"{title} numbers its classes otherwise than {whose}: {shown}{', ...' * (len(moved) > _SHOWN)}. Its labels "
+        "are read by name."
+    )
+    return numbers_L
+
+
+def renumbered(
+    dataset: Any,
+    title: str,
+    names: Sequence[str],
+    own: Sequence[str],
+    label_column: str | None,
+    whose: str = "the model",
+) -> Any:
+    """A dataset whose classes have the numbers that they have in `names`: itself, or a `Renumbered` one.
+
+    Args:
+        dataset: labelled.
+        title, names, own, whose: as for `new_numbers`, which is who says and raises.
+        label_column: None where items say it.
+    """
+    if list(own) == list(names[: len(own)]):
+        return dataset
+    labels_N = class_labels(dataset, label_column) if at_two_numbers(names, own) else np.empty(0, np.int64)
+    numbers_L = new_numbers(labels_N, title, names, own, whose)
+    return dataset if numbers_L is None else Renumbered(dataset, label_column, numbers_L, names, labels_N)
+
+
+def _say_where_names_differ(title: str, whose: str, names: Sequence[str], own: Sequence[str]) -> None:
+    """Numbers that are called otherwise may be other classes, or the same ones in other words."""
+    if are_numbers(names) or are_numbers(own):
+        return
+    differing = [k for k, pair in enumerate(zip(*folded(names, own), strict=False)) if pair[0] != pair[1]]
+    if differing:
+        shown = ", ".join(f"class {k} is {own[k]!r} there and {names[k]!r} here" for k in differing[:_SHOWN])
+        logger.warning_once(
+            f"{title} has other names than {whose} for {len(differing)} of {len(names)} classes: {shown}"
+            f"{', ...' * (len(differing) > _SHOWN)}. Its labels are read by number."
+        )
+
+
+def class_names_in(features: Features) -> dict[str, list[str]]:
+    """The names of the classes in each ClassLabel column."""
+    return {column: list(one.names) for column, one in features.items() if isinstance(one, ClassLabel)}
+
+
+def with_classes_of(dataset: Dataset, title: str, features: Features, whose: str) -> Dataset:
+    """A `datasets.Dataset` with the ClassLabel columns of another one: labels are numbered anew by name, also those
+    that stand at no two numbers.
+
+    Args:
+        dataset: `title` is what messages call it; a column that is no ClassLabel in both stays as it is.
+        features: of `whose`.
+
+    Raises:
+        ValueError: as `renumbered`; a class with samples beyond those of `whose`.
+    """
+    order, given = dataset.column_names, class_names_in(dataset.features)
+    for column, names in class_names_in(features).items():
+        own = given.get(column, names)
+        if own == names:
+            continue
+        labels_N = class_labels(renumbered(dataset, title, names, own, column, whose), column)
+        if len(labels_N) and labels_N.max() >= len(names):
+            raise ValueError(f"{title} has samples of {own[labels_N.max()]!r}, but {whose} names {excerpt(names)}.")
+        dataset = dataset.remove_columns(column).add_column(column, labels_N, feature=ClassLabel(names=names))
+    return dataset.select_columns(order)
