@@ -47,7 +47,7 @@ def read_labels(
         raise type(error)(f"{name}: {error}") from error
     if len(labels_N) == 0:
         raise ValueError(f"{name} is empty.")
-    own_names = names_of_data(dataset, column)
+    own_names = dataset.own_names if isinstance(dataset, Renumbered) else names_of_data(dataset, column)
     if labels_N.max() >= num_classes:
         raise ValueError(
             f"{name}: the model has {num_classes} classes, but there is a label {labels_N.max()}. Load the model with "
@@ -99,6 +99,11 @@ def label_column_of(dataset: Any, label_column: str | None) -> str:
     return infer_label_column(dataset) if has_features(dataset) else item_label_column(first_item(dataset)) or "labels"
 
 
+def default_names(num_classes: int) -> list[str]:
+    """What transformers calls the K classes of a model that names none."""
+    return [f"LABEL_{k}" for k in range(num_classes)]
+
+
 def resolve_class_names(
     model: Any, dataset: Any, label_column: str, num_classes: int, class_order: Sequence[str | int] | None = None
 ) -> list[str]:
@@ -121,7 +126,7 @@ def resolve_class_names(
         raise ValueError(f"the model has {num_classes} output: SelMix needs a classifier with at least two classes.")
     config = getattr(model, "config", None)
     id2label = getattr(config, "id2label", None) or {}
-    default = [f"LABEL_{k}" for k in range(num_classes)]
+    default = default_names(num_classes)
     of_model = [str(id2label.get(k, name)) for k, name in enumerate(default)]
     of_data = names_of_data(dataset, label_column)
     names = of_model
@@ -182,7 +187,7 @@ class Numbering:
         model, train_dataset, label_column, num_classes, class_order: see `resolve_class_names`.
 
     Attributes:
-        names: of the model's classes, K.
+        names: of the model's classes, K; where neither it nor train_dataset has any, the first set's that has them.
     """
 
     def __init__(
@@ -193,7 +198,7 @@ class Numbering:
         num_classes: int,
         class_order: Sequence[str | int] | None = None,
     ) -> None:
-        self.label_column = label_column
+        self.label_column, self._config = label_column, getattr(model, "config", None)
         self.names = resolve_class_names(model, train_dataset, label_column, num_classes, class_order)
         own = names_of_data(train_dataset, label_column) or (
             [str(k) for k in range(num_classes)] if class_order else []
@@ -213,7 +218,12 @@ class Numbering:
         if isinstance(dataset, Renumbered) and dataset.classes == self.names:
             return dataset
         column = column_in(dataset, self.label_column)
-        return renumbered(dataset, title, self.names, self._names_in(dataset, column), column)
+        own = self._names_in(dataset, column)
+        if self.names == default_names(len(own)):
+            self.names = own
+            if self._config is not None:
+                set_class_names(self._config, own)
+        return renumbered(dataset, title, self.names, own, column)
 
     def of_labels(self, labels: NDArray[np.int64], dataset: Any, title: str) -> NDArray[np.int64]:
         """Labels by these numbers, shape N, that were given by those of a dataset. Raises as `of`."""

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import ClassLabel, Dataset, Features
 from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
-from selmix_hf.data.examples import class_of, has_column, is_tuple
+from selmix_hf.data.examples import Column, class_of, has_column, is_tuple
 from selmix_hf.data.labels import class_labels, excerpt, item_label_column
 from selmix_hf.data.seeded import fetch
 
@@ -79,6 +80,7 @@ class Renumbered(TorchDataset[Any]):
         column: key of the class in an item that is a mapping; a customary one is found where there is no such key.
         numbers: the new number of each class, shape L; -1 for classes without samples.
         names: of the classes by their new numbers, K.
+        own: the names that the dataset gives, L.
         labels: the classes as the dataset has them, shape N.
     """
 
@@ -88,9 +90,11 @@ class Renumbered(TorchDataset[Any]):
         column: str | None,
         numbers: NDArray[np.int64],
         names: Sequence[str],
+        own: Sequence[str],
         labels: NDArray[np.int64],
     ) -> None:
-        self.dataset, self.column, self.numbers, self.classes = dataset, column, numbers, list(names)
+        self.dataset, self.column, self.numbers = dataset, column, numbers
+        self.classes, self.own_names = list(names), list(own)
         self.labels = numbers[labels]
         self.format = getattr(dataset, "format", None)
         if hasattr(dataset, "_fingerprint"):  # features do not depend on it
@@ -112,9 +116,17 @@ class Renumbered(TorchDataset[Any]):
 
     def _renumbered(self, item: Any) -> Any:
         if is_tuple(item):
-            return item[0], int(self.numbers[class_of(item, 1)])
+            return item[0], self._number(item, 1)
         column = self.column if self.column and has_column(item, self.column) else item_label_column(item)
-        return item if column is None else {**item, column: int(self.numbers[class_of(item, column)])}
+        return item if column is None else {**item, column: self._number(item, column)}
+
+    def _number(self, item: Any, column: Column) -> Any:
+        """The new number, as a tensor or array where the old one is."""
+        number, old = int(self.numbers[class_of(item, column)]), item[column]
+        if isinstance(old, torch.Tensor):
+            return torch.full_like(old, number, dtype=torch.int64)
+        is_numpy = isinstance(old, np.ndarray | np.generic)
+        return np.full_like(old, number, dtype=np.int64)[()] if is_numpy else number
 
 
 def new_numbers(
@@ -173,7 +185,7 @@ def renumbered(
         return dataset
     labels_N = class_labels(dataset, label_column) if at_two_numbers(names, own) else np.empty(0, np.int64)
     numbers_L = new_numbers(labels_N, title, names, own, whose)
-    return dataset if numbers_L is None else Renumbered(dataset, label_column, numbers_L, names, labels_N)
+    return dataset if numbers_L is None else Renumbered(dataset, label_column, numbers_L, names, own, labels_N)
 
 
 def _say_where_names_differ(title: str, whose: str, names: Sequence[str], own: Sequence[str]) -> None:

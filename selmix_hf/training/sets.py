@@ -78,9 +78,9 @@ class Sets:
         self.num_classes = num_classes
         base, column = base_of(model), self.label_column
         self.numbering = Numbering(base, self.train, column, num_classes, self._class_order)
-        self.class_names = distinct_names(self.numbering.names)
         self.train = self.numbering.of(self.train, "train_dataset")
         self.gain = self.numbering.of(self.gain, "gain_dataset")
+        self.class_names = distinct_names(self.numbering.names)
         self.train_labels = self.labels_of(self.train, "train_dataset")
         self.gain_labels = self.labels_of(self.gain, "gain_dataset")
         own = self.train_labels[: self._num_own]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features
 from miniature import save_checkpoint
 from torch import nn
 from transformers import AutoModelForImageClassification
@@ -196,3 +196,22 @@ def test_a_model_with_too_many_outputs():
     )
     with pytest.raises(ValueError, match=sentence):
         read_labels(tiny.images(), "set", "label", 9, list("abcdefghi"))
+
+
+def test_a_model_of_more_classes_than_the_data_name():
+    many = model(["sky", "blue", "green", "grey", "red"], 5)
+    data = Numbering(many, tiny.images(), "label", 5).of(tiny.images(), "train_dataset")
+    with pytest.raises(
+        ValueError, match="the model has 5 outputs, but the dataset names 4 classes. Load the model with"
+    ):
+        read_labels(data, "train_dataset", "label", 5, list("abcde"))
+
+
+def test_where_nobody_else_has_names_the_first_set_that_has_them_counts():
+    made = model(num_classes=2)
+    numbering = Numbering(made, Plain([0, 1]), "labels", 2)
+    named = [
+        Dataset.from_dict({"labels": [0, 1]}, Features({"labels": ClassLabel(names=own)})) for own in ("ab", "ba")
+    ]
+    assert numbering.of(named[0], "gain_dataset") is named[0] and made.config.id2label == {0: "a", 1: "b"}
+    assert numbering.of(named[1], "eval_dataset").labels.tolist() == [1, 0]

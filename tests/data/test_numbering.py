@@ -125,3 +125,10 @@ def test_a_split_gets_the_classes_of_another():
     assert with_classes_of(train, "train", train.features, "train").features == train.features
     with pytest.raises(ValueError, match=r"test has samples of 'd', but train names 3 names \(a, b, c\)"):
         with_classes_of(named("kind", ["a", "b", "c", "d"], [3]), "test", train.features, "train")
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_a_new_number_is_of_the_old_ones_type(form):
+    data = tiny.images((1, 1, 1, 1)).with_format(form)
+    label = renumbered(data, "eval_dataset", ["grey", "blue", "green", "red"], list(tiny.NAMES), "label")[3]["label"]
+    assert type(label) is type(data[3]["label"]) and int(label) == 0
