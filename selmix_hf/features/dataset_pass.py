@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from selmix_hf.data.collators import Collator
 from selmix_hf.features.stored import FEATURES, FeatureDataset, row_chunks
-from selmix_hf.method.confusion import ClassStatistics
+from selmix_hf.method.confusion import ClassStatistics, predicted_classes
 from selmix_hf.models.head import ClassifierHead, logits_of
 
 
@@ -60,6 +60,9 @@ class DatasetPass:
             collator: makes batches with "labels"; not used for a `FeatureDataset`.
             on_batch: called after every batch.
             on_features: called with the features and labels of every batch of this process.
+
+        Raises:
+            ValueError: batches without labels, or logits without a largest one (`confusion.predicted_classes`).
         """
         device = next(self.model.parameters()).device
         statistics = ClassStatistics(self.head.num_classes, self.head.num_features, device)
@@ -67,7 +70,7 @@ class DatasetPass:
         if stored:
             sums_KD = dataset.class_sums(self.head.num_classes, self.rank, self.world_size)
             statistics.feature_sums += sums_KD.to(statistics.feature_sums)
-        for _, batch in self._own_rows(dataset, collator):
+        for rows, batch in self._own_rows(dataset, collator):
             labels = batch.pop("labels", None)
             if labels is None:
                 raise ValueError(
@@ -75,6 +78,7 @@ class DatasetPass:
                     "in the same column as the training set, see rename_column."
                 )
             logits_RK, features_RD = self._run(batch)
+            predicted_classes(logits_RK, _numbers(rows))  # an error names the sample by its row in the set
             statistics.update(labels, logits_RK, *([] if stored else [features_RD]))
             if on_batch is not None:
                 on_batch()
@@ -99,13 +103,17 @@ class DatasetPass:
         Args:
             dataset, collator: as for `statistics`; labels are not looked at.
             teacher: called with the inputs, gives logits instead of the model.
+
+        Raises:
+            ValueError: logits without a largest one, see `confusion.predicted_classes`.
         """
         class_N, confidence_N = torch.zeros(len(dataset), dtype=torch.long), torch.zeros(len(dataset))
         for rows, batch in self._own_rows(dataset, collator):
             batch.pop("labels", None)
             logits_RK = self._run(batch)[0] if teacher is None else self._taught(teacher, batch)
-            confidence_R, class_R = logits_RK.float().softmax(-1).max(-1)
-            class_N[rows], confidence_N[rows] = class_R.cpu(), confidence_R.cpu()
+            class_N[rows] = predicted_classes(logits_RK, _numbers(rows)).cpu()
+            confidence_R = logits_RK.float().softmax(-1).amax(-1).nan_to_num(1.0)  # NaN beside an infinite score
+            confidence_N[rows] = confidence_R.cpu()
         device = next(self.model.parameters()).device
         return _sum_of_all(class_N, device), _sum_of_all(confidence_N, device)
 
@@ -163,6 +171,10 @@ class DatasetPass:
         )
         for rows, batch in zip(batches, loader, strict=True):
             yield rows, self.prepare(dict(batch))
+
+
+def _numbers(rows: Tensor | slice) -> Any:
+    return range(rows.start, rows.stop, rows.step) if isinstance(rows, slice) else rows
 
 
 def _sum_of_all(rows: Tensor, device: torch.device) -> Tensor:

@@ -11,7 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selmix_hf.method.confusion import confusion_counts, require_all_classes, resolve_class_prior
+from selmix_hf.method.confusion import (
+    confusion_counts,
+    predicted_classes,
+    require_all_classes,
+    resolve_class_prior,
+)
 from selmix_hf.method.losses import positive_counts
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.ranking import has_score
@@ -60,7 +65,7 @@ def tune_class_bias(
         num_candidates: for each class and pass.
 
     Raises:
-        ValueError: shapes that do not fit, or a class without samples.
+        ValueError: shapes that do not fit, a class without samples, or logits without a largest one.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"expected logits N x K and labels N, found {list(logits.shape)} and {list(labels.shape)}.")
@@ -83,7 +88,7 @@ class _Search:
         self.logits_NK, self.labels_N, self.objective = logits_NK, labels_N, objective
         self.num_classes = logits_NK.shape[1]
         self.bias_K = logits_NK.new_zeros(self.num_classes)
-        self.best = self.score(logits_NK.argmax(1))
+        self.best = self.score(predicted_classes(logits_NK))
 
     def score(self, predicted_N: Tensor) -> tuple[float, float]:
         counts_KK = confusion_counts(self.labels_N, predicted_N, self.num_classes)

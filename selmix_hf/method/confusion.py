@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+ABSENT = ("refuse", "leave out")  # what becomes of a class without samples
 
 
 def confusion_counts(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
@@ -20,17 +24,27 @@ def confusion_counts(labels: Tensor, predictions: Tensor, num_classes: int) -> T
 
     Args:
         labels: true classes, integers, shape N.
-        predictions: predicted classes (integers, shape N) or scores (floating, shape N x K; the largest wins).
+        predictions: predicted classes (integers, shape N) or scores (shape N x K; the largest wins).
         num_classes: K.
 
     Returns:
         int64 counts, shape K x K.
 
     Raises:
-        ValueError: a label or a prediction is outside 0..K-1, or they are not integers, or not equally many.
+        ValueError: a label or a prediction is outside 0..K-1, or they are not integers, or not equally many; scores of
+            another number of classes, or without a largest one (`predicted_classes`).
     """
     if predictions.ndim == 2:
-        predictions = predictions.argmax(-1)
+        if predictions.shape[1] != num_classes:
+            column = predictions.shape[1] == 1
+            scores = predictions.is_floating_point()
+            hint = "A single logit tells two classes apart: give the model two outputs, or pass (logits[:, 0] > 0)."
+            raise ValueError(
+                f"predictions must be classes (N) or scores of {num_classes} classes (N x {num_classes}), found "
+                f"{predictions.dtype} of shape {tuple(predictions.shape)}."
+                f"{column * (' ' + (hint if scores else 'Pass the column itself, predictions[:, 0].'))}"
+            )
+        predictions = predicted_classes(predictions)
     for what, values_N in (("labels", labels), ("predictions", predictions)):
         if values_N.is_floating_point() or values_N.is_complex():
             raise ValueError(f"{what} must be integers, found {values_N.dtype}; convert class names to indices first.")
@@ -56,6 +70,34 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(tensor)
     return tensor
+
+
+def predicted_classes(scores: Tensor, rows: Any = None) -> Tensor:
+    """The class of the largest score, int64, shape N; of equal ones the first.
+
+    Args:
+        scores: N x K; minus infinity is a class that is left out.
+        rows: numbers of the samples (N), for the error; default 0 to N - 1.
+
+    Raises:
+        ValueError: rows without a largest score: NaN is in them, all are minus infinity, or several plus infinity.
+    """
+    classes_N = scores.argmax(-1)
+    if not scores.is_floating_point() or not len(scores):
+        return classes_N
+    largest_N1 = scores.gather(1, classes_N[:, None])
+    undecided_N = ~largest_N1.isfinite()[:, 0]  # a NaN is the largest of its row
+    if bool(undecided_N.any()):
+        undecided_N &= ~((largest_N1 == torch.inf) & ((scores == torch.inf).sum(1, keepdim=True) == 1))[:, 0]
+        if bool(undecided_N.any()):
+            first = int(undecided_N.int().argmax())
+            found = ", ".join(f"{score:g}" for score in scores[first, :5].tolist())
+            raise ValueError(
+                f"{int(undecided_N.sum())} of {len(scores)} rows of scores have no largest one, the first is that of "
+                f"sample {first if rows is None else int(rows[first])}: {found}{', ...' * (scores.shape[1] > 5)}. NaN "
+                "in logits comes from weights or inputs that are not finite, or from half precision: look there first."
+            )
+    return classes_N
 
 
 class ClassStatistics:
@@ -123,8 +165,53 @@ class ClassStatistics:
         return self.feature_sums / self.class_counts[:, None]
 
 
+def as_counts(counts: Any, whole: bool = True) -> Tensor:
+    """A confusion matrix of counts (K x K, rows true classes) as a tensor, from one, an array, lists, or what
+    scikit-learn's `confusion_matrix` gives; integers as int64.
+
+    Raises:
+        ValueError: not square, negative, or where they must be `whole` other than integers.
+    """
+    found = counts if isinstance(counts, Tensor) else np.asarray(counts)
+    kind = str(found.dtype).removeprefix("torch.")
+    integer = kind.startswith(("int", "uint"))
+    square = len(found.shape) == 2 and found.shape[0] == found.shape[1] > 0
+    if not square or not (integer or (not whole and kind.startswith("float"))) or bool((found < 0).any()):
+        raise ValueError(
+            "counts must be those of a confusion matrix, K x K integers from 0 up with a row for each true class; "
+            f"found {kind} of shape {tuple(found.shape)}" + (f" with {found.min()}." if square and integer else ".")
+        )
+    if isinstance(found, Tensor):
+        return found.long() if integer else found
+    return torch.from_numpy(found.astype(np.int64 if integer else np.float64))
+
+
+def measured_classes(class_counts: Tensor, absent: str = "refuse") -> Tensor:
+    """Mask (bool, K) of the classes that numbers are of: those with samples.
+
+    Args:
+        class_counts: samples of each class, K.
+        absent: what becomes of a class without samples: "refuse", or "leave out" of every mean, minimum and count.
+
+    Raises:
+        ValueError: such classes where they are refused, no sample at all, or another word for `absent`.
+    """
+    if absent not in ABSENT:
+        raise ValueError(f"absent must be 'refuse' or 'leave out', found {absent!r}.")
+    measured_K = class_counts > 0
+    if absent == "refuse":
+        advice = "add samples of these classes, or pass absent='leave out' for numbers of the other classes alone"
+        require_all_classes(class_counts, advice=advice)
+    elif not bool(measured_K.any()):
+        raise ValueError("the set has no sample of any class.")
+    return measured_K
+
+
 def require_all_classes(
-    class_counts: Tensor, class_names: Sequence[str] | None = None, where: str = "the set"
+    class_counts: Tensor,
+    class_names: Sequence[str] | None = None,
+    where: str = "the set",
+    advice: str = "add samples of these classes, or leave the classes out",
 ) -> None:
     """Raise ValueError naming the classes that have no sample."""
     missing = torch.nonzero(class_counts == 0).flatten().tolist()
@@ -133,7 +220,7 @@ def require_all_classes(
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
         raise ValueError(
             f"{where} has no sample of {len(missing)} of {len(class_counts)} classes: {', '.join(named)}{more}. "
-            "Every class needs one at least: add samples of these classes, or leave the classes out."
+            f"Every class needs one at least: {advice}."
         )
 
 
@@ -166,18 +253,33 @@ def resolve_class_prior(class_prior: str | Tensor | Sequence[float], class_count
     return prior / prior.sum()
 
 
-def confusion_matrix(counts: Tensor, class_prior: str | Tensor | Sequence[float] = "validation") -> Tensor:
+def confusion_matrix(
+    counts: Any, class_prior: str | Tensor | Sequence[float] = "validation", absent: str = "refuse"
+) -> Tensor:
     """The raw confusion matrix C of counts: rows sum to the prior, the whole to 1; float64, K x K.
 
     Nothing is smoothed: this is the matrix of every reported number.
+
+    Args:
+        counts: K x K integers, see `as_counts`.
+        class_prior: see `resolve_class_prior`.
+        absent: see `measured_classes`; the row of a class that is left out is 0, and the prior is that of the others.
+
+    Raises:
+        ValueError: see `as_counts`, `measured_classes` and `resolve_class_prior`.
     """
-    require_all_classes(counts.sum(1))
-    prior_K = resolve_class_prior(class_prior, counts.sum(1))
-    return prior_K[:, None] * counts.double() / counts.sum(1, keepdim=True)
+    counts_KK = as_counts(counts)
+    sizes_K = counts_KK.sum(1)
+    measured_K = measured_classes(sizes_K, absent)
+    prior_K = resolve_class_prior(class_prior, sizes_K)
+    if not bool(measured_K.all()):
+        prior_K = prior_K * measured_K
+        prior_K /= prior_K.sum()
+    return prior_K[:, None] * counts_KK.double() / sizes_K.clamp(min=1)[:, None]
 
 
 def smooth_confusion(
-    counts: Tensor, class_prior: str | Tensor | Sequence[float] = "validation", strength: float = 1.0
+    counts: Any, class_prior: str | Tensor | Sequence[float] = "validation", strength: float = 1.0
 ) -> Tensor:
     """The smoothed confusion matrix that gradients and multipliers are computed from; never a reported number.
 
@@ -186,13 +288,14 @@ def smooth_confusion(
     exact.
 
     Args:
-        counts: K x K counts (rows true classes), zeros included.
+        counts: K x K counts, zeros included, or sums of shares; see `as_counts`.
         class_prior: see `resolve_class_prior`.
         strength: samples added to each row.
 
     Returns:
         float64, K x K, all entries positive, summing to 1.
     """
+    counts = as_counts(counts, whole=False)
     num_classes = len(counts)
     require_all_classes(counts.sum(1))
     prior_K = resolve_class_prior(class_prior, counts.sum(1))

@@ -47,7 +47,7 @@ class LinearHead(Protocol):
 
 def metric_gradient(
     objective: Objective,
-    confusion: Tensor,
+    confusion: Any,
     num_samples: int | None = None,
     multipliers: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
@@ -58,7 +58,7 @@ def metric_gradient(
 
     Args:
         objective: from `objective_names.get_objective`.
-        confusion: counts (integers, K x K, rows true classes), or frequencies that sum to 1.
+        confusion: counts (a tensor, an array or lists of integers, K x K, rows true classes), or frequencies that sum to 1.
         num_samples: the number of samples behind frequencies; counts need none, and one that differs is refused.
         multipliers: of the objective; its initial ones if not given.
 
@@ -110,7 +110,8 @@ def lagrangian_derivative(
     return psi_KK
 
 
-def _as_counts(confusion: Tensor, num_samples: int | None) -> Tensor:
+def _as_counts(confusion: Any, num_samples: int | None) -> Tensor:
+    confusion = confusion if isinstance(confusion, Tensor) else torch.as_tensor(np.asarray(confusion))
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or bool((confusion < 0).any()):
         raise ValueError(f"confusion must be square and non-negative, found shape {tuple(confusion.shape)}.")
     total = float(confusion.sum(dtype=torch.float64))

@@ -16,45 +16,55 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, rel_entr
 
+from selmix_hf.method.confusion import as_counts, measured_classes
 from selmix_hf.method.minimum import check_worst_share, worst_number, worst_share_mean
 
 
-def recall_intervals(counts: ArrayLike, confidence: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def recall_intervals(
+    counts: ArrayLike, confidence: float = 0.95, absent: str | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Intervals of the recalls that hold for all classes at once, with at least this probability.
 
     Clopper-Pearson, each class at confidence^(1/K) (Sidak): K independent classes hold together with the product of
     these, and no interval is wider than Bonferroni's.
 
     Args:
-        counts: integers, K x K, rows true classes. A class without samples has the interval from 0 to 1.
+        counts: integers, K x K, rows true classes; see `confusion.as_counts`.
         confidence: between 0 and 1.
+        absent: what becomes of a class without samples: "refuse", "leave out", or None: it has the interval from 0 to
+            1, since nothing is known of it.
 
     Returns:
-        the lower and the upper ends, shape K each.
+        the lower and the upper ends, shape K each, of the classes that are not left out.
 
     Raises:
-        ValueError: counts that are no K x K integers, a confidence outside (0, 1).
+        ValueError: counts that are no K x K integers from 0 up, a confidence outside (0, 1), a class without samples
+            that is refused.
     """
-    hits_K, samples_K = _hits_and_samples(counts, confidence)
+    hits_K, samples_K = _hits_and_samples(counts, confidence, absent)
     error = (1 - confidence ** (1 / len(hits_K))) / 2
     upper_K = 1 - binomial_lower_bound(samples_K - hits_K, samples_K, error)
     return binomial_lower_bound(hits_K, samples_K, error), upper_K
 
 
-def min_recall_interval(counts: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+def min_recall_interval(
+    counts: ArrayLike, confidence: float = 0.95, absent: str | None = None
+) -> tuple[float, float]:
     """The interval of the worst class's recall, whichever class that is; the arguments are those of
     `recall_intervals`.
 
     Each end is wrong with probability (1 - confidence) / 2 at most. The lower one: see `min_recall_lower_bound`. The
     upper one is the smallest of K upper ends that hold at once: if all r_k are below theirs, so is the smallest.
     """
-    hits_K, samples_K = _hits_and_samples(counts, confidence)
+    hits_K, samples_K = _hits_and_samples(counts, confidence, absent)
     error = (1 - confidence) / 2
     upper_K = 1 - binomial_lower_bound(samples_K - hits_K, samples_K, 1 - (1 - error) ** (1 / len(hits_K)))
-    return min_recall_lower_bound(counts, confidence=1 - error), float(upper_K.min())
+    return min_recall_lower_bound(counts, confidence=1 - error, absent=absent), float(upper_K.min())
 
 
-def min_recall_lower_bound(counts: ArrayLike, num_candidates: int = 1, confidence: float = 0.95) -> float:
+def min_recall_lower_bound(
+    counts: ArrayLike, num_candidates: int = 1, confidence: float = 0.95, absent: str | None = None
+) -> float:
     """What the worst class's recall reaches at least, also of a model that was chosen from several on these samples.
 
     The smallest of the classes' one-sided Clopper-Pearson bounds at error (1 - confidence) / num_candidates. It lies
@@ -66,18 +76,19 @@ def min_recall_lower_bound(counts: ArrayLike, num_candidates: int = 1, confidenc
         counts: of the chosen model; integers, K x K, rows true classes.
         num_candidates: among which it was chosen, the start included.
         confidence: between 0 and 1.
+        absent: as for `recall_intervals`; with None the bound is 0 where a class has no sample.
 
     Raises:
-        ValueError: counts that are no K x K integers, a confidence outside (0, 1), no candidate.
+        ValueError: as `recall_intervals`; no candidate.
     """
-    hits_K, samples_K = _hits_and_samples(counts, confidence)
+    hits_K, samples_K = _hits_and_samples(counts, confidence, absent)
     if num_candidates < 1:
         raise ValueError(f"num_candidates counts the models to choose from, at least 1; found {num_candidates}.")
     return float(binomial_lower_bound(hits_K, samples_K, (1 - confidence) / num_candidates).min())
 
 
 def worst_share_recall_interval(
-    counts: ArrayLike, share: float = 0.1, confidence: float = 0.95
+    counts: ArrayLike, share: float = 0.1, confidence: float = 0.95, absent: str | None = None
 ) -> tuple[float, float]:
     """The interval of the mean recall of the worst share of the classes, whichever these are; that of
     `min_recall_interval` where the share is no more than one class.
@@ -106,15 +117,16 @@ def worst_share_recall_interval(
         counts: integers, K x K, rows true classes.
         share: see `minimum.worst_share_mean`.
         confidence: between 0 and 1.
+        absent: as for `recall_intervals`.
 
     Raises:
-        ValueError: counts that are no K x K integers, a share outside (0, 1], a confidence outside (0, 1).
+        ValueError: as `recall_intervals`; a share outside (0, 1].
     """
-    hits_K, samples_K = _hits_and_samples(counts, confidence)
+    hits_K, samples_K = _hits_and_samples(counts, confidence, absent)
     check_worst_share(share)
     num_classes, number = len(hits_K), worst_number(share, len(hits_K))
     if number <= 1:
-        return min_recall_interval(counts, confidence)
+        return min_recall_interval(counts, confidence, absent)
 
     def mean(values_K: NDArray[np.float64]) -> float:
         return float(worst_share_mean(torch.from_numpy(values_K), share))
@@ -149,13 +161,14 @@ def binomial_lower_bound(hits: NDArray[np.integer], samples: NDArray[np.integer]
     return np.where(hits > 0, betaincinv(np.maximum(hits, 1), samples - hits + 1, error), 0.0)
 
 
-def _hits_and_samples(counts: ArrayLike, confidence: float) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    counts_KK = np.asarray(counts)
-    if counts_KK.ndim != 2 or len(set(counts_KK.shape)) > 1 or not np.issubdtype(counts_KK.dtype, np.integer):
-        raise ValueError(
-            "counts must be the integers of a confusion matrix, K x K; found "
-            f"{counts_KK.dtype} of shape {counts_KK.shape}."
-        )
+def _hits_and_samples(
+    counts: ArrayLike, confidence: float, absent: str | None
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    counts_KK = as_counts(counts).cpu()
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, found {confidence}.")
-    return counts_KK.diagonal(), counts_KK.sum(1)
+    hits_K, samples_K = counts_KK.diagonal(), counts_KK.sum(1)
+    if absent is not None:
+        measured_K = measured_classes(samples_K, absent)
+        hits_K, samples_K = hits_K[measured_K], samples_K[measured_K]
+    return hits_K.numpy(), samples_K.numpy()

@@ -18,7 +18,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from selmix_hf.method.confusion import confusion_matrix, smooth_confusion
+from selmix_hf.method.confusion import as_counts, confusion_matrix, smooth_confusion
 
 Multipliers = dict[str, Tensor]
 
@@ -65,7 +65,7 @@ def harmonic_mean(values: Tensor) -> Tensor:
 
 
 def macro_f1(confusion: Tensor) -> Tensor:
-    """Mean over classes of 2 C_kk / (row sum + column sum)."""
+    """Mean over classes of 2 C_kk / (row sum + column sum): scikit-learn's where C has the samples' own prior."""
     return (2 * confusion.diagonal() / (confusion.sum(0) + confusion.sum(1))).mean()
 
 
@@ -211,6 +211,7 @@ class Objective:
         the metric, where soft counts are given (`soft_gain`), for three quarters from soft recalls, and for one from
         counted ones: where logits are small, soft recalls hardly differ. One sample moves soft ones less, so that a
         class of typical size, the harmonic mean, stands for the smallest one."""
+        counts = as_counts(counts, whole=False)
         smoothed_KK, sizes_K = smooth_confusion(counts, self.class_prior), counts.sum(1)
         updated = {c.name: c.update_multiplier(multipliers.get(c.name), smoothed_KK) for c in self.constraints}
         if soft_counts is not None:

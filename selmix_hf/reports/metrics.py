@@ -1,6 +1,6 @@
 """Every number that is reported, as one pure function of confusion counts; and its doors to Trainer and `evaluate`.
 
-Shape suffixes: N samples, K classes.
+Shape suffixes: N samples, K classes, M of them with samples.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selmix_hf.method.confusion import (
+    as_counts,
     confusion_counts,
     confusion_matrix,
     distinct_names,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def classification_metrics(
-    counts: Tensor,
+    counts: Any,
     *,
     class_prior: str | Sequence[float] = "balanced",
     train_counts: Sequence[int] | NDArray[np.integer] | None = None,
@@ -41,17 +42,23 @@ def classification_metrics(
     tail_share: float = 0.1,
     worst_share: float = 0.1,
     per_class: bool = True,
+    absent: str = "refuse",
 ) -> dict[str, Any]:
-    """Report on confusion counts. Nothing is smoothed.
+    """Report on confusion counts. Nothing is smoothed. docs/metrics.md defines every number beside those of other
+    libraries.
 
     Args:
-        counts: integers, K x K, rows true classes; every class must have samples.
-        class_prior: prior of coverage and macro-F1; see `confusion.resolve_class_prior`. Recalls do not depend on it.
+        counts: integers, K x K, rows true classes: a tensor, an array, lists, scikit-learn's `confusion_matrix`.
+        class_prior: prior of coverage; see `confusion.resolve_class_prior`. Recalls do not depend on it; macro_f1 is
+            that of the samples as they are, as scikit-learn has it, balanced_macro_f1 weighs all classes alike.
         train_counts: training samples of each class, for head, tail, many, medium and few.
         class_names: K names; those that several classes share get the class's number behind them.
         tail_share: see `objective_names.tail_classes`.
         worst_share: of the classes, those of the lowest recall; see `minimum.worst_share_mean`.
         per_class: whether to add "recall/<name>", "recall_low/<name>" and "recall_high/<name>" for every class.
+        absent: what becomes of a class without samples: "refuse", or "leave out" of every mean, minimum and count, of
+            which classes_measured tells the number. macro_f1 leaves out what has no prediction either, as
+            scikit-learn does.
 
     Returns:
         the metrics of `registry.METRICS` by name, those of groups with train_counts and where the group has classes.
@@ -61,21 +68,24 @@ def classification_metrics(
         in making or choosing the model.
 
     Raises:
-        ValueError: a class without samples, names that are not K, train_counts that are not K, a worst_share outside
-            (0, 1].
+        ValueError: counts that are not K x K integers from 0 up, a class without samples that is refused, names that
+            are not K, train_counts that are not K, a worst_share outside (0, 1].
     """
-    confusion_KK = confusion_matrix(counts, class_prior)
-    recall_K = recalls(confusion_KK)
-    num_classes = len(recall_K)
+    counts_KK = as_counts(counts)
+    confusion_KK = confusion_matrix(counts_KK, class_prior, absent)
+    measured_K = counts_KK.sum(1) > 0
+    recall_M, coverage_M = recalls(confusion_KK)[measured_K], coverages(confusion_KK)[measured_K]
+    num_classes = len(counts_KK)
     names = distinct_names(range(num_classes) if class_names is None else class_names)
     if len(names) != num_classes:
         raise ValueError(f"class_names must have one name a class, {num_classes}, found {len(names)}.")
     if train_counts is not None and len(train_counts) != num_classes:
         raise ValueError(f"train_counts must have one number a class, {num_classes}, found {len(train_counts)}.")
     groups = {} if train_counts is None else class_groups(train_counts, tail_share)
-    rates = Rates(recall_K, num_classes * coverages(confusion_KK), worst_share, groups, counts, confusion_KK)
+    groups = {name: mask_M for name, mask_K in groups.items() if bool((mask_M := mask_K[measured_K.cpu()]).any())}
+    names = [name for name, measured in zip(names, measured_K.tolist(), strict=True) if measured]
+    rates = Rates(recall_M, len(recall_M) * coverage_M, worst_share, groups, counts_KK, absent == "leave out")
     report: dict[str, Any] = {}
-    counts_KK = counts.cpu().numpy()
     for name, metric in METRICS.items():
         value = metric.of(rates)
         if value is None:
@@ -86,10 +96,10 @@ def classification_metrics(
         if metric.beside is not None:
             report |= metric.beside(rates, names)
     if per_class:
-        low_K, high_K = recall_intervals(counts_KK)
-        kinds = {"recall": recall_K.tolist(), "recall_low": low_K.tolist(), "recall_high": high_K.tolist()}
-        for kind, values_K in kinds.items():
-            report |= {f"{kind}/{name}": value for name, value in zip(names, values_K, strict=True)}
+        low_M, high_M = recall_intervals(counts_KK, absent="leave out")
+        kinds = {"recall": recall_M.tolist(), "recall_low": low_M.tolist(), "recall_high": high_M.tolist()}
+        for kind, values_M in kinds.items():
+            report |= {f"{kind}/{name}": value for name, value in zip(names, values_M, strict=True)}
     return report
 
 
@@ -164,6 +174,7 @@ def make_compute_metrics(num_classes: int, **options: Any) -> Callable[[Any], di
 
     Returns:
         A function of an `EvalPrediction` whose predictions are classes (N) or scores (N x K; the first of a tuple).
+        It raises ValueError on scores of another number of classes and on those without a largest one, such as NaN.
     """
 
     return lambda prediction: classification_metrics(counts_of(prediction, num_classes), **options)

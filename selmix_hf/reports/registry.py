@@ -16,10 +16,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from selmix_hf.method.confusion import confusion_matrix
 from selmix_hf.method.intervals import min_recall_interval, worst_share_recall_interval
 from selmix_hf.method.minimum import worst_number, worst_share_mean, worst_share_title
 from selmix_hf.method.objective_names import tail_classes
-from selmix_hf.method.objectives import geometric_mean, harmonic_mean, macro_f1
+from selmix_hf.method.objectives import geometric_mean, harmonic_mean
 
 Report = Mapping[str, Any]  # of `metrics.classification_metrics`
 MANY_ABOVE, FEW_BELOW = 100, 20  # training samples; the split of Liu et al. 2019 (OLTR, arXiv 1904.05160)
@@ -37,14 +38,16 @@ def class_groups(train_counts: Sequence[int] | NDArray[np.integer], tail_share: 
 
 @dataclass(frozen=True)
 class Rates:
-    """What metrics are made of: of one confusion matrix, or of many at once, with a dimension in front.
+    """What metrics are made of: of one confusion matrix, or of many at once, with a dimension in front; of the classes
+    that have samples, M, which are all K unless others are left out.
 
     Attributes:
-        recall: of each class, ... x K.
-        coverage: of each class, its share of the predictions in fair shares, K times a column's sum, ... x K.
+        recall: of each class, ... x M.
+        coverage: of each class, its share of the predictions in fair shares, M times a column's sum, ... x M.
         worst_share: of the classes, see `minimum.worst_share_mean`.
-        groups: masks (bool, K) by name, those of `class_groups`; empty without training frequencies.
-        counts, confusion: of one matrix, K x K, counts and C; None for many, which would take too much memory.
+        groups: masks (bool, M) by name, those of `class_groups`; empty without training frequencies.
+        counts: of one matrix, K x K; None for many, which would take too much memory.
+        leaves_out: whether classes without samples are left out, so that M must be told.
     """
 
     recall: Tensor
@@ -52,7 +55,7 @@ class Rates:
     worst_share: float
     groups: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Tensor | None = None
-    confusion: Tensor | None = None
+    leaves_out: bool = False
 
     def mean_of(self, group: str) -> Tensor | None:
         """Mean recall of a group; None without one."""
@@ -63,6 +66,7 @@ class Place(Enum):
     """Where tables have a metric; rows come in this order."""
 
     KEY = "key"  # also a column of tables of methods, and in a card's metadata
+    OVERALL = "overall"  # in a card's metadata too
     HEAD_AND_TAIL = "head and tail"
     GROUP = "group"
 
@@ -80,7 +84,7 @@ class ReportedMetric:
         is_count: it is a number of classes, without digits behind the point.
         higher_is_better: a card's metadata have nothing else, since the Hub ranks by them.
         interval: the ends of its 95% interval, from counts (K x K) and `worst_share`.
-        beside: what a report has behind it, by name, from the rates and the class names (K).
+        beside: what a report has behind it, by name, from the rates and the class names (M).
     """
 
     title: str
@@ -120,19 +124,43 @@ def _accuracy(rates: Rates) -> Tensor | None:
     return None if rates.counts is None else rates.counts.diagonal().sum().double() / rates.counts.sum()
 
 
+def _macro_f1(rates: Rates) -> Tensor | None:
+    """scikit-learn's: of the classes that have a sample or a prediction, by the samples as they are."""
+    if rates.counts is None:
+        return None
+    both_K = rates.counts.sum(0) + rates.counts.sum(1)
+    return (2 * rates.counts.diagonal().double() / both_K)[both_K > 0].mean()
+
+
+def _balanced_macro_f1(rates: Rates) -> Tensor | None:
+    """Of the classes that have samples, as if each had as many."""
+    if rates.counts is None:
+        return None
+    confusion_KK = confusion_matrix(rates.counts, "balanced", "leave out")
+    f1_K = 2 * confusion_KK.diagonal() / (confusion_KK.sum(0) + confusion_KK.sum(1))
+    return f1_K[rates.counts.sum(1) > 0].mean()
+
+
 def _smaller_of_head_and_tail(rates: Rates) -> Tensor | None:
     head, tail = rates.mean_of("head"), rates.mean_of("tail")
     return None if head is None or tail is None else torch.minimum(head, tail)
 
 
 METRICS: dict[str, ReportedMetric] = {  # in the order of reports
-    "accuracy": ReportedMetric(title="accuracy", of=_accuracy),
+    "accuracy": ReportedMetric(title="accuracy", of=_accuracy, place=Place.OVERALL),
+    "classes_measured": ReportedMetric(
+        title="classes with samples",
+        of=lambda rates: torch.tensor(rates.recall.shape[-1]) if rates.leaves_out else None,
+        place=Place.OVERALL,
+        is_count=True,
+        higher_is_better=False,
+    ),
     "mean_recall": ReportedMetric(title="mean recall", of=lambda rates: rates.recall.mean(-1), place=Place.KEY),
     "min_recall": ReportedMetric(
         title="worst-class recall",
         of=lambda rates: rates.recall.amin(-1),
         place=Place.KEY,
-        interval=lambda counts, worst_share: min_recall_interval(counts),
+        interval=lambda counts, worst_share: min_recall_interval(counts, absent="leave out"),
         beside=_worst_class,
     ),
     "worst_share_recall": ReportedMetric(
@@ -140,7 +168,7 @@ METRICS: dict[str, ReportedMetric] = {  # in the order of reports
         of=lambda rates: worst_share_mean(rates.recall, rates.worst_share),
         place=Place.KEY,
         title_in=_worst_share_in,
-        interval=worst_share_recall_interval,
+        interval=lambda counts, worst_share: worst_share_recall_interval(counts, worst_share, absent="leave out"),
         beside=_worst_share,
     ),
     "zero_recall_classes": ReportedMetric(
@@ -153,9 +181,8 @@ METRICS: dict[str, ReportedMetric] = {  # in the order of reports
     ),
     "g_mean": ReportedMetric(title="G-mean", of=lambda rates: geometric_mean(rates.recall), place=Place.KEY),
     "h_mean": ReportedMetric(title="H-mean", of=lambda rates: harmonic_mean(rates.recall), place=Place.KEY),
-    "macro_f1": ReportedMetric(
-        title="macro-F1", of=lambda rates: None if rates.confusion is None else macro_f1(rates.confusion)
-    ),
+    "macro_f1": ReportedMetric(title="macro-F1", of=_macro_f1),
+    "balanced_macro_f1": ReportedMetric(title="balanced macro-F1", of=_balanced_macro_f1),
     "smallest_coverage": ReportedMetric(
         title="smallest coverage", of=lambda rates: rates.coverage.amin(-1), place=Place.KEY
     ),

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.features.stored import FeatureDataset
 from selmix_hf.head_fitting.side_by_side import LOSSES, FittedHead, fit_side_by_side
-from selmix_hf.method.confusion import confusion_counts
+from selmix_hf.method.confusion import confusion_counts, predicted_classes
 from selmix_hf.method.objectives import Objective, recalls
 from selmix_hf.method.ranking import ranking
 from selmix_hf.training.state import PairState
@@ -99,7 +99,7 @@ def retrained_heads(
     for loss in LOSSES:
         options: dict[str, Any] = {"steps": steps, "batch_size": _BATCH, "fit_bias": fit_bias, "seed": seed}
         for head in fit_side_by_side(features, labels, num_classes, rates, loss, **options):
-            predicted_N = torch.cat([_logits(head, chunk).argmax(1) for chunk in gain_features.split(_AT_ONCE)])
+            predicted_N = torch.cat([predicted_classes(_logits(head, chunk)) for chunk in gain_features.split(_AT_ONCE)])
             tried.append(Tried(head, gain_labels, predicted_N))
     return tried
 

@@ -7,11 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import metrics as sklearn_metrics
 
 from selmix_hf.method.confusion import (
     ClassStatistics,
+    as_counts,
     confusion_counts,
     confusion_matrix,
+    measured_classes,
+    predicted_classes,
     require_all_classes,
     resolve_class_prior,
     smooth_confusion,
@@ -52,6 +56,70 @@ def test_no_samples_count_nothing():
 def test_bad_labels_and_predictions_are_refused(labels, predictions, message):
     with pytest.raises(ValueError, match=message):
         confusion_counts(labels, predictions, 3)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "message"),
+    [
+        (torch.rand(2, 1), r"scores of 3 classes \(N x 3\), found torch.float32 of shape \(2, 1\).*two outputs"),
+        (torch.zeros(2, 1).long(), r"found torch.int64 of shape \(2, 1\)\. Pass the column itself"),
+        (torch.rand(2, 5), r"scores of 3 classes \(N x 3\), found torch.float32 of shape \(2, 5\)\.$"),
+        (torch.tensor([[0, 1.0, 0], [0, 1, torch.nan]]), "1 of 2 rows of scores have no largest one.*sample 1: 0, 1, nan"),
+    ],
+)
+def test_scores_that_tell_no_class_are_refused(predictions, message):
+    with pytest.raises(ValueError, match=message):
+        confusion_counts(torch.tensor([0, 1]), predictions, 3)
+
+
+def test_infinite_scores_tell_a_class_where_one_is_the_largest():
+    inf = torch.inf
+    scores = torch.tensor([[-inf, 1, -inf], [0, 2, inf], [3, 3, -inf]])
+    assert predicted_classes(scores).tolist() == [1, 2, 0]
+    assert predicted_classes(torch.zeros(0, 3)).tolist() == []
+    for undecided in ([-inf, -inf, -inf], [inf, 0, inf]):
+        with pytest.raises(ValueError, match="1 of 4 rows.*the first is that of sample 40"):
+            predicted_classes(torch.cat([scores, torch.tensor([undecided])]), range(10, 50, 10))
+
+
+# --- counts ------------------------------------------------------------------------------------------------------
+
+
+def test_counts_come_in_any_form():
+    given = sklearn_metrics.confusion_matrix(LABELS.numpy(), PREDICTIONS.numpy())
+    for counts in (COUNTS, COUNTS.int(), given, given.astype("uint8"), given.tolist()):
+        assert as_counts(counts).dtype == torch.long and torch.equal(as_counts(counts), COUNTS)
+        assert torch.equal(confusion_matrix(counts), confusion_matrix(COUNTS))
+        assert torch.equal(smooth_confusion(counts), smooth_confusion(COUNTS))
+
+
+@pytest.mark.parametrize(
+    ("counts", "found"),
+    [
+        ([[1, 2, 3], [4, 5, 6]], r"int64 of shape \(2, 3\)"),
+        ([[3, -2], [0, 1]], r"int64 of shape \(2, 2\) with -2"),
+        (torch.eye(2), r"float32 of shape \(2, 2\)"),
+        (torch.eye(2).bool(), "bool"),
+        ([], r"float64 of shape \(0,\)"),
+        (sklearn_metrics.confusion_matrix([0, 1], [0, 1], normalize="true"), "float64"),
+    ],
+)
+def test_what_is_no_matrix_of_counts_is_refused(counts, found):
+    with pytest.raises(ValueError, match=f"a row for each true class; found {found}"):
+        confusion_matrix(counts)
+
+
+def test_classes_without_samples_are_refused_or_left_out():
+    counts = torch.tensor([[3, 1, 2], [0, 0, 0], [1, 0, 3]])
+    with pytest.raises(ValueError, match="no sample of 1 of 3 classes: 1.*or pass absent='leave out'"):
+        confusion_matrix(counts)
+    matrix = confusion_matrix(counts, "balanced", "leave out")
+    assert torch.allclose(matrix, torch.tensor([[3, 1, 2], [0, 0, 0], [1.5, 0, 4.5]], dtype=torch.double) / 12)
+    assert measured_classes(counts.sum(1), "leave out").tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="absent must be 'refuse' or 'leave out', found 'skip'"):
+        confusion_matrix(counts, absent="skip")
+    with pytest.raises(ValueError, match="no sample of any class"):
+        measured_classes(torch.zeros(3), "leave out")
 
 
 # --- statistics --------------------------------------------------------------------------------------------------

@@ -187,11 +187,28 @@ def test_the_bound_by_hand():
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="counts must be the integers of a confusion matrix, K x K; found float64"):
+    with pytest.raises(ValueError, match="counts must be those of a confusion matrix, K x K integers.*found float64"):
         recall_intervals([[0.5, 0.5], [0.1, 0.9]])
+    for function in (min_recall_interval, min_recall_lower_bound, worst_share_recall_interval):
+        with pytest.raises(ValueError, match=r"found int64 of shape \(2, 2\) with -1"):
+            function([[4, -1], [0, 3]])
     with pytest.raises(ValueError, match=r"found int64 of shape \(2, 3\)"):
         min_recall_interval(np.ones((2, 3), int))
     with pytest.raises(ValueError, match="confidence must lie between 0 and 1, found 95"):
         recall_intervals(np.eye(2, dtype=int), confidence=95)
     with pytest.raises(ValueError, match="num_candidates counts the models to choose from, at least 1; found 0"):
         min_recall_lower_bound(np.eye(2, dtype=int), num_candidates=0)
+
+
+def test_classes_without_samples_are_unknown_left_out_or_refused():
+    """Three classes of which the last has none, against the two others alone."""
+    absent, present = [[7, 3, 1], [2, 5, 0], [0, 0, 0]], [[7, 4], [2, 5]]
+    for left_out, alone in zip(recall_intervals(absent, absent="leave out"), recall_intervals(present), strict=True):
+        assert left_out == pytest.approx(alone)
+    for function in (min_recall_interval, min_recall_lower_bound):
+        assert function(absent, absent="leave out") == pytest.approx(function(present))
+    assert min_recall_interval(absent)[0] == 0 < min_recall_interval(present)[0]
+    share = worst_share_recall_interval(absent, 0.8, absent="leave out")
+    assert share == pytest.approx(worst_share_recall_interval(present, 0.8))
+    with pytest.raises(ValueError, match="no sample of 1 of 3 classes: 2.*absent='leave out'"):
+        min_recall_interval(absent, absent="refuse")

@@ -1,9 +1,14 @@
 """Every reported number by hand, and the same through `evaluate` and any Trainer."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import binomtest
+from sklearn import metrics as sklearn_metrics
 from transformers import EvalPrediction
 
 from selmix_hf import classification_metrics, evaluate_metric, min_recall_interval, worst_share_recall_interval
@@ -32,7 +37,8 @@ def test_by_hand():
     assert report["h_mean"] == pytest.approx(3 / (1 / 0.8 + 1 / 0.4 + 1 / 0.75))
     # under a balanced prior the columns sum to (.8 + .2 + .25) / 3, (.2 + .4 + 0) / 3, (0 + .4 + .75) / 3
     f1 = [2 * 0.8 / (1 + 1.25), 2 * 0.4 / (1 + 0.6), 2 * 0.75 / (1 + 1.15)]
-    assert report["macro_f1"] == pytest.approx(sum(f1) / 3)
+    assert report["balanced_macro_f1"] == pytest.approx(sum(f1) / 3)
+    assert report["macro_f1"] == pytest.approx((16 / (10 + 14) + 4 / (5 + 4) + 30 / (20 + 17)) / 3)
     assert report["smallest_coverage"] == pytest.approx(0.6)
     assert [report[f"recall/{name}"] for name in "abc"] == pytest.approx([0.8, 0.4, 0.75])
     exact = binomtest(2, 5).proportion_ci(0.95 ** (1 / 3), method="exact")
@@ -98,6 +104,55 @@ def test_a_class_without_recall():
     assert report["mean_recall"] == 0.5
 
 
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_what_scikit_learn_gives_on_any_set(samples):
+    """Of five classes any may lack samples, predictions or both."""
+    labels, predictions = np.array(samples).T
+    report = classification_metrics(
+        sklearn_metrics.confusion_matrix(labels, predictions, labels=range(5)), absent="leave out"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that are only predicted
+        assert report["mean_recall"] == pytest.approx(sklearn_metrics.balanced_accuracy_score(labels, predictions))
+    assert report["macro_f1"] == pytest.approx(
+        sklearn_metrics.f1_score(labels, predictions, average="macro", zero_division=0)
+    )
+    assert report["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(labels, predictions))
+    assert report["classes_measured"] == len(set(labels))
+
+
+def test_classes_without_samples_are_left_out_of_everything():
+    """Four classes, the second of which has none, against the three others alone; its predictions are misses."""
+    counts = torch.tensor([[8, 1, 1, 0], [0, 0, 0, 0], [1, 1, 2, 1], [5, 0, 0, 15]])
+    groups = {"train_counts": [500, 300, 50, 5], "worst_share": 0.5, "class_names": "abcd"}
+    report = classification_metrics(counts, absent="leave out", **groups)
+    assert (report["classes_measured"], report["worst_class"]) == (3, "c")
+    assert report["mean_recall"] == pytest.approx((0.8 + 0.4 + 0.75) / 3)
+    assert report["worst_share_recall"] == pytest.approx((0.4 + 0.5 * 0.75) / 1.5)
+    assert report["smallest_coverage"] == pytest.approx(0.1 + 0.4)  # of c: shares of the rows of a, c and d
+    assert report["macro_f1"] == pytest.approx((16 / 24 + 0 / 2 + 4 / 8 + 30 / 36) / 4)  # b has predictions
+    assert (report["head_recall"], report["tail_recall"]) == (pytest.approx(0.6), pytest.approx(0.75))
+    assert "recall/b" not in report and report["recall/d"] == 0.75
+    assert "medium_recall" in report and report["many_recall"] == pytest.approx(0.8)
+    alone = classification_metrics([[8, 2, 0], [1, 2, 2], [5, 0, 15]], worst_share=0.5, class_names="acd")
+    for name in ("min_recall_low", "worst_share_recall_high", "recall_low/c", "recall_high/d", "h_mean"):
+        assert report[name] == pytest.approx(alone[name])
+    whole = classification_metrics(COUNTS, absent="leave out")
+    assert whole.pop("classes_measured") == 3 and whole == classification_metrics(COUNTS)
+    assert classification_metrics(counts, absent="leave out", class_prior=[1, 9, 1, 1])[
+        "smallest_coverage"
+    ] == pytest.approx(0.5)
+
+
+def test_metrics_of_any_form_of_counts():
+    expected = classification_metrics(COUNTS)
+    for counts in (COUNTS.numpy(), COUNTS.tolist(), sklearn_metrics.confusion_matrix(*samples())):
+        assert classification_metrics(counts) == expected
+    with pytest.raises(ValueError, match="with -3"):
+        classification_metrics([[4, -3], [1, 2]])
+
+
 def test_a_class_without_samples_is_named():
     with pytest.raises(ValueError, match="train_counts must have one number a class, 2, found 3"):
         classification_metrics(torch.eye(2).long(), train_counts=[1, 2, 3])
@@ -117,6 +172,26 @@ def test_compute_metrics_of_any_trainer():
     # what include_for_metrics adds
     assert compute(EvalPrediction(scores, labels, inputs=np.zeros(35), losses=np.zeros(35))) == expected
     assert compute((scores, labels)) == expected
+
+
+def test_scores_that_tell_nothing_are_refused():
+    """A single logit has its largest in column 0, and so has a row of NaN by argmax."""
+    labels = np.array([0, 1, 1, 0])
+    with pytest.raises(ValueError, match=r"N x 2\), found torch.float32 of shape \(4, 1\).*two outputs"):
+        make_compute_metrics(2)((np.float32([[-3], [4], [5], [-2]]), labels))
+    with pytest.raises(ValueError, match="2 of 4 rows of scores have no largest one, the first is that of sample 1"):
+        make_compute_metrics(2)((np.array([[1, 0], [np.nan, 1], [0, 1], [np.nan, np.nan]]), labels))
+
+
+def test_a_set_without_some_classes_through_every_door():
+    labels, predictions = np.array([0, 0, 2, 2]), np.array([0, 1, 2, 2])
+    for answer in (
+        make_compute_metrics(3, absent="leave out")((predictions, labels)),
+        evaluate_metric(3, absent="leave out").compute(predictions=predictions, references=labels),
+    ):
+        assert (answer["mean_recall"], answer["classes_measured"]) == (0.75, 2)
+    with pytest.raises(ValueError, match="no sample of 1 of 3 classes: 1.*absent='leave out'"):
+        make_compute_metrics(3)((predictions, labels))
 
 
 def test_the_evaluate_adapter_equals_the_function(tmp_path):

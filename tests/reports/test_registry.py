@@ -31,6 +31,7 @@ from selmix_hf.studies.compare import report as compare
 from selmix_hf.studies.record_card import render_record
 
 TRAIN_COUNTS = [500, 101, 100, 40, 20, 19, 5]
+OF_ONE_MATRIX = ("accuracy", "classes_measured", "macro_f1", "balanced_macro_f1")
 GENERATOR = torch.Generator().manual_seed(0)
 MANY = torch.randint(0, 9, (5, 7, 7), generator=GENERATOR) + 5 * torch.eye(7, dtype=torch.long)
 
@@ -44,13 +45,13 @@ def test_the_names_of_a_report_and_their_order():
     assert [*report][: -len(of_classes)] == [
         *("accuracy", "mean_recall", "min_recall", "min_recall_low", "min_recall_high", "worst_class"),
         *("worst_share_recall", "worst_share_recall_low", "worst_share_recall_high", "worst_share"),
-        *("zero_recall_classes", "g_mean", "h_mean", "macro_f1", "smallest_coverage", "head_recall", "tail_recall"),
-        *("many_recall", "medium_recall", "few_recall", "min_head_tail_recall"),
+        *("zero_recall_classes", "g_mean", "h_mean", "macro_f1", "balanced_macro_f1", "smallest_coverage"),
+        *("head_recall", "tail_recall", "many_recall", "medium_recall", "few_recall", "min_head_tail_recall"),
     ]
     assert of_classes == [f"{kind}/{name}" for kind in ("recall", "recall_low", "recall_high") for name in "abcdefg"]
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name not in ("accuracy", "macro_f1")])
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in OF_ONE_MATRIX])
 def test_of_many_matrices_at_once_as_of_one(name):
     matrices, groups = [confusion_matrix(counts, "balanced") for counts in MANY], class_groups(TRAIN_COUNTS)
     rates = [Rates(recalls(one), 7 * coverages(one), 0.3, groups) for one in matrices]
@@ -70,16 +71,25 @@ def test_rows_with_a_class_without_recall_are_zero_among_others(name):
 
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name in METRICS])
 def test_a_reported_metric_is_the_objective_of_its_name(name):
-    objective = get_objective(name, class_counts=TRAIN_COUNTS, worst_share=0.3, class_prior="balanced")
+    objective = get_objective(name, class_counts=TRAIN_COUNTS, worst_share=0.3, class_prior="validation")
     report = classification_metrics(MANY[0], train_counts=TRAIN_COUNTS, worst_share=0.3)
-    assert float(objective.value(confusion_matrix(MANY[0], "balanced"))) == pytest.approx(report[name], abs=1e-15)
+    assert float(objective.value(confusion_matrix(MANY[0]))) == pytest.approx(report[name], abs=1e-15)
+
+
+def test_the_objective_macro_f1_is_balanced_unless_it_is_told_otherwise():
+    """Its value is the report's balanced_macro_f1, and with the samples' own prior macro_f1."""
+    report = classification_metrics(MANY[0])
+    for prior, name in ((None, "balanced_macro_f1"), ("validation", "macro_f1")):
+        objective = get_objective("macro_f1", class_prior=prior)
+        assert objective.score(MANY[0]) == pytest.approx(report[name], abs=1e-15)
+    assert report["balanced_macro_f1"] != report["macro_f1"]
 
 
 def test_what_the_rates_do_not_tell_is_left_out():
     rates = Rates(torch.tensor([0.5, 1.0]), torch.tensor([0.5, 1.5]), 0.1)
     assert {name for name, metric in METRICS.items() if metric.of(rates) is None} == {
-        *("accuracy", "macro_f1", "head_recall", "tail_recall", "many_recall", "medium_recall", "few_recall"),
-        "min_head_tail_recall",
+        *OF_ONE_MATRIX,
+        *("head_recall", "tail_recall", "many_recall", "medium_recall", "few_recall", "min_head_tail_recall"),
     }
 
 
@@ -95,6 +105,7 @@ def test_rows_are_the_key_metrics_head_and_tail_then_groups():
         "g_mean": "G-mean",
         "h_mean": "H-mean",
         "smallest_coverage": "smallest coverage",
+        "accuracy": "accuracy",
         "min_head_tail_recall": "smaller of head and tail recall",
         "many_recall": "recall, many (over 100 images)",
         "medium_recall": "recall, medium (20 to 100)",
@@ -166,7 +177,8 @@ def _of_many_classes():
         generator = torch.Generator().manual_seed(seed)
         hits = torch.randint(3, 10, (30,), generator=generator)
         hits[29] = 0
-        return classification_metrics(torch.diag(hits) + torch.diag(10 - hits).roll(1, 1), train_counts=frequency)
+        counts = torch.diag(hits) + torch.diag(10 - hits).roll(1, 1)
+        return classification_metrics(counts, train_counts=frequency, absent="leave out")
 
     return _record([report(0)] * 2, [report(1), report(2)])
 

@@ -43,10 +43,11 @@ def test_before_and_after():
     low, high = binomtest(3, 4).proportion_ci(0.95, method="exact")  # its lower end is that of the worst class
     assert rows[3] == ["worst-class recall", "0.250", "0.750", f"{low:.3f} to 0.997", "+0.500"]
     assert high < 0.997
-    assert rows[7] == ["worst class", "dog", "dog", "", ""]
-    assert [row[0] for row in rows[8:]] == ["recall of cat", "recall of dog"]
+    assert rows[7] == ["accuracy", "0.625", "0.875", "", "+0.250"]
+    assert rows[8] == ["worst class", "dog", "dog", "", ""]
+    assert [row[0] for row in rows[9:]] == ["recall of cat", "recall of dog"]
     ends = [end[1] for end in recall_intervals(np.array([[4, 0], [1, 3]]))]
-    assert rows[9][3] == "{:.3f} to {:.3f}".format(*ends)
+    assert rows[10][3] == "{:.3f} to {:.3f}".format(*ends)
     assert [row[3] for row in rows[2:7] if row[0] != "worst-class recall"] == [""] * 4
 
 

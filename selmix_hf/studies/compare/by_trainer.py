@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from selmix_hf.config import SelMixConfig
+from selmix_hf.method.confusion import predicted_classes
 from selmix_hf.method.objectives import Objective
 from selmix_hf.studies.compare.base import Method, Predictor, Setting
 from selmix_hf.studies.compare.fits_on_disk import FOLDER
@@ -106,4 +107,4 @@ class ByTrainer(Method):
             trainers[0].accelerator.wait_for_everyone()  # each has read its best weights
             if trainers[0].is_world_process_zero():
                 shutil.rmtree(str(options["output_dir"]), ignore_errors=True)
-        return lambda rows_N: (start.logits(trainers[0], rows_N) + bias_K).argmax(1)
+        return lambda rows_N: predicted_classes(start.logits(trainers[0], rows_N) + bias_K)

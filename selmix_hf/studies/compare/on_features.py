@@ -15,6 +15,7 @@ from torch import Tensor
 
 from selmix_hf.config import SelMixConfig
 from selmix_hf.head_fitting.retraining import Head
+from selmix_hf.method.confusion import predicted_classes
 from selmix_hf.method.objectives import Objective
 from selmix_hf.studies.compare.base import Method, Predictor, Setting
 from selmix_hf.studies.one_start import OneStart
@@ -92,4 +93,4 @@ class OnFeatures(Method):
             ),
             setting,
         )
-        return lambda rows_N: (samples(rows_N)[0] @ weight.T + bias).argmax(1)
+        return lambda rows_N: predicted_classes(samples(rows_N)[0] @ weight.T + bias)
