@@ -17,6 +17,7 @@ from selmix_hf.config_checks import (
     parse_prior,
 )
 from selmix_hf.data.weighted import checked_sampling
+from selmix_hf.method.confusion import ABSENT
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.pair_distribution import PAIR_SAMPLING
@@ -127,10 +128,10 @@ class SelMixConfig(TrainingArguments):
             true classes given as `unlabeled_labels`, which is an upper bound for a study and nothing else.
         ema_decay: of that average, a step.
         pseudo_label_threshold: least confidence of a pseudo-label that is used.
-        pseudo_label_share: of the samples predicted as a class so many are used, the most confident ones; see
-            `pseudo_labels.choose`.
+        pseudo_label_share: of the samples predicted as a class, the most confident ones used (`pseudo_labels.choose`).
         min_rate, min_memory: of the multipliers of a minimum or a worst share, see `minimum.MinimumMetric`.
         constraint_update, constraint_rate: of the multipliers of a constraint, see `objectives.Constraint`.
+        absent_classes: those that an evaluated set lacks: "refuse", or "leave out" of its numbers; docs/metrics.md.
 
     Raises:
         ValueError: on any bad value, before a weight is loaded.
@@ -235,10 +236,7 @@ class SelMixConfig(TrainingArguments):
     ema_decay: float = number(0.999, "Decay of the moving average of the weights.", "[0, 1)", of_pseudo_labels=True)
     pseudo_label_threshold: float = number(0.0, "Least confidence of a pseudo-label.", "[0, 1)", of_pseudo_labels=True)
     pseudo_label_share: float = number(
-        1.0,
-        "Share of each class whose pseudo-labels are used, the most confident ones.",
-        "(0, 1]",
-        of_pseudo_labels=True,
+        1.0, "Share of each class that is used, the most confident.", "(0, 1]", of_pseudo_labels=True
     )
     min_rate: float = number(10.0, "Rate of a minimum's multipliers.", "[0, inf)", of_pairs=True, kept_on_resume=False)
     min_memory: float = number(
@@ -254,6 +252,7 @@ class SelMixConfig(TrainingArguments):
     constraint_rate: float = number(
         0.3, "Step of constraint multipliers.", "[0, inf)", of_pairs=True, kept_on_resume=False
     )
+    absent_classes: str = choice("refuse", "Classes that a set lacks.", ABSENT, kept_on_resume=False, on_card=False)
 
     # changed defaults of TrainingArguments, see the docstring
     max_steps: int = count(

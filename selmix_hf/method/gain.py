@@ -58,7 +58,8 @@ def metric_gradient(
 
     Args:
         objective: from `objective_names.get_objective`.
-        confusion: counts (a tensor, an array or lists of integers, K x K, rows true classes), or frequencies that sum to 1.
+        confusion: counts (integers, K x K, rows true classes; a tensor, an array or lists), or frequencies that sum to
+            1.
         num_samples: the number of samples behind frequencies; counts need none, and one that differs is refused.
         multipliers: of the objective; its initial ones if not given.
 

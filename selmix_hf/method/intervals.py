@@ -47,9 +47,7 @@ def recall_intervals(
     return binomial_lower_bound(hits_K, samples_K, error), upper_K
 
 
-def min_recall_interval(
-    counts: ArrayLike, confidence: float = 0.95, absent: str | None = None
-) -> tuple[float, float]:
+def min_recall_interval(counts: ArrayLike, confidence: float = 0.95, absent: str | None = None) -> tuple[float, float]:
     """The interval of the worst class's recall, whichever class that is; the arguments are those of
     `recall_intervals`.
 

@@ -21,6 +21,7 @@ from selmix_hf.method.objective_names import known_names
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.ranking import where_it_has_no_score
 from selmix_hf.models.peft_models import base_of, check_adapter
+from selmix_hf.training.evaluations import OF_ALL_CLASSES
 from selmix_hf.training.sets import Sets
 
 logger = logging.get_logger(__name__)
@@ -108,7 +109,7 @@ def check_objective(objective: Objective, num_classes: int) -> None:
 def check_eval_sets(
     eval_dataset: Any,
     args: SelMixConfig,
-    read: Callable[[Any, str], object],
+    read: Callable[[Any, str, bool], object],
     collator: Any,
     metrics: Callable[[], Iterable[str]] | None = None,
 ) -> None:
@@ -117,7 +118,8 @@ def check_eval_sets(
     Args:
         eval_dataset: one dataset, or several by name.
         args: of the run.
-        read: reads and checks the labels of a dataset, called by a name.
+        read: reads and checks the labels of a dataset, called by a name, and whether the checkpoint is chosen there
+            by the objective.
         collator: batches its examples.
         metrics: tells what an evaluation will measure; None where a user's own function adds to it.
 
@@ -129,13 +131,13 @@ def check_eval_sets(
     several = isinstance(eval_dataset, Mapping)
     if several and not eval_dataset:
         raise ValueError("eval_dataset is empty: give one set, several by name, or none for gain_dataset.")
+    metric = (args.metric_for_best_model or "").removeprefix("eval_")
+    needed = args.eval_strategy != "no" and bool(metric)
     for name, dataset in eval_dataset.items() if several else [(None, eval_dataset)]:
         title = "eval_dataset" if name is None else f"eval_dataset[{name!r}]"
         require_random_access(dataset, title)
-        read(dataset, title)
+        read(dataset, title, needed and metric in [f"{name}_{of}" if several else of for of in OF_ALL_CLASSES])
         probe_batch(dataset, collator, title)
-    metric = (args.metric_for_best_model or "").removeprefix("eval_")
-    needed = args.eval_strategy != "no" and bool(metric)
     if several and needed and not any(metric.startswith(f"{name}_") for name in eval_dataset):
         choices = ", ".join(f"'eval_{name}_selection_score'" for name in eval_dataset)
         raise ValueError(

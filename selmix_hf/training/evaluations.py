@@ -9,15 +9,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
 from selmix_hf.config import SelMixConfig
 from selmix_hf.hub.card_results import SHOWN_PREFIXES
-from selmix_hf.method.confusion import confusion_matrix
+from selmix_hf.method.confusion import confusion_counts, confusion_matrix, predicted_classes, require_all_classes
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.ranking import ascending_recalls
 from selmix_hf.reports.metrics import classification_metrics
+from selmix_hf.training.sets import LEAVE_OUT
+
+logger = logging.get_logger(__name__)
+
+OF_ALL_CLASSES = ("psi", "selection_score")  # what an evaluation that leaves classes out lacks
 
 
 class Evaluations:
@@ -47,9 +56,14 @@ class Evaluations:
 
     def metrics(self, counts: Tensor, per_class: bool = False) -> dict[str, Any]:
         """All that is told of counts (K x K): psi, the score that chooses the checkpoint, the violation where there
-        are constraints, and `classification_metrics`."""
-        # the first under a name: a callback may look at another set before this one's score is compared
-        self.recalls.setdefault(f"{self.prefix}_selection_score", ascending_recalls(counts))
+        are constraints, and `classification_metrics`; of a set without some of the classes, where these are left out,
+        the last alone.
+
+        Raises:
+            ValueError: a class without samples that is refused.
+        """
+        if self.args.absent_classes == "refuse":
+            require_all_classes(counts.sum(1), self.class_names, f"the {self.prefix} set", LEAVE_OUT)
         report = classification_metrics(
             counts,
             class_prior=self.objective.class_prior if self.objective.constraints else "balanced",
@@ -58,12 +72,42 @@ class Evaluations:
             tail_share=self.args.tail_share,
             worst_share=self.args.worst_share,
             per_class=per_class,
+            absent=self.args.absent_classes,
         )
+        missing = [str(self.class_names[k]) for k in (counts.sum(1) == 0).nonzero().flatten().tolist()]
+        if missing:
+            named = f"{', '.join(missing[:5])}{', ...' * (len(missing) > 5)}"
+            logger.warning_once(
+                f"the {self.prefix} set has no sample of {len(missing)} of {len(counts)} classes ({named}): its "
+                "numbers are of the others, without psi and selection_score, which are of all classes."
+            )
+            return report
+        # the first under a name: a callback may look at another set before this one's score is compared
+        self.recalls.setdefault(f"{self.prefix}_selection_score", ascending_recalls(counts))
         confusion_KK = confusion_matrix(counts, self.objective.class_prior)
         own = {"psi": float(self.objective.value(confusion_KK)), "selection_score": self.objective.score(counts)}
         if self.objective.constraints:
             own["violation"] = self.objective.violation(confusion_KK)
         return {**own, **report}
+
+    def of_predictions(self, output: EvalLoopOutput, per_class: bool) -> EvalLoopOutput:
+        """What Trainer's loop found, with the metrics of `evaluate` where it has none of them: without labels none.
+
+        Raises:
+            ValueError: logits without a largest one, see `confusion.predicted_classes`; labels as `confusion_counts`.
+        """
+        if output.predictions is None:  # prediction_loss_only
+            return output
+        logits_NK = torch.as_tensor(output.predictions)
+        classes_N = predicted_classes(logits_NK)
+        if output.label_ids is None or f"{self.prefix}_mean_recall" in (output.metrics or {}):
+            return output
+        labels_N = torch.as_tensor(output.label_ids)
+        counts_KK = confusion_counts(labels_N, classes_N, len(self.class_names))
+        loss = float(cross_entropy(logits_NK.float(), labels_N))
+        metrics = {"loss": loss, **self.metrics(counts_KK, per_class)}
+        metrics = {f"{self.prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(output.predictions, output.label_ids, metrics, output.num_samples)
 
     def remember(self, logs: dict[str, Any], step: int) -> None:
         """Keep what is logged for the card, if it is an evaluation that a card shows; `train` would forget it."""

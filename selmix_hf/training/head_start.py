@@ -99,7 +99,9 @@ def retrained_heads(
     for loss in LOSSES:
         options: dict[str, Any] = {"steps": steps, "batch_size": _BATCH, "fit_bias": fit_bias, "seed": seed}
         for head in fit_side_by_side(features, labels, num_classes, rates, loss, **options):
-            predicted_N = torch.cat([predicted_classes(_logits(head, chunk)) for chunk in gain_features.split(_AT_ONCE)])
+            predicted_N = torch.cat(
+                [predicted_classes(_logits(head, chunk)) for chunk in gain_features.split(_AT_ONCE)]
+            )
             tried.append(Tried(head, gain_labels, predicted_N))
     return tried
 

@@ -174,7 +174,9 @@ class SelMixTrainer(PushingTrainer):
         checks.check_objective(self.objective, self.head.num_classes)
         self._make_parts(prepared_teacher(teacher, args.device))
         measured = None if compute_metrics else lambda: self._metrics(torch.eye(self.head.num_classes).long())
-        checks.check_eval_sets(self.eval_dataset, args, sets.labels_of, self.data_collator.eval_collator, measured)
+        checks.check_eval_sets(
+            self.eval_dataset, args, sets.evaluated_labels, self.data_collator.eval_collator, measured
+        )
 
     def _make_parts(self, teacher: Any) -> None:
         args, sets, head = self.args, self.sets, self.head
@@ -318,9 +320,10 @@ class SelMixTrainer(PushingTrainer):
         self.evaluations.prefix = metric_key_prefix
         if description != "Evaluation" or self.compute_metrics is not None:  # predict, or metrics of the user's own
             own = prediction_loss_only, ignore_keys, metric_key_prefix
-            return super().evaluation_loop(dataloader, description, *own)
+            output = super().evaluation_loop(dataloader, description, *own)
+            return self.evaluations.of_predictions(output, per_class=not self.is_in_train)
         dataset: Any = dataloader.dataset
-        labels_N = self.sets.labels_of(dataset, f"the {metric_key_prefix} set")
+        labels_N = self.sets.evaluated_labels(dataset, f"the {metric_key_prefix} set")
         self.callback_handler.eval_dataloader = dataloader
         with self.timed("evaluation"):
             if self.is_in_train and dataset is self.gain_dataset:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
@@ -17,10 +18,12 @@ from selmix_hf.data.classes import Numbering, label_column_of, read_labels
 from selmix_hf.data.labels import checked_labels
 from selmix_hf.data.unlabelled import Unlabelled, without_labels
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, sampling_weights
-from selmix_hf.method.confusion import distinct_names
+from selmix_hf.method.confusion import distinct_names, require_all_classes
 from selmix_hf.models.peft_models import base_of
 from selmix_hf.training.refit import with_gain_set
 from selmix_hf.training.same_data import data_facts
+
+LEAVE_OUT = "add samples of these classes, or set absent_classes='leave out' for numbers of the others alone"
 
 
 class Sets:
@@ -63,7 +66,7 @@ class Sets:
     ) -> None:
         self._num_own = len(train)
         self.train = with_gain_set(train, gain) if args.gain_set_use == "train" else train
-        self.gain, self._given_truth, self._given_weights = gain, truth, sample_weights
+        self.args, self.gain, self._given_truth, self._given_weights = args, gain, truth, sample_weights
         self._class_order = class_order
         self.sampling: Any = args.sampling if sample_weights is None else SAMPLE_WEIGHTS
         self.label_column = label_column_of(self.train, label_column)
@@ -96,7 +99,17 @@ class Sets:
             self.sample_weights = sampling_weights(*drawn)
         self.train_counts = np.bincount(own, minlength=num_classes)
 
-    def labels_of(self, dataset: Any, name: str) -> NDArray[np.int64]:
+    def labels_of(self, dataset: Any, name: str, all_classes: bool = True) -> NDArray[np.int64]:
         """The classes of any labelled set, N, checked against those of the run; `name` is what an error calls it."""
-        numbered = self.numbering.of(dataset, name)
-        return read_labels(numbered, name, self.label_column, self.num_classes, self.class_names)
+        known = self.num_classes, self.class_names
+        return read_labels(self.numbering.of(dataset, name), name, self.label_column, *known, all_classes)
+
+    def evaluated_labels(self, dataset: Any, name: str, chooses: bool = False) -> NDArray[np.int64]:
+        """As `labels_of`, of a set that may lack classes where `absent_classes` says so; not one that chooses the
+        checkpoint by the objective, which is of all classes."""
+        labels_N = self.labels_of(dataset, name, all_classes=False)
+        if chooses or self.args.absent_classes == "refuse":
+            reason = "it chooses the checkpoint by the objective, which is of all classes"
+            counts_K = torch.from_numpy(np.bincount(labels_N, minlength=self.num_classes))
+            require_all_classes(counts_K, self.class_names, name, reason if chooses else LEAVE_OUT)
+        return labels_N

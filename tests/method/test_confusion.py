@@ -64,7 +64,10 @@ def test_bad_labels_and_predictions_are_refused(labels, predictions, message):
         (torch.rand(2, 1), r"scores of 3 classes \(N x 3\), found torch.float32 of shape \(2, 1\).*two outputs"),
         (torch.zeros(2, 1).long(), r"found torch.int64 of shape \(2, 1\)\. Pass the column itself"),
         (torch.rand(2, 5), r"scores of 3 classes \(N x 3\), found torch.float32 of shape \(2, 5\)\.$"),
-        (torch.tensor([[0, 1.0, 0], [0, 1, torch.nan]]), "1 of 2 rows of scores have no largest one.*sample 1: 0, 1, nan"),
+        (
+            torch.tensor([[0, 1.0, 0], [0, 1, torch.nan]]),
+            "1 of 2 rows of scores .* that of sample 1: 0, 1, nan",
+        ),
     ],
 )
 def test_scores_that_tell_no_class_are_refused(predictions, message):

@@ -167,8 +167,8 @@ def test_compute_metrics_of_any_trainer():
     scores = np.eye(3)[predictions] + 0.1
     expected = classification_metrics(COUNTS, train_counts=[9, 5, 1])
     compute = make_compute_metrics(3, train_counts=[9, 5, 1])
-    for given in (predictions, scores, (scores, np.zeros(7))):
-        assert compute(EvalPrediction(given, labels)) == expected
+    for form in (predictions, scores, (scores, np.zeros(7))):
+        assert compute(EvalPrediction(form, labels)) == expected
     # what include_for_metrics adds
     assert compute(EvalPrediction(scores, labels, inputs=np.zeros(35), losses=np.zeros(35))) == expected
     assert compute((scores, labels)) == expected

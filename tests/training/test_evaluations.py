@@ -48,6 +48,70 @@ def test_a_class_prior_of_ones_own(tmp_path):
     assert run._metrics(counts)["smallest_coverage"] == pytest.approx(0.1 * 4)
 
 
+@BOTH
+def test_predict_reports_what_evaluate_does(freeze, tmp_path):
+    run, test = tiny.trainer(tmp_path, freeze_backbone=freeze, max_steps=4), tiny.images((5, 4, 3, 2), seed=2)
+    run.train()
+    evaluated, predicted = run.evaluate(test, metric_key_prefix="test"), run.predict(test)
+    assert predicted.metrics.keys() == evaluated.keys() - {"epoch"}
+    timed = {f"test_{name}" for name in ("runtime", "samples_per_second", "steps_per_second")}
+    told = {name: value for name, value in predicted.metrics.items() if name not in timed}
+    assert told.pop("test_loss") == pytest.approx(evaluated["test_loss"])
+    assert {name: evaluated[name] for name in told} == told
+    right = predicted.predictions.argmax(1) == np.array(test["label"])
+    assert told["test_accuracy"] == right.mean() and "test_recall/blue" in told and "test_psi" in told
+    assert run.evaluations.prefix == "test" and len(predicted.predictions) == 14
+
+
+def test_predict_without_labels_gives_the_logits_alone(tmp_path):
+    run = tiny.trainer(tmp_path, max_steps=4)
+    test = tiny.images((5, 4, 3, 2), seed=2)
+    predicted = run.predict(test.remove_columns("label"))
+    assert predicted.label_ids is None and not any("recall" in name for name in predicted.metrics)
+    assert predicted.predictions == pytest.approx(run.predict(test).predictions)
+
+
+@BOTH
+def test_logits_that_are_no_numbers_are_refused_by_the_row(freeze, tmp_path):
+    run, test = tiny.trainer(tmp_path, freeze_backbone=freeze, max_steps=4), tiny.images((5, 4, 3, 2), seed=2)
+    with torch.no_grad():
+        run.model.classifier[-1].bias[1] = torch.nan
+    for look in (run.evaluate, run.predict, run.predicted_classes):
+        with pytest.raises(ValueError, match="14 of 14 rows of scores .* that of sample 0"):
+            look(test)
+
+
+def test_a_test_set_without_some_classes(tmp_path):
+    """Refused with their names, or left out of both ways to the numbers, with how many are left."""
+    test = tiny.images((5, 0, 3, 0), seed=2)
+    strict = tiny.trainer(tmp_path / "strict", max_steps=4)
+    for look in (strict.evaluate, strict.predict):
+        with pytest.raises(ValueError, match="set has no sample of 2 of 4 classes: 'green', 'grey'.*absent_classes="):
+            look(test, metric_key_prefix="test")
+    run = tiny.trainer(tmp_path / "run", absent_classes="leave out", max_steps=4)
+    evaluated, predicted = run.evaluate(test, metric_key_prefix="test"), run.predict(test)
+    recalls = [evaluated[f"test_recall/{name}"] for name in ("red", "blue")]
+    for report in (evaluated, predicted.metrics):
+        assert (report["test_classes_measured"], report["test_mean_recall"]) == (2, pytest.approx(np.mean(recalls)))
+        assert "test_psi" not in report and "test_recall/green" not in report
+    assert run.evaluate(tiny.images((5, 4, 3, 2)))["eval_classes_measured"] == 4
+
+
+def test_a_set_that_chooses_needs_every_class(tmp_path):
+    part = tiny.images((5, 0, 3, 2), seed=2)
+    options = {"absent_classes": "leave out", "max_steps": 4}
+    with pytest.raises(ValueError, match="eval_dataset has no sample of 1 of 4 classes: 'green'.*it chooses"):
+        tiny.trainer(tmp_path, eval_dataset=part, **options)
+    sets = {"a": tiny.images(tiny.GAIN_COUNTS, seed=1), "b": part}
+    with pytest.raises(ValueError, match=r"eval_dataset\['b'\] has no sample of 1 of 4 classes"):
+        tiny.trainer(tmp_path, eval_dataset=sets, metric_for_best_model="eval_b_selection_score", **options)
+    run = tiny.trainer(tmp_path, eval_dataset=sets, metric_for_best_model="eval_a_selection_score", **options)
+    run.train()
+    assert any(log.get("eval_b_classes_measured") == 3 for log in run.state.log_history)
+    with pytest.raises(ValueError, match="eval_dataset has no sample of 1 of 4 classes: 'green'"):
+        tiny.trainer(tmp_path, eval_dataset=part)
+
+
 def test_several_evaluation_sets_without_evaluation_need_no_choice(tmp_path):
     run = tiny.trainer(tmp_path, eval_dataset={"a": tiny.images()}, **tiny.BARE)
     assert "eval_a_psi" in run.evaluate()
@@ -64,7 +128,7 @@ def test_tail_share_says_which_classes_are_the_tail(share, tail, tmp_path):
 
 
 def evaluations():
-    args = SimpleNamespace(tail_share=0.25, worst_share=0.1)
+    args = SimpleNamespace(tail_share=0.25, worst_share=0.1, absent_classes="refuse")
     return Evaluations(get_objective("mean_recall"), args, list("ab"), np.array([30, 10]))
 
 

@@ -254,3 +254,13 @@ def test_classes_are_read_by_name(which, tmp_path):
         run.train()
         results.append([run.evaluate()["eval_one_accuracy"], run.predict(own["test"]).metrics["test_accuracy"]])
     assert results[0] == results[1] and 0 < results[0][0] < 1
+
+
+def test_predict_reports_what_evaluate_does(tmp_path):
+    trainer, test = make(tmp_path), tiny.images((5, 4, 3, 2), seed=2)
+    evaluated, predicted = trainer.evaluate(test, metric_key_prefix="test"), trainer.predict(test).metrics
+    timed = {name for name in evaluated if "runtime" in name or "_per_second" in name or "time" in name}
+    assert {name: predicted[name] for name in evaluated.keys() - timed - {"epoch"}} == {
+        name: value for name, value in evaluated.items() if name not in timed | {"epoch"}
+    }
+    assert "test_recall/blue" in predicted and "test_macro_f1" in predicted
