@@ -45,6 +45,7 @@ def render(
     tasks: str | list[str] | None = None,
     dataset_tags: str | list[str] | None = None,
     dataset: str | list[str] | None = None,
+    measured_id: str | None = None,
     split_digest: str | None = None,
     remark: str = "",
     command: str | None = None,
@@ -60,6 +61,7 @@ def render(
         evaluations, kept_step: see `reports_in`; all numbers come from there.
         license, language, tags, finetuned_from, tasks, dataset_tags, dataset: as for Trainer's `create_model_card`;
             `dataset_tags` are Hub ids, `dataset` is a name for people; the default of `tasks` follows from the model.
+        measured_id: see `CardFacts`.
         split_digest: sha256 that fixes the splits; default is that of split.json in output_dir.
         remark: a sentence beside the results.
         num_unlabeled: unlabelled samples that took part.
@@ -96,6 +98,7 @@ def render(
         import_first=home_of_architecture(whole.config),
         dataset_ids=_listed(dataset_tags),
         dataset_names=_listed(dataset),
+        measured_id=measured_id,
         num_unlabeled=num_unlabeled,
         adapter=describe_adapter(model),
     )
@@ -119,6 +122,7 @@ class CardFacts:
         digest: of the split.
         command, versions, hardware: of the run.
         dataset_ids, dataset_names: on the Hub, and for people.
+        measured_id: Hub id of the set that was measured, or "unknown"; default is the first of `dataset_ids`.
         num_unlabeled: unlabelled samples that took part.
         import_first: the module that must be imported before the model can be loaded; None for none.
         adapter: what was trained beside the head, such as "LORA of rank 8"; None where no adapter was.
@@ -142,6 +146,7 @@ class CardFacts:
     hardware: str | None = None
     dataset_ids: Sequence[str] = ()
     dataset_names: Sequence[str] = ()
+    measured_id: str | None = None
     num_unlabeled: int = 0
     import_first: str | None = None
     adapter: str | None = None
@@ -152,19 +157,20 @@ def card_of(
 ) -> ModelCard:
     """The card, with model-index metadata."""
     ids, names = list(facts.dataset_ids), facts.dataset_names
+    measured_id = facts.measured_id or (ids[0] if ids else "unknown")
     mixed = facts.settings.get("sampling") is None  # not in older records
     measured = facts.measured or {}
     results = [
         EvalResult(
             task_type=facts.task,
-            dataset_type=ids[0] if ids else "unknown",
-            dataset_name=names[0] if names else (ids[0] if ids else "unknown"),
+            dataset_type=measured_id,
+            dataset_name=names[0] if names else measured_id,
             dataset_split=facts.set_name,
             metric_type=metric,
             metric_name=title,
             metric_value=round(float(measured[metric]), 4),
         )
-        for metric, title in titles_in([measured], [Place.KEY]).items()
+        for metric, title in titles_in([measured], [Place.OVERALL, Place.KEY]).items()
         if METRICS[metric].higher_is_better
     ]
     relation: dict[str, Any] = {"base_model_relation": "adapter"} if facts.adapter and facts.base_id else {}

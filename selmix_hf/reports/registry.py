@@ -181,7 +181,7 @@ METRICS: dict[str, ReportedMetric] = {  # in the order of reports
     ),
     "g_mean": ReportedMetric(title="G-mean", of=lambda rates: geometric_mean(rates.recall), place=Place.KEY),
     "h_mean": ReportedMetric(title="H-mean", of=lambda rates: harmonic_mean(rates.recall), place=Place.KEY),
-    "macro_f1": ReportedMetric(title="macro-F1", of=_macro_f1),
+    "macro_f1": ReportedMetric(title="macro-F1", of=_macro_f1, place=Place.OVERALL),
     "balanced_macro_f1": ReportedMetric(title="balanced macro-F1", of=_balanced_macro_f1),
     "smallest_coverage": ReportedMetric(
         title="smallest coverage", of=lambda rates: rates.coverage.amin(-1), place=Place.KEY

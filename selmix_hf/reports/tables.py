@@ -67,20 +67,22 @@ def row_titles(reports: Sequence[Report], samples: str = "images", objective: st
         reports: see `registry.titles_in`.
         samples: what they are called.
         objective: what was optimised; it has a row of its own, the first, where no metric of that name and value has
-            one: psi, or where that was not recorded the metric of that name.
+            one: psi, or where that was not recorded the metric of that name. The title says where it is balanced, and
+            the metric of that name is not.
     """
     titles = {name: said_of(samples, title) for name, title in titles_in(reports).items()}
-    if objective is None or _is_shown(objective, titles, reports):
+    if objective is None or (objective in titles and _is_psi(objective, reports)):
         return titles
-    own = "psi" if any("psi" in report for report in reports) else objective
-    row = {own: f"objective `{objective}`"} if any(own in report for report in reports) else {}
-    return row | titles
+    balanced = f"balanced_{objective}"
+    own = next((name for name in ("psi", objective, balanced) if any(name in report for report in reports)), None)
+    said = f" ({METRICS[balanced].title})" if balanced in METRICS and _is_psi(balanced, reports) else ""
+    return ({} if own is None else {own: f"objective `{objective}`{said}"}) | titles
 
 
-def _is_shown(objective: str, titles: Mapping[str, str], reports: Sequence[Report]) -> bool:
+def _is_psi(name: str, reports: Sequence[Report]) -> bool:
     """A function of one's own may have a metric's name and another value."""
-    both = [(report["psi"], report[objective]) for report in reports if {"psi", objective} <= report.keys()]
-    return objective in titles and all(abs(psi - metric) <= _SAME for psi, metric in both)
+    both = [(report["psi"], report[name]) for report in reports if {"psi", name} <= report.keys()]
+    return all(abs(psi - metric) <= _SAME for psi, metric in both)
 
 
 def comparison_table(

@@ -13,6 +13,7 @@ from datasets import DatasetDict
 
 from selmix_hf.data.collators import Collator
 from selmix_hf.data.examples import image_columns
+from selmix_hf.data.hub_ids import hub_ids
 from selmix_hf.data.labels import class_labels, infer_label_column
 from selmix_hf.data.modality import Images, Modality
 from selmix_hf.data.numbering import with_classes_of
@@ -27,7 +28,7 @@ class BenchmarkData:
         splits: "train" (long-tailed), "validation" (steers and selects), "test", and perhaps "unlabeled".
         digest: sha256 that fixes which samples are in "train" and "validation".
         name: of the dataset, for people.
-        dataset_id: on the Hub, or None.
+        dataset_id: on the Hub, or None; that of the splits where they were loaded from there.
         photos: images of many sizes, which augmentation crops and scales; else all have one size.
         remark: a sentence that the output must carry, or "".
         unlabeled_labels: true classes of "unlabeled", for analysis alone.
@@ -46,6 +47,7 @@ class BenchmarkData:
     modality: Modality = field(default_factory=Images)
 
     def __post_init__(self) -> None:
+        self.dataset_id = next(iter(hub_ids(*self.splits.values())), self.dataset_id)
         num_classes, features = len(self.class_names), self.splits["train"].features
         for part, dataset in self.splits.items():
             if part == "unlabeled":

@@ -118,9 +118,13 @@ class Results:
     def from_dict(cls, record: Mapping[str, Any]) -> Results:
         """Of the content of a results.json, of whatever version: what it lacks is `ABSENT`.
 
+        What older records call macro_f1 is balanced_macro_f1.
+
         Raises:
             TypeError: it lacks what every record has.
         """
+        if "balanced_macro_f1" not in str(record):
+            record = _with_names_of_today(record)
         runs = [RunResults(**_known(RunResults, run)) for run in record["runs"]]
         return cls(**{**_known(cls, record), "runs": runs})
 
@@ -131,6 +135,16 @@ class Results:
     def save(self, folder: Path) -> None:
         """Write results.json there."""
         (folder / FILE).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def _with_names_of_today(part: Any) -> Any:
+    """Of a record of older versions, or of a part of one."""
+    if isinstance(part, list):
+        return [_with_names_of_today(item) for item in part]
+    if not isinstance(part, Mapping):
+        return part
+    names = {f"{prefix}macro_f1": f"{prefix}balanced_macro_f1" for prefix in ("", "eval_")}
+    return {names.get(name, name): _with_names_of_today(item) for name, item in part.items()}
 
 
 def _known(cls: Any, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from selmix_hf.config import SelMixConfig
+from selmix_hf.data.hub_ids import hub_ids
 from selmix_hf.hub.card_results import SHOWN_PREFIXES
 from selmix_hf.method.confusion import confusion_counts, confusion_matrix, predicted_classes, require_all_classes
 from selmix_hf.method.objectives import Objective
@@ -40,6 +41,7 @@ class Evaluations:
         shown: logs of evaluations that a card may show, each with the "step" of its weights.
         recalls: `ranking.ascending_recalls` of the latest evaluation of each set, by the name of its selection score.
         prefix: of the metrics of the evaluation that is under way.
+        hub_ids: of the set that was evaluated last under a prefix.
     """
 
     def __init__(
@@ -53,6 +55,11 @@ class Evaluations:
         self.shown: list[dict[str, Any]] = []
         self.recalls: dict[str, tuple[float, ...]] = {}
         self.prefix = "eval"
+        self.hub_ids: dict[str, list[str]] = {}
+
+    def begin(self, prefix: str, dataset: Any) -> None:
+        """An evaluation of a dataset."""
+        self.prefix, self.hub_ids[prefix] = prefix, hub_ids(dataset)
 
     def metrics(self, counts: Tensor, per_class: bool = False) -> dict[str, Any]:
         """All that is told of counts (K x K): psi, the score that chooses the checkpoint, the violation where there

@@ -7,7 +7,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from selmix_hf.data.hub_ids import hub_ids
 from selmix_hf.hub.card import render
+from selmix_hf.hub.card_results import reports_in
 from selmix_hf.hub.saved_head import SelMixHead
 
 
@@ -17,13 +19,19 @@ def card_of_run(trainer: Any, name: str, **options: Any) -> ModelCard:
     Args:
         trainer: before, during or after a run.
         name: of the model.
-        options: see `card.render`.
+        options: see `card.render`; the default of dataset_tags are the Hub ids of the sets that were measured and
+            trained on, see `hub_ids.hub_ids`.
     """
-    facts = {
+    facts: dict[str, Any] = {
         "num_unlabeled": len(trainer.unlabeled_dataset or ()),
         "mixing": None if trainer.mixer is None else trainer.mixer.name,
         "sampling": trainer.sampling,
     }
+    evaluations, step = trainer.evaluations, trainer.step_of_weights()
+    if "dataset_tags" not in options:
+        measured = evaluations.hub_ids.get(reports_in(evaluations.shown, step)[0], [])
+        ids = list(dict.fromkeys([*measured, *hub_ids(trainer.train_dataset, trainer.gain_dataset)]))
+        facts |= {"dataset_tags": ids, "measured_id": measured[0] if measured else "unknown"}
     return render(
         name,
         trainer.model,
@@ -31,8 +39,8 @@ def card_of_run(trainer: Any, name: str, **options: Any) -> ModelCard:
         trainer.objective.metric.name,
         trainer.class_names,
         trainer.train_counts,
-        trainer.evaluations.shown,
-        trainer.step_of_weights(),
+        evaluations.shown,
+        step,
         **(facts | options),
     )
 

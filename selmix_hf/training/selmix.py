@@ -317,7 +317,7 @@ class SelMixTrainer(PushingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        self.evaluations.prefix = metric_key_prefix
+        self.evaluations.begin(metric_key_prefix, dataloader.dataset)
         if description != "Evaluation" or self.compute_metrics is not None:  # predict, or metrics of the user's own
             own = prediction_loss_only, ignore_keys, metric_key_prefix
             output = super().evaluation_loop(dataloader, description, *own)
@@ -382,7 +382,7 @@ class SelMixTrainer(PushingTrainer):
 
         Args:
             model_name: default is that of the repository, or of output_dir.
-            dataset_args: not used.
+            dataset_args: not used; Hub ids of the sets are found where they were loaded from the Hub.
             kwargs: see `card.render`.
         """
         if self.is_world_process_zero():

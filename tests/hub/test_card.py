@@ -68,7 +68,7 @@ def test_the_hubs_validation_of_a_good_card(run, hub):
     card_of(run).validate()
     card = card_of(run, license="apache-2.0", language="en", dataset_tags=["me/tiny"], finetuned_from="me/base")
     card.validate()
-    assert card.data.base_model == "me/base" and len(card.data.eval_results) == 5
+    assert card.data.base_model == "me/base" and len(card.data.eval_results) == 7
 
 
 @pytest.mark.parametrize(

@@ -42,15 +42,26 @@ def rows_of(objective, before, after):
 
 
 def test_the_objective_has_a_row_where_no_other_shows_it():
-    before, after = {"psi": 0.1, "h_mean": 0.4, "macro_f1": 0.3}, {"psi": 0.2, "h_mean": 0.5, "macro_f1": 0.6}
+    before, after = {"psi": 0.1, "h_mean": 0.4, "head_recall": 0.3}, {"psi": 0.2, "h_mean": 0.5, "head_recall": 0.6}
     own = ["objective `h_mean`", "0.100", "0.200", "", "+0.100"]
     h_mean = ["H-mean", "0.400", "0.500", "", "+0.100"]
     assert rows_of("h_mean", before, after) == [own, h_mean]  # a function of that name, which is another one
     assert rows_of("h_mean", {**before, "psi": 0.4}, {**after, "psi": 0.5}) == [h_mean]
-    assert rows_of("macro_f1", before, after)[0] == ["objective `macro_f1`", *own[1:]]
+    assert rows_of("head_recall", before, after)[0] == ["objective `head_recall`", *own[1:]]
     del before["psi"], after["psi"]
     assert rows_of("h_mean", before, after) == rows_of("trace", before, after) == [h_mean]
-    assert rows_of("macro_f1", before, after)[0] == ["objective `macro_f1`", "0.300", "0.600", "", "+0.300"]
+    assert rows_of("head_recall", before, after)[0] == ["objective `head_recall`", "0.300", "0.600", "", "+0.300"]
+
+
+def test_the_row_of_macro_f1_says_where_it_is_balanced():
+    """The objective is balanced by default, the metric of its name is not."""
+    both = {"macro_f1": 0.5, "balanced_macro_f1": 0.25}
+    as_it_is = ["macro-F1", "0.500", "0.500", "", "+0.000"]
+    balanced = ["objective `macro_f1` (balanced macro-F1)", "0.250", "0.250", "", "+0.000"]
+    reports = [{**both, "psi": 0.25}] * 2
+    assert rows_of("macro_f1", *reports) == [balanced, as_it_is]
+    assert rows_of("macro_f1", *[{**both, "psi": 0.5}] * 2) == [as_it_is]
+    assert rows_of("macro_f1", *[{"balanced_macro_f1": 0.25}] * 2) == [balanced]  # a record of older versions
 
 
 def test_a_start_without_the_objective_has_a_blank_cell():

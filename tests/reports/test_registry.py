@@ -106,6 +106,7 @@ def test_rows_are_the_key_metrics_head_and_tail_then_groups():
         "h_mean": "H-mean",
         "smallest_coverage": "smallest coverage",
         "accuracy": "accuracy",
+        "macro_f1": "macro-F1",
         "min_head_tail_recall": "smaller of head and tail recall",
         "many_recall": "recall, many (over 100 images)",
         "medium_recall": "recall, medium (20 to 100)",

@@ -44,10 +44,11 @@ def test_before_and_after():
     assert rows[3] == ["worst-class recall", "0.250", "0.750", f"{low:.3f} to 0.997", "+0.500"]
     assert high < 0.997
     assert rows[7] == ["accuracy", "0.625", "0.875", "", "+0.250"]
-    assert rows[8] == ["worst class", "dog", "dog", "", ""]
-    assert [row[0] for row in rows[9:]] == ["recall of cat", "recall of dog"]
+    assert rows[8] == ["macro-F1", "0.564", "0.873", "", "+0.309"]  # of 8/11 and 2/5, and of 8/9 and 6/7
+    assert rows[9] == ["worst class", "dog", "dog", "", ""]
+    assert [row[0] for row in rows[10:]] == ["recall of cat", "recall of dog"]
     ends = [end[1] for end in recall_intervals(np.array([[4, 0], [1, 3]]))]
-    assert rows[10][3] == "{:.3f} to {:.3f}".format(*ends)
+    assert rows[11][3] == "{:.3f} to {:.3f}".format(*ends)
     assert [row[3] for row in rows[2:7] if row[0] != "worst-class recall"] == [""] * 4
 
 

@@ -16,3 +16,12 @@ def test_every_split_has_the_classes_of_train():
     test = tiny.images((1, 2, 3, 4))
     splits = DatasetDict(train=tiny.images(), test=tiny.renamed(test, ["grey", "blue", "green", "red"]))
     assert BenchmarkData(splits, "", "squares").splits["test"]["label"][:] == test["label"][:]
+
+
+def test_the_id_is_that_of_what_was_loaded():
+    """Not the one that the recipe's benchmark has, where the samples come from another dataset of the Hub."""
+    train, test = tiny.images(), tiny.images((3, 3, 3, 3))
+    told = BenchmarkData(DatasetDict(train=train, test=test), "", "squares", "me/squares")
+    train.info.download_checksums = {"hf://datasets/you/squares@0b27149/train.parquet": {}}
+    loaded = BenchmarkData(DatasetDict(train=train, test=test), "", "squares", "me/squares")
+    assert (told.dataset_id, loaded.dataset_id) == ("me/squares", "you/squares")

@@ -38,9 +38,9 @@ def test_a_record_of_many_classes(tmp_path):
 def test_the_objective_of_a_record(tmp_path):
     """By the metric of its name, which has no row: recipes record no psi of test samples."""
     record = json.loads((regenerate.CARDS / "cifar10-lt-h-mean" / "results.json").read_text(encoding="utf-8"))
-    values = [run["test_after"]["macro_f1"] for run in record["runs"]]
+    values = [run["test_after"]["balanced_macro_f1"] for run in record["runs"]]
     text = render_record(record | {"objective": "macro_f1"}, []).text
-    (row,) = [line for line in text.splitlines() if line.startswith("| objective `macro_f1`")]
+    (row,) = [line for line in text.splitlines() if line.startswith("| objective `macro_f1` (balanced macro-F1)")]
     assert row.split("|")[3].strip().startswith(f"{sum(values) / len(values):.3f}")
     assert "| objective `" not in render_record(record, []).text
 

@@ -38,6 +38,12 @@ def test_what_an_older_record_lacks_is_absent():
     assert "image-classification" in text and "unlabelled" not in text
 
 
+def test_the_macro_f1_of_an_older_record_is_the_balanced_one():
+    text = RECORDS[0].read_text(encoding="utf-8")
+    older = json.loads(text.replace("balanced_macro_f1", "macro_f1"))
+    assert "balanced" not in str(older) and Results.from_dict(older).to_dict() == json.loads(text)
+
+
 def test_what_a_later_record_has_besides_is_passed_over():
     record = json.loads(RECORDS[0].read_text(encoding="utf-8"))
     later = {**record, "of_tomorrow": 1, "runs": [{**run, "of_tomorrow": 2} for run in record["runs"]]}

@@ -24,7 +24,7 @@ def test_the_head_alone_uses_the_tokens_and_answers_of_its_own(hub, trained, tmp
     ("objective", "title"),
     [
         (trace, "objective `trace`"),
-        ("macro_f1", "objective `macro_f1`"),
+        ("macro_f1", "objective `macro_f1` (balanced macro-F1)"),
         ("worst_share_recall", "mean recall of the worst half"),
         ("min_head_tail_recall", "smaller of head and tail recall"),
         ("h_mean", "H-mean"),
@@ -34,7 +34,7 @@ def test_the_objective_is_shown_whatever_it_is(objective, title, tmp_path):
     trainer = tiny.trainer(
         tmp_path, "convnext", objective=objective, worst_share=0.5, max_steps=40, freeze_backbone=True, **tiny.BARE
     )
-    test = tiny.images((6, 6, 6, 6), seed=2)
+    test = tiny.images((9, 6, 6, 3) if objective == "macro_f1" else (6, 6, 6, 6), seed=2)
     before = trainer.evaluate(test, metric_key_prefix="test")
     trainer.train()
     after = trainer.evaluate(test, metric_key_prefix="test")
@@ -56,6 +56,30 @@ def test_an_evaluation_before_or_after_the_run_and_none_of_classes_in_it(evaluat
     text = card_of(trainer).text
     assert "| worst-class recall" in text and "<details>" not in text
     assert text.count("recall of ") == (0 if evaluate_first else 4)
+
+
+def test_accuracy_and_the_dataset_that_was_measured(tmp_path):
+    """The ids are those of the files that the sets were made from; one is not said to be another's."""
+
+    def from_hub(repository, *arguments, **options):
+        dataset = tiny.images(*arguments, **options)
+        dataset.info.download_checksums = {f"hf://datasets/{repository}@0b27149/train.parquet": {}}
+        return dataset
+
+    sets = {"train_dataset": from_hub("me/train"), "gain_dataset": from_hub("me/train", tiny.GAIN_COUNTS, seed=1)}
+    trainer = tiny.trainer(tmp_path / "out", "vit", **sets, **tiny.BARE)
+    test = from_hub("me/test", (6, 6, 6, 6), seed=2)
+    accuracy = trainer.evaluate(test, metric_key_prefix="test")["test_accuracy"]
+    card = card_of(trainer)
+    assert card.data.datasets == ["me/test", "me/train"]
+    assert {result.dataset_type for result in card.data.eval_results} == {"me/test"}
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values["accuracy"] == pytest.approx(accuracy, abs=1e-4) and f"| {accuracy:.3f} |" in card.text
+    trainer.evaluate(tiny.images((6, 6, 6, 6), seed=2), metric_key_prefix="test")
+    card = card_of(trainer)
+    assert card.data.datasets == ["me/train"]
+    assert {result.dataset_type for result in card.data.eval_results} == {"unknown"}
+    assert card_of(trainer, dataset_tags="me/told").data.eval_results[0].dataset_type == "me/told"
 
 
 def test_nothing_measured(tmp_path):
