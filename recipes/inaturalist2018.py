@@ -4,7 +4,8 @@
         --model_name_or_path <checkpoint trained on iNaturalist 2018, or with --stage1_steps any pretrained one> \\
         --image_root <folder that holds train_val2018/> --lists <folder of the list files>
 
-Data: the archive train_val2018, unpacked, and iNaturalist18_train.txt and iNaturalist18_val.txt (three a class).
+Data: the archive train_val2018, unpacked, and iNaturalist18_train.txt and iNaturalist18_val.txt (three a class), or
+the competition's own train2018.json and val2018.json.
 **No labelled test set is published**, so the validation list is divided: `--steering_per_class` of its images (1)
 steer and select, the others (2 a class) are the test set, drawn by `--division_seed`. The output says so too. Numbers
 are therefore not those of papers that report on the whole validation list, and with one steering image a class the
@@ -32,6 +33,7 @@ from selmix_hf.studies.run import run_recipe
 from selmix_hf.studies.start import BenchmarkArguments
 
 FILES = {"train": "iNaturalist18_train.txt", "validation": "iNaturalist18_val.txt"}
+COCO = {"train": "train2018.json", "validation": "val2018.json"}
 SOURCE = (
     "The lists are published with Decoupling (https://github.com/facebookresearch/classifier-balancing); the images "
     "are train_val2018 of https://github.com/visipedia/inat_comp/tree/master/2018, below the folder that the lists' "
@@ -51,7 +53,7 @@ class Arguments(ListArguments, BenchmarkArguments):
 
 
 def load(arguments: Arguments, folder: Path) -> BenchmarkData:
-    splits, digest = load_published(arguments, FILES, SOURCE)
+    splits, digest = load_published(arguments, FILES, SOURCE, COCO)
     labels = class_labels(splits["validation"])
     fewest = int(np.bincount(labels, minlength=splits["train"].features["label"].num_classes).min())
     if fewest < 2:

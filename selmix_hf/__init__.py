@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.config import SelMixConfig as SelMixConfig
+    from selmix_hf.data.coco_files import load_coco_file as load_coco_file
+    from selmix_hf.data.coco_files import load_coco_files as load_coco_files
     from selmix_hf.data.collators import ImageCollator as ImageCollator
     from selmix_hf.data.collators import SelMixCollator as SelMixCollator
     from selmix_hf.data.held_out import hold_out as hold_out
@@ -107,6 +109,8 @@ _HOME = {
     "make_long_tailed": "data.long_tail",
     "hold_out": "data.held_out",
     "LongTailedSplit": "data.split",
+    "load_coco_file": "data.coco_files",
+    "load_coco_files": "data.coco_files",
     "load_list_file": "data.list_files",
     "load_list_files": "data.list_files",
     "save_plots": "reports.plots",

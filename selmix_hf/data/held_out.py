@@ -7,11 +7,15 @@ import os
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Image
+from transformers.utils import logging
 
 from selmix_hf.data.labels import class_labels, infer_label_column, require_dataset
 from selmix_hf.data.split import LongTailedSplit
 
+logger = logging.get_logger(__name__)
+
 LEAST = 3  # one sample each for training, validation and test
+_KEEP = "small_classes='train' keeps classes of one or two for training alone"
 
 
 def hold_out(
@@ -21,6 +25,7 @@ def hold_out(
     seed: int = 0,
     label_column: str | None = None,
     save_to: str | os.PathLike[str] | None = None,
+    small_classes: str = "refuse",
 ) -> DatasetDict:
     """Splits "train", "validation" and "test", with samples of every class in each.
 
@@ -32,12 +37,18 @@ def hold_out(
         label_column: default: see `labels.infer_label_column`.
         save_to: JSON file for the rows of "train" and "validation" (a `LongTailedSplit`); all others are "test". The
             card of a run names its digest where it is split.json in output_dir.
+        small_classes: what becomes of classes of one or two samples: "refuse", or "train": all of them train, which
+            is said, and the other splits lack these classes. Evaluate with `absent="leave out"` then. A `gain_dataset`
+            needs every class, so only trainers without one, such as `Stage1Trainer`, learn them.
 
     Raises:
         FileExistsError: `save_to` holds another split.
-        ValueError: shares that leave nothing to train on, a class with fewer than three samples, unusable labels.
+        ValueError: shares that leave nothing to train on, a class with fewer than three samples (with "train": without
+            any, or nothing else), unusable labels.
     """
     require_dataset(dataset)
+    if small_classes not in ("refuse", "train"):
+        raise ValueError(f"small_classes must be 'refuse' or 'train', found {small_classes!r}.")
     if not (0 < validation and 0 < test and validation + test < 1):
         raise ValueError(
             "validation and test are shares of each class, above 0 and together below 1; found "
@@ -47,19 +58,28 @@ def hold_out(
     labels_N = np.asarray(class_labels(dataset, label_column))
     names = getattr(dataset.features[label_column], "names", None)
     counts_K = np.bincount(labels_N, minlength=len(names or ()))
+    samples = "images" if any(isinstance(kind, Image) for kind in dataset.features.values()) else "samples"
+    keeps = small_classes == "train" and counts_K.max(initial=0) >= LEAST
     small = [f"{names[k] if names else k} ({counts_K[k]})" for k in np.flatnonzero(counts_K < LEAST)]
-    if small:
-        samples = "images" if any(isinstance(kind, Image) for kind in dataset.features.values()) else "samples"
+    shown = f"{', '.join(small[:5])}{f' and {len(small) - 5} more' * (len(small) > 5)}"
+    if small and not (keeps and counts_K.all()):
         raise ValueError(
             f"every class needs {LEAST} {samples} or more, one each for training, validation and test; too few have "
-            f"{', '.join(small[:5])}. Add {samples}, or leave those classes out."
+            f"{shown}. Add {samples}, or leave those classes out" + ("." if keeps else f"; {_KEEP}.")
+        )
+    if small:
+        logger.warning(
+            f"all {samples} of {len(small)} of {len(counts_K)} classes train, and validation and test lack these: "
+            f"{shown}. Evaluate with absent='leave out'; SelMixTrainer needs every class in gain_dataset, and takes "
+            "these splits without those classes alone."
         )
     rank_N = np.array([hashlib.sha256(f"{seed}|{row}".encode()).hexdigest() for row in range(len(labels_N))])
     rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for k, count in enumerate(counts_K):
         of_class = np.flatnonzero(labels_N == k)
         drawn = of_class[np.argsort(rank_N[of_class], kind="stable")].tolist()
-        ends = np.cumsum([max(1, int(count * validation + 1e-9)), max(1, int(count * test + 1e-9))])
+        held = [max(1, int(count * share + 1e-9)) if count >= LEAST else 0 for share in (validation, test)]
+        ends = np.cumsum(held)
         for part, own in zip(("validation", "test", "train"), np.split(np.array(drawn), ends), strict=True):
             rows[part] += own.tolist()
     rows = {part: sorted(own) for part, own in rows.items()}

@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+_PLAIN = 1000  # so many numbers are class numbers, however few of them occur
 
 
 def load_list_file(
@@ -14,6 +19,7 @@ def load_list_file(
     image_root: str | os.PathLike[str],
     label_names: Sequence[str] | None = None,
     check_files: bool = True,
+    dense: bool = False,
 ) -> Dataset:
     """A dataset from a published list file: ImageNet-LT, Places-LT (Liu et al. 2019), iNaturalist 2018.
 
@@ -24,12 +30,15 @@ def load_list_file(
     Args:
         label_names: K class names; None: "0" to the largest label of the file.
         check_files: look for every image now rather than in the middle of an epoch.
+        dense: the labels are ids, such as those of taxa: number those that occur from 0, in their order. Their names
+            are then the ids, or `label_names` in that order.
 
     Raises:
-        ValueError: an empty file, one that is not text, or a line without path or valid label (its number is told).
+        ValueError: an empty file, one that is not text, a line without path or valid label, or with a path that leads
+            out of `image_root` (its number is told); labels that look like ids, without `dense` or `label_names`.
         FileNotFoundError: images that are not under `image_root`.
     """
-    return load_list_files({"list": path}, image_root, label_names, check_files)["list"]
+    return load_list_files({"list": path}, image_root, label_names, check_files, dense)["list"]
 
 
 def load_list_files(
@@ -37,32 +46,97 @@ def load_list_files(
     image_root: str | os.PathLike[str],
     label_names: Sequence[str] | None = None,
     check_files: bool = True,
+    dense: bool = False,
 ) -> DatasetDict:
     """Several list files, e.g. {"train": ..., "test": ...}, as datasets that share one ClassLabel.
 
-    Without `label_names`, K is the largest label of all files + 1. Otherwise as `load_list_file`.
+    Without `label_names`, K is the largest label of all files + 1, or with `dense` the number of labels that occur in
+    one of them. Otherwise as `load_list_file`.
     """
     if not paths:
         raise ValueError("no list file given")
-    limit = len(label_names) if label_names is not None else None
+    limit = None if label_names is None or dense else len(label_names)
     parsed = {part: _parse_list_file(Path(path), Path(image_root), limit) for part, path in paths.items()}
-    if check_files:
-        for part, (images, _) in parsed.items():
-            missing = [image for image in images if not os.path.isfile(image)]
-            if missing:
-                raise FileNotFoundError(
-                    f"{len(missing)} of {len(images)} images of {paths[part]} are not under image_root="
-                    f"{os.fspath(image_root)!r}, the first are {', '.join(missing[:3])}"
-                )
-    if label_names is None:
-        label_names = [str(k) for k in range(1 + max(max(labels) for _, labels in parsed.values()))]
-    features = Features({"image": Image(), "label": ClassLabel(names=list(label_names))})
+    ids = sorted({label for _, labels in parsed.values() for label in labels})
+    if dense:
+        if label_names is not None and len(label_names) != len(ids):
+            raise ValueError(f"{len(ids)} labels occur, but there are {len(label_names)} label_names")
+        parsed = {part: (images, numbered(labels, ids)) for part, (images, labels) in parsed.items()}
+        label_names = list(map(str, ids)) if label_names is None else label_names
+        say_if_renumbered(", ".join(map(str, paths.values())), ids)
+    elif label_names is None:
+        if ids[-1] >= _PLAIN and 2 * len(ids) <= ids[-1]:
+            raise ValueError(
+                f"the labels of {', '.join(map(str, paths.values()))} reach {ids[-1]}, but only {len(ids)} of these "
+                "numbers occur. Where they are ids, such as of taxa, pass dense=True to number those that occur from "
+                "0; where they are class numbers, pass label_names, one a class"
+            )
+        label_names = [str(k) for k in range(1 + ids[-1])]
+    return datasets_of(parsed, list(label_names), paths if check_files else {}, image_root)
+
+
+def numbered(labels: Sequence[int], ids: Sequence[int]) -> list[int]:
+    """The place of each label among the ids."""
+    place_of = {id: k for k, id in enumerate(ids)}
+    return [place_of[label] for label in labels]
+
+
+def say_if_renumbered(source: str, ids: Sequence[int]) -> None:
+    """A warning, where the classes of a file have other numbers in the dataset."""
+    if list(ids) != list(range(len(ids))):
+        logger.warning(
+            f"the {len(ids)} ids of {source} are numbered from 0 in their order: {', '.join(map(str, ids[:3]))}, ... "
+            f"become {', '.join(map(str, range(len(ids[:3]))))}, ..."
+        )
+
+
+def datasets_of(
+    parsed: Mapping[str, tuple[list[str], list[int]]],
+    label_names: list[str],
+    checked: Mapping[str, str | os.PathLike[str]],
+    image_root: str | os.PathLike[str],
+) -> DatasetDict:
+    """Datasets of image paths and labels that share their class names.
+
+    Args:
+        parsed: paths and labels of each part.
+        label_names: K.
+        checked: the file of each part whose images are looked for.
+        image_root: for the error.
+
+    Raises:
+        FileNotFoundError: images that are not there.
+    """
+    for part, path in checked.items():
+        images, _ = parsed[part]
+        missing = [image for image in images if not os.path.isfile(image)]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(images)} images of {path} are not under image_root="
+                f"{os.fspath(image_root)!r}, the first are {', '.join(missing[:3])}"
+            )
+    features = Features({"image": Image(), "label": ClassLabel(names=label_names)})
     return DatasetDict(
         {
             part: Dataset.from_dict({"image": images, "label": labels}, features=features)
             for part, (images, labels) in parsed.items()
         }
     )
+
+
+def path_below(image_root: str | os.PathLike[str], image: str) -> str:
+    """The path of an image; a leading slash counts as relative. One with `..` must stay in `image_root`, with links
+    to other folders followed; without `..` a link in the folder may lead wherever who laid it wants.
+
+    Raises:
+        ValueError: it leads out.
+    """
+    path = os.path.join(image_root, image.lstrip("/"))
+    if ".." in Path(image).parts:
+        root = os.path.realpath(image_root)
+        if os.path.commonpath([root, os.path.realpath(path)]) != root:
+            raise ValueError(f"{image!r} leads out of image_root={os.fspath(image_root)!r}")
+    return path
 
 
 def _parse_list_file(path: Path, image_root: Path, limit: int | None) -> tuple[list[str], list[int]]:
@@ -81,7 +155,10 @@ def _parse_list_file(path: Path, image_root: Path, limit: int | None) -> tuple[l
             raise ValueError(f"{path}, line {number}: the label must be an integer from 0, found {label!r}")
         if limit is not None and int(label) >= limit:
             raise ValueError(f"{path}, line {number}: label {label}, but there are {limit} label_names")
-        images.append(os.path.join(image_root, image.strip().lstrip("/")))
+        try:
+            images.append(path_below(image_root, image.strip()))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
         labels.append(int(label))
     if not images:
         raise ValueError(f"{path} lists no image")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
+from selmix_hf.data.coco_files import load_coco_files
 from selmix_hf.data.list_files import load_list_files
 
 
@@ -30,13 +31,16 @@ class ListArguments:
     )
 
 
-def load_published(arguments: ListArguments, files: Mapping[str, str], source: str) -> tuple[DatasetDict, str]:
+def load_published(
+    arguments: ListArguments, files: Mapping[str, str], source: str, coco: Mapping[str, str] | None = None
+) -> tuple[DatasetDict, str]:
     """The splits of published list files, and the digest of the lists.
 
     Args:
         arguments: where the lists and the images lie.
         files: name of the list file of each split.
         source: a sentence: where list files and images are to be had.
+        coco: the same as JSON, see `coco_files.load_coco_files`; read where there is none of the list files.
 
     Raises:
         FileNotFoundError: a folder, a list file or images are missing.
@@ -51,6 +55,9 @@ def load_published(arguments: ListArguments, files: Mapping[str, str], source: s
         if not path.is_dir():
             raise FileNotFoundError(f"{option}: there is no folder {str(path)!r} (looked in {Path.cwd()}). {source}")
     paths = {part: folder / name for part, name in files.items()}
+    as_coco = {part: folder / name for part, name in (coco or {}).items()}
+    if as_coco and all(path.is_file() for path in as_coco.values()) and not any(p.is_file() for p in paths.values()):
+        paths = as_coco
     missing = [path.name for path in paths.values() if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"--lists: {str(folder)!r} must hold {', '.join(missing)}, but does not. {source}")
@@ -63,7 +70,12 @@ def load_published(arguments: ListArguments, files: Mapping[str, str], source: s
         if twice:
             raise ValueError(f"--class_names: {', '.join(twice)} occurs twice in {arguments.class_names}.")
     try:
-        splits = load_list_files(paths, root, names, arguments.check_images)
+        if paths is as_coco:
+            if names is not None:
+                raise ValueError("--class_names is for list files, and JSON names its categories: leave it out")
+            splits = load_coco_files(paths, root, check_files=arguments.check_images)
+        else:
+            splits = load_list_files(paths, root, names, arguments.check_images)
     except (FileNotFoundError, ValueError) as error:
         if names is not None and "label_names" in str(error):
             raise ValueError(f"--class_names: {arguments.class_names} has {len(names)} names, but {error}.") from error

@@ -1,5 +1,7 @@
 """Validation and test images of every class, none of them twice."""
 
+import logging
+
 import numpy as np
 import pytest
 import tiny
@@ -54,3 +56,25 @@ def test_a_class_that_is_too_small():
         ValueError, match=r"needs 3 samples or more.*too few have blue \(2\), grey \(0\)\. Add samples"
     ):
         hold_out(tiny.images((9, 9, 2, 0)).remove_columns("image"))
+
+
+def test_classes_of_one_or_two_train_on_request(caplog):
+    dataset = tiny.images((9, 9, 2, 1))
+    with pytest.raises(ValueError, match=r"blue \(2\), grey \(1\).*small_classes='train' keeps classes of one or two"):
+        hold_out(dataset)
+    with caplog.at_level(logging.WARNING):
+        splits, rows = parts_of(dataset, small_classes="train")
+    counts = {part: np.bincount(splits[part]["label"], minlength=4).tolist() for part in splits}
+    assert counts == {"train": [7, 7, 2, 1], "validation": [1, 1, 0, 0], "test": [1, 1, 0, 0]}
+    assert sorted(sum(rows.values(), [])) == list(range(21))
+    assert "2 of 4 classes train, and validation and test lack these: blue (2), grey (1)" in caplog.text
+    large = tiny.images((9, 9, 5, 4))
+    assert parts_of(large, small_classes="train")[1] == parts_of(large)[1]
+
+
+def test_what_cannot_be_kept(tmp_path):
+    for counts, few in (((9, 9, 2, 0), r"blue \(2\), grey \(0\)\. Add images"), ((2, 2, 1, 1), r"red \(2\), green")):
+        with pytest.raises(ValueError, match=few):
+            hold_out(tiny.images(counts), small_classes="train")
+    with pytest.raises(ValueError, match="small_classes must be 'refuse' or 'train', found 'keep'"):
+        hold_out(tiny.images(), small_classes="keep")

@@ -1,5 +1,6 @@
 """List files of published benchmarks: what their lines become, and every error a user can meet."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,49 @@ def test_list_files_share_their_classes(image_root: Path) -> None:
         load_list_files(paths, image_root, ["a", "b"])
     with pytest.raises(ValueError, match="no list file given"):
         load_list_files({}, image_root)
+
+
+def test_ids_are_refused_or_numbered_in_their_order(image_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not a class for each number up to 1,400,000."""
+    paths = {
+        "train": write(image_root, "train/a/1.png 1400000\nval/4.png 48", "train.txt"),
+        "test": write(image_root, "train/b c/2 3.png 52000\nval/4.png 48", "test.txt"),
+    }
+    with pytest.raises(ValueError, match=r"train.txt, .*test.txt reach 1400000, but only 3 .*dense=True.*label_names"):
+        load_list_files(paths, image_root)
+    with caplog.at_level(logging.WARNING):
+        splits = load_list_files(paths, image_root, dense=True)
+    assert [part["label"][:] for part in splits.values()] == [[2, 0], [1, 0]]
+    assert splits["test"].features["label"].names == ["48", "52000", "1400000"]
+    assert "48, 52000, 1400000, ... become 0, 1, 2, ..." in caplog.text
+    named = load_list_files(paths, image_root, ["ant", "bee", "cat"], dense=True)
+    assert named["train"].features["label"].names == ["ant", "bee", "cat"]
+    with pytest.raises(ValueError, match="3 labels occur, but there are 4 label_names"):
+        load_list_files(paths, image_root, NAMES, dense=True)
+
+
+def test_class_numbers_are_taken_as_they_are(image_root: Path) -> None:
+    """Few of a thousand classes, and more than half of many."""
+    few = load_list_file(write(image_root, "train/a/1.png 3\nval/4.png 999"), image_root)
+    assert few.features["label"].num_classes == 1000 and few["label"][:] == [3, 999]
+    lines = "".join(f"val/4.png {k}\n" for k in range(0, 1501) if k % 3)
+    assert load_list_file(write(image_root, lines), image_root).features["label"].num_classes == 1500
+
+
+def test_paths_stay_below_the_root(image_root: Path) -> None:
+    (image_root / "secret.png").write_bytes(png(9))
+    root = image_root / "train"
+    (root / "link").symlink_to(image_root / "val")
+    (image_root / "val" / "5.png").write_bytes(png(5))
+    inside = load_list_file(write(root, "b c/../a/1.png 0\nlink/4.png 1"), root)  # who laid the link wants it
+    assert [image.getpixel((0, 0))[0] for image in inside["image"]] == [0, 2]
+    outside = (
+        "../secret.png",
+        "a/../../secret.png",
+        "/../secret.png",
+        "link/../secret.png",
+        "../train/../secret.png",
+    )
+    for path in outside:
+        with pytest.raises(ValueError, match=r"line 1: '/?[a-z.]*/.*secret.png' leads out of image_root="):
+            load_list_file(write(root, f"{path} 0"), root)
