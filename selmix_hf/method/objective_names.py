@@ -115,8 +115,8 @@ def get_objective(
             `Objective` (returned as it is; constraints and class_prior are its own and must not be given beside it).
         constraints: such as {"coverage": 0.95}: cov_j >= 0.95 / K for every class j; "head_tail_coverage" asks it of
             the mean over head classes and of the mean over tail classes. This is SelMix's "fairness constraint".
-        class_prior: "validation", "balanced" or K weights; default "balanced" for macro_f1 and with constraints,
-            "validation" otherwise (recalls do not depend on it).
+        class_prior: "validation", "balanced" or K weights; default "balanced" for macro_f1, which then is what reports
+            call balanced_macro_f1, and with constraints, "validation" otherwise (recalls do not depend on it).
         class_counts: training samples of each class, which define head and tail; needed by the objectives that have
             them in their name.
         tail_share: share of the classes, the least frequent ones, that are the tail (at least one).
