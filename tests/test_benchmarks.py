@@ -378,6 +378,29 @@ def test_inaturalist_divides_its_validation_list(images, checkpoint, tmp_path, c
         inaturalist2018.main(options(checkpoint, tmp_path, "--image_root", images, "--steering_per_class", "3"))
 
 
+def test_inaturalist_reads_its_json_where_there_are_no_lists(images, tmp_path):
+    """The same images with the same numbers, and the names of the categories."""
+    categories = [{"id": 100 + k, "name": f"species {k}"} for k in range(NUM_CLASSES)]
+    for part, name in inaturalist2018.COCO.items():
+        lines = (images / inaturalist2018.FILES[part]).read_text().splitlines()
+        rows = [line.rpartition(" ") for line in lines]
+        content = {
+            "images": [{"id": n, "file_name": path} for n, (path, _, _) in enumerate(rows)],
+            "annotations": [{"image_id": n, "category_id": 100 + int(k)} for n, (*_, k) in enumerate(rows)],
+            "categories": categories,
+        }
+        (tmp_path / name).write_text(json.dumps(content))
+    given = {"model_name_or_path": "any", "image_root": str(images)}
+    listed = inaturalist2018.load(inaturalist2018.Arguments(**given), tmp_path)
+    read = inaturalist2018.load(inaturalist2018.Arguments(**given, lists=str(tmp_path)), tmp_path)
+    assert read.class_names == [f"species {k}" for k in range(NUM_CLASSES)]
+    for part, split in listed.splits.items():
+        assert read.splits[part]["label"][:] == split["label"][:]
+    named = {"lists": str(tmp_path), "class_names": str(images / "names.txt")}
+    with pytest.raises(ValueError, match="--class_names is for list files, and JSON names its categories"):
+        inaturalist2018.load(inaturalist2018.Arguments(**given, **named), tmp_path)
+
+
 def test_cifar100_runs_stage_1_once_and_keeps_a_run_that_cannot_be_pushed(
     cifar100, checkpoint, tmp_path, capsys, monkeypatch
 ):

@@ -102,7 +102,7 @@ def test_what_a_resumed_run_may_change_is_said_one_by_one():
         *("class_prior", "tail_share", "constraint_tolerance", "min_rate", "min_memory"),
         *("constraint_update", "constraint_rate", "inverse_temperature", "target_share"),
         *("learning_rate", "backbone_learning_rate", "max_steps", "head_start"),
-        *("feature_views", "feature_dtype", "feature_cache_dir"),
+        *("feature_views", "feature_dtype", "feature_cache_dir", "absent_classes"),
     }
     kept = SelMixConfig(confusion_temperature=0.2, refresh_steps=5, **QUIET).kept_on_resume(with_pseudo_labels=False)
     assert kept == {

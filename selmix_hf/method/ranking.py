@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from selmix_hf.method.confusion import as_counts
 from selmix_hf.method.objectives import Objective
 
 CURE = (
@@ -30,6 +31,7 @@ def comparable(score: float) -> float:
 
 def ascending_recalls(counts: Tensor) -> tuple[float, ...]:
     """The K recalls of counts (K x K, rows true classes), the worst first."""
+    counts = as_counts(counts)
     return tuple((counts.diagonal().double() / counts.sum(1)).sort().values.tolist())
 
 

@@ -235,8 +235,8 @@ def save_plots(
         pairs = trainer.pair_state.probability is not None
         set_name = "the gain set, which steered the training" if pairs else "the gain set"
     else:
-        intervals = [recall_intervals(counts.numpy()) for counts in (before, after)]
-        worst_interval = worst_share_recall_interval(after.numpy(), worst_share)
+        intervals = [recall_intervals(counts) for counts in (before, after)]
+        worst_interval = worst_share_recall_interval(after, worst_share)
     kept = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     paths = _save(
         folder,

@@ -56,6 +56,7 @@ def test_evaluate_takes_raw_images_at_any_time(finished):
 
 def test_metric_names(finished):
     expected = "loss psi selection_score accuracy mean_recall min_recall worst_class g_mean h_mean macro_f1 "
+    expected += "balanced_macro_f1 "
     expected += "smallest_coverage head_recall tail_recall min_head_tail_recall medium_recall few_recall "
     expected += "worst_share_recall worst_share_recall_low worst_share_recall_high zero_recall_classes "
     expected += "min_recall_low min_recall_high runtime samples_per_second steps_per_second "
