@@ -295,11 +295,10 @@ def smooth_confusion(
     Returns:
         float64, K x K, all entries positive, summing to 1.
     """
-    counts = as_counts(counts, whole=False)
-    num_classes = len(counts)
-    require_all_classes(counts.sum(1))
-    prior_K = resolve_class_prior(class_prior, counts.sum(1))
-    smoothed_KK = counts.double() + strength / 2 / max(num_classes - 1, 1)
-    smoothed_KK.diagonal().copy_(counts.diagonal().double() + strength / 2)
+    counts_KK = as_counts(counts, whole=False)
+    require_all_classes(counts_KK.sum(1))
+    prior_K = resolve_class_prior(class_prior, counts_KK.sum(1))
+    smoothed_KK = counts_KK.double() + strength / 2 / max(len(counts_KK) - 1, 1)
+    smoothed_KK.diagonal().copy_(counts_KK.diagonal().double() + strength / 2)
     totals_K1 = smoothed_KK.sum(1, keepdim=True)
     return smoothed_KK.mul_(prior_K[:, None]).div_(totals_K1)  # in place: at many classes memory is what takes time

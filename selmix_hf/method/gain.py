@@ -111,8 +111,8 @@ def lagrangian_derivative(
     return psi_KK
 
 
-def _as_counts(confusion: Any, num_samples: int | None) -> Tensor:
-    confusion = confusion if isinstance(confusion, Tensor) else torch.as_tensor(np.asarray(confusion))
+def _as_counts(given: Any, num_samples: int | None) -> Tensor:
+    confusion = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or bool((confusion < 0).any()):
         raise ValueError(f"confusion must be square and non-negative, found shape {tuple(confusion.shape)}.")
     total = float(confusion.sum(dtype=torch.float64))

@@ -103,13 +103,14 @@ class Evaluations:
         Raises:
             ValueError: logits without a largest one, see `confusion.predicted_classes`; labels as `confusion_counts`.
         """
-        if output.predictions is None:  # prediction_loss_only
+        logits: Any = output.predictions
+        if logits is None:  # prediction_loss_only
             return output
-        logits_NK = torch.as_tensor(output.predictions)
+        logits_NK, labels = torch.as_tensor(logits), output.label_ids
         classes_N = predicted_classes(logits_NK)
-        if output.label_ids is None or f"{self.prefix}_mean_recall" in (output.metrics or {}):
+        if labels is None or f"{self.prefix}_mean_recall" in (output.metrics or {}):
             return output
-        labels_N = torch.as_tensor(output.label_ids)
+        labels_N = torch.as_tensor(labels)
         counts_KK = confusion_counts(labels_N, classes_N, len(self.class_names))
         loss = float(cross_entropy(logits_NK.float(), labels_N))
         metrics = {"loss": loss, **self.metrics(counts_KK, per_class)}

@@ -51,7 +51,10 @@ def test_evaluation_sees_the_average_and_training_goes_on_without_it(tmp_path):
     watched.train()
     assert tiny.largest_difference(tiny.weights(plain), tiny.weights(watched)) == 0
     last = [entry["eval_loss"] for entry in watched.state.log_history if "eval_loss" in entry][-1]
-    assert watched.evaluate()["eval_loss"] == last
+    evaluated = watched.evaluate()
+    assert evaluated["eval_loss"] == last
+    predicted = watched.predict(looks["eval_dataset"], metric_key_prefix="eval").metrics
+    assert all(predicted[name] == evaluated[name] for name in evaluated if "loss" in name or "recall" in name)
     watched.model.load_state_dict(recorder.steps[-1])
     assert watched.evaluate()["eval_loss"] != last
 
