@@ -19,7 +19,13 @@ from transformers.utils import logging
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.hub_ids import hub_ids
 from selmix_hf.hub.card_results import SHOWN_PREFIXES
-from selmix_hf.method.confusion import confusion_counts, confusion_matrix, predicted_classes, require_all_classes
+from selmix_hf.method.confusion import (
+    ClassStatistics,
+    confusion_counts,
+    confusion_matrix,
+    predicted_classes,
+    require_all_classes,
+)
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.ranking import ascending_recalls
 from selmix_hf.reports.metrics import classification_metrics
@@ -97,6 +103,11 @@ class Evaluations:
             own["violation"] = self.objective.violation(confusion_KK)
         return {**own, **report}
 
+    def of_statistics(self, statistics: ClassStatistics, per_class: bool) -> EvalLoopOutput:
+        """What `evaluate` tells of a set: its loss and `metrics`, without predictions."""
+        metrics = self._named(statistics.mean_loss, statistics.counts.cpu(), per_class)
+        return EvalLoopOutput(np.empty(0), None, metrics, statistics.num_samples)
+
     def of_predictions(self, output: EvalLoopOutput, per_class: bool) -> EvalLoopOutput:
         """What Trainer's loop found, with the metrics of `evaluate` where it has none of them: without labels none.
 
@@ -112,10 +123,12 @@ class Evaluations:
             return output
         labels_N = torch.as_tensor(labels)
         counts_KK = confusion_counts(labels_N, classes_N, len(self.class_names))
-        loss = float(cross_entropy(logits_NK.float(), labels_N))
-        metrics = {"loss": loss, **self.metrics(counts_KK, per_class)}
-        metrics = {f"{self.prefix}_{name}": value for name, value in metrics.items()}
+        metrics = self._named(float(cross_entropy(logits_NK.float(), labels_N)), counts_KK, per_class)
         return EvalLoopOutput(output.predictions, output.label_ids, metrics, output.num_samples)
+
+    def _named(self, loss: float, counts: Tensor, per_class: bool) -> dict[str, Any]:
+        metrics = {"loss": loss, **self.metrics(counts, per_class)}
+        return {f"{self.prefix}_{name}": value for name, value in metrics.items()}
 
     def remember(self, logs: dict[str, Any], step: int) -> None:
         """Keep what is logged for the card, if it is an evaluation that a card shows; `train` would forget it."""

@@ -13,7 +13,7 @@ from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.features.stored import FeatureDataset
 from selmix_hf.method.confusion import ClassStatistics
 from selmix_hf.method.soft_gain import HeadSamples, SoftConfusion
-from selmix_hf.training.health import require_finite
+from selmix_hf.training.health import blamed_on_weights, require_finite
 from selmix_hf.training.passes import Passes
 from selmix_hf.training.sets import Sets
 
@@ -52,14 +52,14 @@ class GainSet:
             also: another step that is still remembered, since the run may end with its weights.
 
         Raises:
-            FloatingPointError: centroids or logits that are not finite.
+            FloatingPointError: weights, centroids or logits that are not finite.
         """
         if step not in self._statistics_at:
             passes, head = self.passes, self.passes.head
             dataset = passes.stored_or_raw(self.sets.gain)
             own: list[tuple[Tensor, Tensor]] = []
             keep = self.soft and not isinstance(dataset, FeatureDataset)
-            with isolated_random_state(passes.seed):
+            with isolated_random_state(passes.seed), blamed_on_weights(passes.model, step):
                 statistics = passes.look.statistics(
                     dataset,
                     passes.collator.eval_collator,

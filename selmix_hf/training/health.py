@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -222,6 +223,16 @@ def require_finite_weights(model: nn.Module, step: int) -> None:
                 f"the weights are not finite at step {step} ({name}); not saved, earlier checkpoints are intact. "
                 f"{_WAY_OUT}"
             )
+
+
+@contextmanager
+def blamed_on_weights(model: nn.Module, step: int) -> Iterator[None]:
+    """Inside, logits that are no numbers are a FloatingPointError of `require_finite_weights` where these are why."""
+    try:
+        yield
+    except ValueError:
+        require_finite_weights(model, step)
+        raise
 
 
 def say_if_never_feasible(log_history: Sequence[Mapping[str, Any]], warn: Callable[[str], object]) -> None:

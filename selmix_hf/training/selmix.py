@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import broadcast
 from numpy.typing import ArrayLike
@@ -32,7 +31,7 @@ from selmix_hf.training.base import PushingTrainer
 from selmix_hf.training.evaluations import Evaluations
 from selmix_hf.training.gain_set import GainSet
 from selmix_hf.training.head_start import HeadStart
-from selmix_hf.training.health import HealthWatch, require_finite_weights, say_if_never_feasible
+from selmix_hf.training.health import HealthWatch, blamed_on_weights, require_finite_weights, say_if_never_feasible
 from selmix_hf.training.loss import MixedLoss
 from selmix_hf.training.optimizer import make_optimizer
 from selmix_hf.training.pair_loader import DrawPlan, PairLoader, SampleLoader, data_loader
@@ -174,9 +173,7 @@ class SelMixTrainer(PushingTrainer):
         checks.check_objective(self.objective, self.head.num_classes)
         self._make_parts(prepared_teacher(teacher, args.device))
         measured = None if compute_metrics else lambda: self._metrics(torch.eye(self.head.num_classes).long())
-        checks.check_eval_sets(
-            self.eval_dataset, args, sets.evaluated_labels, self.data_collator.eval_collator, measured
-        )
+        checks.check_eval_sets(self.eval_dataset, args, sets.evaluated, self.data_collator.eval_collator, measured)
 
     def _make_parts(self, teacher: Any) -> None:
         args, sets, head = self.args, self.sets, self.head
@@ -323,16 +320,15 @@ class SelMixTrainer(PushingTrainer):
             output = super().evaluation_loop(dataloader, description, *own)
             return self.evaluations.of_predictions(output, per_class=not self.is_in_train)
         dataset: Any = dataloader.dataset
-        labels_N = self.sets.evaluated_labels(dataset, f"the {metric_key_prefix} set")
+        labels_N = self.sets.evaluated(dataset, f"the {metric_key_prefix} set")
         self.callback_handler.eval_dataloader = dataloader
-        with self.timed("evaluation"):
+        blamed = blamed_on_weights(self.model, self.state.global_step) if self.is_in_train else nullcontext()
+        with self.timed("evaluation"), blamed:
             if self.is_in_train and dataset is self.gain_dataset:
                 statistics = self.gain_set_statistics()
             else:
                 statistics = self.passes.statistics_of(dataset, labels_N, self._show_progress)
-        metrics = {"loss": statistics.mean_loss, **self._metrics(statistics.counts.cpu())}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(np.empty(0), None, metrics, statistics.num_samples)
+        return self.evaluations.of_statistics(statistics, per_class=not self.is_in_train)
 
     def _metrics(self, counts: Tensor) -> dict[str, Any]:
         return self.evaluations.metrics(counts, per_class=not self.is_in_train)

@@ -104,7 +104,7 @@ class Sets:
         known = self.num_classes, self.class_names
         return read_labels(self.numbering.of(dataset, name), name, self.label_column, *known, all_classes)
 
-    def evaluated_labels(self, dataset: Any, name: str, chooses: bool = False) -> NDArray[np.int64]:
+    def evaluated(self, dataset: Any, name: str, chooses: bool = False) -> NDArray[np.int64]:
         """As `labels_of`, of a set that may lack classes where `absent_classes` says so; not one that chooses the
         checkpoint by the objective, which is of all classes."""
         labels_N = self.labels_of(dataset, name, all_classes=False)

@@ -382,7 +382,7 @@ def test_a_gain_that_is_not_finite_stops(freeze, tmp_path):
             next(run.head.parameters()).data.fill_(float("nan"))
 
     run.add_callback(At("on_epoch_end", spoil))
-    with pytest.raises(FloatingPointError, match="the gain is not finite at step 8"):
+    with pytest.raises(FloatingPointError, match="the weights are not finite at step 8"):
         run.train()
     assert not (tmp_path / "checkpoint-8").exists()
     saved = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-4")
