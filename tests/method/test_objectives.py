@@ -318,7 +318,7 @@ def test_a_metric_of_ones_own_is_taken_for_the_minimum_that_it_is():
     swinging = [Refresh(t, t, COUNTS, report=log | {"gain_set_psi": 0.03 * (t % 2)}) for t in range(20)]
     for metric, kinds in ((OWN, set()), (get_objective("h_mean"), {"swing"})):
         watch = HealthWatch(metric, lambda sentence: None)
-        watch.start(COUNTS)  # knows recalls alone
+        watch.start(COUNTS, "abc")  # knows recalls alone
         for refresh in swinging:
             watch.look(refresh)
         assert watch.said == kinds
