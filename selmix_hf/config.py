@@ -15,6 +15,7 @@ from selmix_hf.config_checks import (
     check_values,
     parse_constraints,
     parse_prior,
+    say_if_looked_at_once,
 )
 from selmix_hf.data.weighted import checked_sampling
 from selmix_hf.method.confusion import ABSENT
@@ -22,13 +23,15 @@ from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.pair_distribution import PAIR_SAMPLING
 from selmix_hf.mixing.registry import MIXING
-from selmix_hf.options import check_options, choice, count, number, option, options_of, switch
+from selmix_hf.options import check_options, choice, count, naming_the_nearest, number, option, options_of, switch
+from selmix_hf.trainer_options import OWN_METRICS, PAIRS, check_schedule, check_trainer_options, expanded
 
 WORKED_OUT_BACKBONE_RATE = 1e-4
 _PAIRS, _OF_CLASSES = 128_000, 10  # so many pairs for so many classes; for more, as the square root of their number
 _LOOKS = 200  # at the gain set in a run, at most
 
 
+@naming_the_nearest
 @dataclass
 class SelMixConfig(TrainingArguments):
     """`transformers.TrainingArguments` with the options of SelMix.
@@ -134,7 +137,9 @@ class SelMixConfig(TrainingArguments):
         absent_classes: those that an evaluated set lacks: "refuse", or "leave out" of its numbers; docs/metrics.md.
 
     Raises:
-        ValueError: on any bad value, before a weight is loaded.
+        ValueError: on any bad value, and on an option of Trainer that would have no effect here or another one
+            (`selmix_hf.trainer_options`), before a weight is loaded.
+        TypeError: on an option that does not exist, with the nearest one.
     """
 
     # steps and rates that are None at first are annotated as what they are once worked out
@@ -284,6 +289,8 @@ class SelMixConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         check_options(self)
+        self.output_dir = expanded("output_dir", self.output_dir)
+        self.feature_cache_dir = expanded("feature_cache_dir", self.feature_cache_dir)
         self.max_steps = self.max_steps or 0  # Trainer compares it before the number of classes is known
         if isinstance(self.constraints, str):
             self.constraints = parse_constraints(self.constraints)
@@ -293,6 +300,7 @@ class SelMixConfig(TrainingArguments):
             self.class_prior = to_list()  # an array or a tensor would not go into JSON
         if self.sampling is not None:
             self.sampling = checked_sampling(self.sampling)
+        self.backbone_rate_follows = self.backbone_learning_rate is None  # from the head's
         if self.backbone_learning_rate is None:
             self.backbone_learning_rate = self.learning_rate / 30 if self.learning_rate else WORKED_OUT_BACKBONE_RATE
         if self.greater_is_better is None and self.metric_for_best_model is not None:
@@ -300,7 +308,9 @@ class SelMixConfig(TrainingArguments):
         check_values(self)
         super().__post_init__()  # type: ignore[no-untyped-call]  # theirs has no types
         check_processes(self)
+        check_trainer_options(self, PAIRS, OWN_METRICS)
         self._check_lengths()
+        say_if_looked_at_once(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
 
@@ -343,6 +353,8 @@ class SelMixConfig(TrainingArguments):
                 f"{self.pseudo_label_steps}: the pairs of a period are drawn when it begins."
             )
         check_evaluations(self, self.max_steps)
+        periods = self.max_steps / self.refresh_steps if self.refresh_steps else None
+        check_schedule(self, self.max_steps, periods, f"periods of refresh_steps={self.refresh_steps} steps")
 
     def make_objective(self, objective: Any = None, class_counts: Any = None) -> Objective:
         """The objective that the options describe, for training class counts (shape K).
@@ -377,20 +389,3 @@ class SelMixConfig(TrainingArguments):
             if keep and (with_pseudo_labels or not one.of_pseudo_labels):
                 kept[name] = getattr(self, name)
         return kept
-
-    def refuse_pair_options(self, because: str) -> None:
-        """For single samples, which leave the options of pairs without an effect.
-
-        Args:
-            because: what asks for single samples.
-
-        Raises:
-            ValueError: such an option is set.
-        """
-        of_pairs = {name: one for name, one in options_of(self).items() if one.of_pairs}
-        given = [name for name, one in of_pairs.items() if not one.is_default(getattr(self, name))]
-        if given:
-            raise ValueError(
-                f"{because} draws single samples, nothing is mixed and no gains steer: leave {', '.join(given)} at "
-                f"the default, or {because.partition('=')[0]} out."
-            )

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from selmix_hf.method.pair_distribution import check_policy
 from selmix_hf.mixing.registry import MIXING
-from selmix_hf.options import Option
+from selmix_hf.options import Option, refuse_pair_options
 
 logger = logging.get_logger(__name__)
 
@@ -48,7 +48,7 @@ def check_values(args: Any) -> None:
             "requires_grad_(False) on the backbone."
         )
     if args.sampling is not None:
-        args.refuse_pair_options(f"sampling={args.sampling!r:.60}")
+        refuse_pair_options(args, f"sampling={args.sampling!r:.60}")
     if args.beta_min < WEAKEST_BETA_MIN:
         logger.warning_once(
             f"beta_min={args.beta_min} mixes strongly: the label of x1 then often goes with a mix that is mostly "
@@ -88,14 +88,14 @@ def check_values(args: Any) -> None:
 
 
 def check_evaluations(args: Any, max_steps: int | None) -> None:
-    """Refuse options by which no evaluation of a run, its start and perhaps its last step aside, could be chosen.
+    """Refuse steps by which no evaluation of a run, its start and perhaps its last step aside, could be chosen.
 
     Args:
         args: of the run, as TrainingArguments leaves them.
         max_steps: of the run; nothing is checked while it is not known (None or 0).
 
     Raises:
-        ValueError: `load_best_model_at_end` with `eval_steps`, `save_steps` or `eval_delay` beyond the run.
+        ValueError: `load_best_model_at_end` with `eval_steps` or `save_steps` beyond the run.
     """
     if not max_steps or not args.load_best_model_at_end or args.eval_strategy == "no":
         return
@@ -108,15 +108,14 @@ def check_evaluations(args: Any, max_steps: int | None) -> None:
                 f"{kind}_steps must be at most max_steps={max_steps}, found {steps}{unset}: {why} Set {kind}_steps to "
                 f"{max_steps} or less, or {kind}_strategy to {'epoch' if kind == 'eval' else 'best'!r}."
             )
-    by_step = args.eval_strategy == "steps"
-    if not by_step and not args.refresh_steps:  # the length of a period is not known yet
-        return
-    end = max_steps if by_step else max_steps / args.refresh_steps
-    if args.eval_delay > end:
-        unit = "steps" if by_step else f"periods of refresh_steps={args.refresh_steps} steps"
-        raise ValueError(
-            f"eval_delay counts {unit} with eval_strategy={'steps' if by_step else 'epoch'!r} and must be at most "
-            f"{end:g}, where max_steps={max_steps} ends; found {args.eval_delay:g}: {why}"
+
+
+def say_if_looked_at_once(args: Any) -> None:
+    """Warn of a period that was given longer than the run."""
+    if args.max_steps and (args.refresh_steps or 0) > args.max_steps:
+        logger.warning_once(
+            f"refresh_steps={args.refresh_steps} is beyond max_steps={args.max_steps}: the gain set is looked at "
+            "once, when the run begins."
         )
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import wraps
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
+_Class = TypeVar("_Class", bound=type)
 _SAID = {"[0, inf)": "not be negative", "(0, inf)": "be positive", "(0, 1)": "lie between 0 and 1"}
 
 
@@ -141,3 +144,39 @@ def check_options(config: Any) -> None:
     """Raise ValueError at the first option of a wrong kind or out of range; numpy's numbers become plain ones."""
     for name, one in options_of(config).items():
         setattr(config, name, one.checked(name, getattr(config, name)))
+
+
+def refuse_pair_options(config: Any, because: str) -> None:
+    """For single samples, which leave the options of pairs without an effect.
+
+    Args:
+        because: what asks for single samples.
+
+    Raises:
+        ValueError: such an option is set.
+    """
+    of_pairs = {name: one for name, one in options_of(config).items() if one.of_pairs}
+    given = [name for name, one in of_pairs.items() if not one.is_default(getattr(config, name))]
+    if given:
+        raise ValueError(
+            f"{because} draws single samples, nothing is mixed and no gains steer: leave {', '.join(given)} at "
+            f"the default, or {because.partition('=')[0]} out."
+        )
+
+
+def naming_the_nearest(cls: _Class) -> _Class:
+    """A dataclass that names the nearest option where it is called with one that it does not have."""
+    make, names = cls.__init__, [one.name for one in fields(cls)]  # type: ignore[misc]
+
+    @wraps(make)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in names:
+                near = get_close_matches(name, names, 1)
+                raise TypeError(
+                    f"{cls.__name__} has no option {name!r}{f', did you mean {near[0]!r}?' if near else '.'}"
+                )
+        make(self, *args, **kwargs)
+
+    cls.__init__ = checked  # type: ignore[misc]
+    return cls

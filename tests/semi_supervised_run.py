@@ -22,6 +22,7 @@ METHODS = {
 COUNTS = (5, 3, 3, 1)  # 12 labelled images: with 8 a step, epochs are of 16 draws, two steps
 ARGUMENTS = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_num_workers")
 ARGUMENTS += ("save_strategy", "save_steps", "load_best_model_at_end", "eval_strategy", "eval_steps", "seed")
+ARGUMENTS += ("train_sampling_strategy", "length_column_name", "label_smoothing_factor")
 
 
 def unlabeled(labels: bool = False) -> Any:

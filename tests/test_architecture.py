@@ -24,6 +24,7 @@ FLOORS = {
     "features": 4,
     "mixing": 4,
     "options": 4,
+    "trainer_options": 4,
     "config_checks": 5,
     "config": 6,
     "hub": 7,

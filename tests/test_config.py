@@ -390,6 +390,20 @@ def test_bad_options_are_refused_before_any_weight_loads(options, sentence):
         SelMixConfig(**options, **QUIET)
 
 
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("max_step", "SelMixConfig has no option 'max_step', did you mean 'max_steps'?"),
+        ("warmup_ratio", "SelMixConfig has no option 'warmup_ratio', did you mean 'warmup_steps'?"),
+        ("zzz", "SelMixConfig has no option 'zzz'."),
+    ],
+)
+def test_a_slip_in_a_name_is_told_the_nearest(option, sentence):
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        SelMixConfig(**{option: 4})
+    assert list(inspect.signature(SelMixConfig).parameters)[:2] == ["output_dir", "per_device_train_batch_size"]
+
+
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
 def test_a_launcher_that_shards_the_weights_is_refused(name, monkeypatch, tmp_path):
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")

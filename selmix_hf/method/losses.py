@@ -23,9 +23,14 @@ def positive_counts(class_counts: Sequence[int] | Tensor) -> Tensor:
 
 
 class LongTailLoss(nn.Module):
-    """Cross entropy on adjusted logits; a subclass says how they are adjusted."""
+    """Cross entropy on adjusted logits; a subclass says how they are adjusted.
+
+    Attributes:
+        label_smoothing: share of each label that is spread evenly over the K classes, in [0, 1); default 0.
+    """
 
     class_weight_K: Tensor | None = None  # set by `training.deferred_reweighting.DeferredReweighting`
+    label_smoothing: float = 0.0
 
     def adjusted(self, logits_NK: Tensor, labels: Tensor) -> Tensor:
         """The logits that enter cross entropy, N x K."""
@@ -42,7 +47,8 @@ class LongTailLoss(nn.Module):
         logits_NK = outputs if isinstance(outputs, Tensor) else outputs["logits"]
         logits_NK = self.adjusted(logits_NK.float(), labels)
         weight_K = None if self.class_weight_K is None else self.class_weight_K.to(logits_NK)
-        loss_N = F.cross_entropy(logits_NK, labels, weight=weight_K, reduction="none")
+        how: dict[str, Any] = {"weight": weight_K, "label_smoothing": self.label_smoothing, "reduction": "none"}
+        loss_N = F.cross_entropy(logits_NK, labels, **how)
         return loss_N.sum() / (len(loss_N) if num_items_in_batch is None else num_items_in_batch)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from argparse import Action, ArgumentTypeError
 from collections.abc import Callable, Collection, Sequence
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
+
+from selmix_hf.trainer_options import expanded
 
 
 def parse_arguments(dataclass_types: type | Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -27,10 +30,11 @@ def parse_arguments(dataclass_types: type | Sequence[type], argv: Sequence[str] 
     The file maps field names to values, which are converted as on the command line: `1e-3` is a number. A number whose
     default is None may be set back to it: null in the file, "none" on the command line. Fields that may hold a dict
     (`constraints`) or either a list or a string (`class_prior`) take a nested mapping or a list in the file and JSON
-    on the command line.
+    on the command line. In paths, variables such as $HOME and ~ are written out, see `trainer_options.expanded`.
 
     Raises:
-        ValueError: unknown options or keys (with the nearest known one), values of the wrong type, missing options.
+        ValueError: unknown options or keys (with the nearest known one), a key that occurs twice, values of the wrong
+            type, missing options, a variable that is not set.
         FileNotFoundError: no such file.
     """
     classes = (dataclass_types,) if isinstance(dataclass_types, type) else tuple(dataclass_types)
@@ -53,7 +57,7 @@ def parse_arguments(dataclass_types: type | Sequence[type], argv: Sequence[str] 
         options = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         hints = [f"unknown option {option}{_nearest(option, parser.option_strings)}" for option in options]
         parser.error("; ".join(hints) or f"values without an option: {' '.join(unknown)}")
-    given = vars(namespace)
+    given = {name: _in_full(name, value) for name, value in vars(namespace).items()}
     return tuple(cls(**{name: given[name] for name in _field_names(cls)}) for cls in classes)
 
 
@@ -98,14 +102,9 @@ def _nearest(name: str, known: Collection[str]) -> str:
 
 def _read_yaml(path: Path, parser: _Parser, classes: Sequence[type]) -> dict[str, Any]:
     """The values in a file, by field name, converted."""
-    import yaml
-
     if not path.is_file():
         raise FileNotFoundError(f"--config names {str(path)!r}, which is not a file (looked in {Path.cwd()}).")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    content = _loaded(path)
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ValueError(f"{path} must map option names to values, found a {type(content).__name__}.")
@@ -114,6 +113,31 @@ def _read_yaml(path: Path, parser: _Parser, classes: Sequence[type]) -> dict[str
         if key not in hints:
             raise ValueError(f"{path}: unknown key {key!r}{_nearest(str(key), hints)}")
     return {key: _converted(value, key, path, parser, hints[key]) for key, value in content.items()}
+
+
+def _loaded(path: Path) -> Any:
+    """What is in a YAML file; yaml itself takes the last one of equal keys."""
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        nodes = [yaml.compose(text, yaml.SafeLoader)]
+        for node in nodes:
+            if isinstance(node, yaml.MappingNode):
+                keys = [key.value for key, _ in node.value]
+                if twice := [key for k, key in enumerate(keys) if key in keys[:k]]:
+                    raise ValueError(f"{path} has the key {twice[0]!r} twice: leave one of them.")
+                nodes += [value for _, value in node.value]
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+
+
+def _in_full(name: str, value: Any) -> Any:
+    """A path, or several, without a shell's abbreviations: quotes and YAML files keep those from the shell."""
+    if isinstance(value, list):
+        return [_in_full(name, one) for one in value]
+    return expanded(name, value) if isinstance(value, str) and re.match(r"(~|.*/\$|\$)", value) else value
 
 
 def _converted(value: Any, key: str, path: Path, parser: _Parser, hint: Any) -> Any:

@@ -30,7 +30,7 @@ _NOT_OF_A_RUN = {"objectives", "methods", "num_settings", "folds", "seeds", "obj
 _NOT_OF_A_RUN |= {"model_name_or_path", "dataset", "split", "feature_cache_dir", "gain_set_use"}
 _NOT_OF_A_RUN |= {"dataloader_num_workers", "dataloader_persistent_workers"}
 _NOT_OF_A_RUN |= {"image_column", "text_column", "max_length"}  # `OneStart.dataset` has them in it
-_ON_FEATURES = {"freeze_backbone": True, "mixing": "feature", "reuse_samples": False}
+_ON_FEATURES = {"freeze_backbone": True, "mixing": "feature", "reuse_samples": False, "neftune_noise_alpha": None}
 
 
 class _RowFeatures:
@@ -118,7 +118,9 @@ class OneStart:
     def learning_rate(self) -> float:
         """The run's, which is worked out once where none was given."""
         if not self._rate:
-            trainer = self.trainer(self.configured(max_steps=1), self.rows["train"], self.rows["validation"])
+            trainer = self.trainer(
+                self.configured(max_steps=1, warmup_steps=0), self.rows["train"], self.rows["validation"]
+            )
             trainer.train()
             self._rate = trainer.args.learning_rate
         return self._rate

@@ -27,8 +27,10 @@ from selmix_hf.hub.upload import (
 )
 from selmix_hf.models.peft_models import adapter_saved, base_name_of, has_adapter, mark_card
 from selmix_hf.training.checkpoints import load_weights
-from selmix_hf.training.resuming import require_checkpoint
+from selmix_hf.training.model_init import called_for, with_classes_of
+from selmix_hf.training.resuming import require_checkpoint, sentence_on_used_folder
 from selmix_hf.training.same_data import require_same_data, save_facts
+from selmix_hf.training.search import hyperparameter_search
 
 logger = logging.get_logger(__name__)
 
@@ -55,6 +57,13 @@ class PushingTrainer(Trainer):
     _resumes_from: str | None = None  # the checkpoint, during and after train()
     numbering: Numbering | None = None  # of the classes
     data_facts: dict[str, Any] | None = None  # of `same_data`
+    model_init: Any  # a function, or None
+    made_with: tuple[tuple[Any, ...], dict[str, Any]]  # the arguments, for others like it
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> PushingTrainer:
+        made = super().__new__(cls)
+        made.made_with = args, kwargs
+        return made
 
     # --- a run ---------------------------------------------------------------------------------------------------
 
@@ -63,11 +72,19 @@ class PushingTrainer(Trainer):
 
         Raises:
             FileNotFoundError: nothing to resume from, see `resuming.require_checkpoint`.
-            ValueError: a checkpoint of other classes or labels, see `same_data.require_same_data`.
+            ValueError: the arguments name a checkpoint that this call does not, or a checkpoint is of other classes or
+                labels, see `same_data.require_same_data`.
         """
+        if resume_from_checkpoint is None and self.args.resume_from_checkpoint:
+            raise ValueError(
+                f"resume_from_checkpoint={self.args.resume_from_checkpoint!r} in the arguments is for scripts, and "
+                "train() would begin anew: call train(resume_from_checkpoint=args.resume_from_checkpoint)."
+            )
         checkpoint = self._resumes_from = require_checkpoint(resume_from_checkpoint, self.args.output_dir)
         if checkpoint is not None and self.data_facts is not None:
             require_same_data(checkpoint, self.data_facts)
+        if checkpoint is None and self.is_world_process_zero() and (said := sentence_on_used_folder(self.args)):
+            logger.warning(said)
         if self.args.world_size > 1 and getattr(self.model, "_is_accelerate_prepared", False):
             self.model._is_accelerate_prepared = False  # type: ignore[union-attr]
         return super().train(checkpoint, *args, **kwargs)
@@ -101,6 +118,11 @@ class PushingTrainer(Trainer):
                 f"{self._get_output_dir(trial)}/{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", self.data_facts
             )
         super()._save_checkpoint(model, trial)
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        return with_classes_of(called_for(self.model_init, trial)(), self.model)
+
+    hyperparameter_search = hyperparameter_search
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if not load_weights(self.model, resume_from_checkpoint):

@@ -10,18 +10,25 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainingArguments
 from transformers.utils import logging
 
 from selmix_hf.config import SelMixConfig
 from selmix_hf.data.collators import SelMixCollator, probe_batch
 from selmix_hf.data.examples import require_random_access
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS
+from selmix_hf.features.stored import FEATURES
 from selmix_hf.method.gain import metric_gradient
 from selmix_hf.method.objective_names import known_names
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.ranking import where_it_has_no_score
+from selmix_hf.mixing.mixer import InputMixer
+from selmix_hf.models.head import ClassifierHead
 from selmix_hf.models.peft_models import base_of, check_adapter
+from selmix_hf.options import refuse_pair_options
 from selmix_hf.training.evaluations import OF_ALL_CLASSES
+from selmix_hf.training.model_init import given_or_made
+from selmix_hf.training.optimizer import check_optimizer_options
 from selmix_hf.training.sets import Sets
 
 logger = logging.get_logger(__name__)
@@ -33,37 +40,66 @@ _PROCESSORS = {
 }
 
 
-def check_model_and_args(model: Any, args: Any, processing_class: Any = None) -> None:
+def check_model_and_args(
+    model: Any,
+    model_init: Callable[..., Any] | None,
+    args: Any,
+    given: Mapping[str, Any],
+    processing_class: Any = None,
+) -> nn.Module:
     """Refuse what SelMixTrainer cannot start from, and warn where the saved folder would not run by itself.
 
+    Args:
+        given: more arguments of Trainer's, by name.
+
+    Returns:
+        the model, given or made.
+
     Raises:
-        ValueError: no model.
-        TypeError: other arguments than a SelMixConfig, no model, or a timm model without its wrapper.
-        ValueError, TypeError: an adapter, as `peft_models.check_adapter`.
+        TypeError: other arguments than a SelMixConfig.
+        ValueError, TypeError: as `model_init.given_or_made`, `check_model` and `optimizer.check_optimizer_options`.
     """
     if not isinstance(args, SelMixConfig):
         raise TypeError(f"args must be a SelMixConfig, found {type(args).__name__}.")
-    if model is None:
-        raise ValueError("SelMixTrainer starts from a trained classifier: give model (model_init cannot be used).")
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a loaded model, found {model!r}: load it by AutoModelForImageClassification."
-            "from_pretrained(...) or its kin."
-        )
-    check_adapter(model, args.freeze_backbone)
-    model = base_of(model)
-    if hasattr(model, "pretrained_cfg") and not hasattr(model, "config"):
-        raise TypeError(
-            "a raw timm model cannot be saved in the Hub's format: load it by AutoModelForImageClassification."
-            "from_pretrained('timm/...'), or wrap it in a TimmWrapperForImageClassification."
-        )
-    made_by = _PROCESSORS.get(getattr(model, "main_input_name", ""))
-    in_config = getattr(getattr(model, "config", None), "pretrained_cfg", None)  # a wrapped timm model's
+    model = given_or_made(model, model_init, args, given)
+    base = check_model(model, args.freeze_backbone)
+    check_optimizer_options(args, model, given)
+    made_by = _PROCESSORS.get(getattr(base, "main_input_name", ""))
+    in_config = getattr(getattr(base, "config", None), "pretrained_cfg", None)  # a wrapped timm model's
     if processing_class is None and made_by is not None and in_config is None:
         logger.warning(
             f"no processing_class: the saved folder will have no {made_by[1]}, and pipeline() will not load it. Give "
             f"processing_class={made_by[0]}.from_pretrained(...), also beside transforms or a data_collator."
         )
+    checked: nn.Module = model
+    return checked
+
+
+def check_model(model: Any, freeze_backbone: bool = False) -> Any:
+    """Refuse what is no classifier that can be saved with its classes.
+
+    Returns:
+        the model, without the adapter that it may have.
+
+    Raises:
+        TypeError: no model, or one of timm or of plain layers without a config.
+        ValueError, TypeError: an adapter, as `peft_models.check_adapter`.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a loaded model, found {model!r}: load it by AutoModelForImageClassification."
+            "from_pretrained(...) or its kin."
+        )
+    check_adapter(model, freeze_backbone)
+    base = base_of(model)
+    raw = "a raw timm model" if hasattr(base, "pretrained_cfg") else type(base).__name__
+    if not hasattr(base, "config") and (hasattr(base, "pretrained_cfg") or isinstance(base, nn.Sequential)):
+        raise TypeError(
+            f"{raw} cannot be saved in the Hub's format: load a model by AutoModelForImageClassification."
+            "from_pretrained('timm/...') or its kin, wrap one of timm in a TimmWrapperForImageClassification, or "
+            "write a transformers.PreTrainedModel around it."
+        )
+    return base
 
 
 def check_datasets(train_dataset: Any, gain_dataset: Any, eval_dataset: Any) -> None:
@@ -108,7 +144,7 @@ def check_objective(objective: Objective, num_classes: int) -> None:
 
 def check_eval_sets(
     eval_dataset: Any,
-    args: SelMixConfig,
+    args: TrainingArguments,
     read: Callable[[Any, str, bool], object],
     collator: Any,
     metrics: Callable[[], Iterable[str]] | None = None,
@@ -139,14 +175,14 @@ def check_eval_sets(
         read(dataset, title, needed and metric in [f"{name}_{of}" if several else of for of in OF_ALL_CLASSES])
         probe_batch(dataset, collator, title)
     if several and needed and not any(metric.startswith(f"{name}_") for name in eval_dataset):
-        choices = ", ".join(f"'eval_{name}_selection_score'" for name in eval_dataset)
+        choices = ", ".join(f"'eval_{name}_{metric}'" for name in eval_dataset)
         raise ValueError(
             f"eval_dataset holds several sets, and metric_for_best_model={args.metric_for_best_model!r} names none of "
             f"them: set it to one of {choices}."
         )
     prefixes = [f"{name}_" for name in eval_dataset if metric.startswith(f"{name}_")] if several else []
     own = metric.removeprefix(prefixes[0] if prefixes else "")
-    if not needed or metrics is None or own in ("selection_score", "loss"):
+    if not needed or metrics is None or own == "loss":
         return
     known = [name for name in metrics() if not name.startswith("recall/")]  # those are measured after the run
     if own not in known:
@@ -190,15 +226,22 @@ def check_unlabeled(dataset: Any, teacher: Any, true_labels: Any, args: SelMixCo
 
 
 def check_functions(
-    model: Any, args: SelMixConfig, mixing: Any, teacher: Any, unlabeled_dataset: Any, sample_weights: Any
+    model: Any,
+    args: SelMixConfig,
+    mixing: Any,
+    teacher: Any,
+    own_loss: Any,
+    unlabeled_dataset: Any,
+    sample_weights: Any,
 ) -> None:
-    """Refuse a mixing or a teacher that cannot serve, and what is for pairs where single samples are drawn; say what a
-    gain set that trains costs.
+    """Refuse a mixing, a teacher or a loss that cannot serve, and what is for pairs where single samples are drawn;
+    say what a gain set that trains costs.
 
     Raises:
         TypeError: a mixing by name.
-        ValueError: the model as its own teacher; else see `check_single_samples`.
+        ValueError: the model as its own teacher, a loss beside label smoothing; else see `check_single_samples`.
     """
+    check_smoothing(args, "compute_loss_func" if own_loss is not None else None)
     if args.gain_set_use != "steer":
         logger.warning_once(
             "gain_dataset trains too: numbers on gain_dataset are optimistic, report those of a test set."
@@ -211,6 +254,40 @@ def check_functions(
         raise ValueError("teacher is the model itself, which gives the pseudo-labels anyway: leave it out.")
 
 
+def check_smoothing(args: Any, own_loss: str | None) -> None:
+    """Refuse label smoothing beside a loss of the user's own, which is called with the labels as they are.
+
+    Args:
+        own_loss: the argument that it was given as; None without one.
+
+    Raises:
+        ValueError: there are both.
+    """
+    if own_loss is not None and args.label_smoothing_factor:
+        raise ValueError(
+            f"label_smoothing_factor={args.label_smoothing_factor} has no effect on {own_loss}, a loss of your own: "
+            "smooth inside of it (a loss of this package has the attribute label_smoothing), and leave the option out."
+        )
+
+
+def check_mixer(
+    mixer: InputMixer | None,
+    args: SelMixConfig,
+    sets: Sets,
+    head: ClassifierHead,
+    collator: SelMixCollator,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Try a mixing of inputs on two samples of the training set, or on features where those are trained on.
+
+    Raises:
+        ValueError: see `mixing.mixer.InputMixer.check`.
+    """
+    if mixer is not None:
+        two = probe_batch(sets.train, collator.collator, "train_dataset")
+        mixer.check(prepare({FEATURES: torch.zeros(2, head.num_features)} if args.freeze_backbone else two))
+
+
 def check_single_samples(sampling: Any, args: SelMixConfig, mixing: Any, unlabeled_dataset: Any) -> None:
     """Refuse what is for pairs where single samples are drawn.
 
@@ -220,7 +297,7 @@ def check_single_samples(sampling: Any, args: SelMixConfig, mixing: Any, unlabel
     if sampling is None:
         return
     because = SAMPLE_WEIGHTS if sampling == SAMPLE_WEIGHTS else f"sampling={sampling!r:.60}"
-    args.refuse_pair_options(because)
+    refuse_pair_options(args, because)
     for name, value in (("mixing", mixing), ("unlabeled_dataset", unlabeled_dataset)):
         if value is not None:
             raise ValueError(f"{because} draws single samples, and {name} is for pairs: leave one of the two out.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from selmix_hf.models.head import ClassifierHead, HeadError, describe
 
@@ -63,6 +64,46 @@ def parameter_groups(
         }
         for of_backbone, exempt in sorted(groups)
     ]
+
+
+def check_optimizer_options(args: Any, model: Any, given: Mapping[str, Any]) -> None:
+    """Refuse options that the optimizer of `args.optim` does not take, which Trainer passes over.
+
+    Args:
+        given: more arguments of Trainer's, by name; nothing is checked where an optimizer is among them.
+
+    Raises:
+        ValueError: one of `optim_args` or of Adam's own options changes nothing.
+    """
+
+    def made(**changes: Any) -> Any:
+        own = copy.copy(args)
+        for name, value in changes.items():
+            setattr(own, name, value)
+        return Trainer.get_optimizer_cls_and_kwargs(own, model)
+
+    if given.get("optimizer_cls_and_kwargs") or any(part is not None for part in given.get("optimizers") or ()):
+        return
+    parts = [part for part in (args.optim_args or "").replace(" ", "").split(",") if part]
+    if wrong := [part for part in parts if part.count("=") != 1]:
+        raise ValueError(f"optim_args must be 'name=value,name=value', found {wrong[0]!r} in {args.optim_args!r}.")
+    try:
+        whole = made()
+    except (ImportError, RuntimeError):  # a package is missing: Trainer says so when it makes the optimizer
+        return
+    for name in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+        default = TrainingArguments.__dataclass_fields__[name].default
+        if getattr(args, name) != default and made(**{name: default}) == whole:
+            raise ValueError(
+                f"{name}={getattr(args, name)} has no effect with optim={args.optim.value!r}: leave it out."
+            )
+    for part in parts:
+        rest = ",".join(other for other in parts if other != part)
+        if part.startswith("weight_decay=") or made(optim_args=rest) == whole:
+            raise ValueError(
+                f"optim_args has {part!r}, which has no effect with optim={args.optim.value!r}: leave it out. 'sgd' "
+                "takes momentum, dampening and nesterov; weight_decay is an option of its own."
+            )
 
 
 def check_optimizer(cls: Any, options: Mapping[str, Any], name: str) -> None:

@@ -1,22 +1,54 @@
-"""When a run and its periods begin: what is looked at before anything is drawn."""
+"""When a run and its periods begin and end: what is looked at before anything is drawn, and what is said at last."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from transformers import TrainerCallback
 
+from selmix_hf.features.frozen import head_alone
 from selmix_hf.method.confusion import ClassStatistics
 from selmix_hf.reports.metrics import refresh_report
 from selmix_hf.training.checkpoints import load_pair_state
+from selmix_hf.training.health import require_finite_weights, say_if_never_feasible
+from selmix_hf.training.model_init import new_model
 from selmix_hf.training.pair_loader import PairLoader
 from selmix_hf.training.refit import refit_head
 from selmix_hf.training.state import PairState, geometry_of
 from selmix_hf.training.steering import Refresh
 
 _WHOLE_RUN = 2000  # steps
+_USED_WHEN_MADE = (
+    *("learning_rate", "reuse_samples", "mixing", "sampling", "feature_dtype", "feature_cache_dir"),
+    *("objective", "constraints", "class_prior", "worst_share", "constraint_tolerance"),
+    *("min_rate", "min_memory", "constraint_update", "constraint_rate"),
+)
+
+
+@contextmanager
+def running(trainer: Any) -> Iterator[None]:
+    """Around a run of a `SelMixTrainer`: a new model where it makes one, what is kept of features, and with a frozen
+    backbone the head that stands for the model.
+
+    Raises:
+        ValueError: options were changed that the trainer has used already.
+    """
+    trainer.periods.require_options()
+    with ExitStack() as stack:
+        stack.enter_context(new_model(trainer))
+        if trainer.args.freeze_backbone:
+            stack.enter_context(head_alone(trainer.model, trainer.head))
+        stack.enter_context(trainer.passes.keeping())
+        try:
+            yield
+        finally:
+            trainer.gain_set.forget()
+            trainer.train_features = None
+            trainer.periods.remember_options()
 
 
 class Periods(TrainerCallback):
@@ -25,6 +57,20 @@ class Periods(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self.trainer, self.resumed = trainer, False
+        self.remember_options()
+
+    def remember_options(self) -> None:
+        """Those that a trainer uses when it is made."""
+        self._used = {name: getattr(self.trainer.args, name) for name in _USED_WHEN_MADE}
+
+    def require_options(self) -> None:
+        """Raise ValueError where one of them was changed since."""
+        for name, used in self._used.items():
+            if (now := getattr(self.trainer.args, name)) != used:
+                raise ValueError(
+                    f"{name} was set to {now!r} after the trainer was made, which has used {used!r}: make a new "
+                    f"trainer, with args=dataclasses.replace(args, {name}={now!r})."
+                )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.start_run()
@@ -91,6 +137,15 @@ class Periods(TrainerCallback):
             trainer._save_checkpoint(trainer.model, None)
             if state.best_global_step == 0:  # not where it has no score
                 state.best_model_checkpoint = trainer.checkpoint_folder()
+
+    def end_run(self) -> None:
+        """Look at the weights that the run returns, and say what it came to."""
+        trainer = self.trainer
+        state = trainer.state
+        require_finite_weights(trainer.model, state.global_step)
+        trainer.gain_counts = trainer.gain_set_statistics().counts.cpu()
+        say_if_never_feasible(state.log_history, trainer.say)
+        trainer.selection.say_if_nothing_was_gained(state.best_global_step, state.best_metric)
 
     def refresh(self) -> None:
         """Look at the gain set when a period begins and, where pairs are drawn, work out P from it."""

@@ -18,8 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from transformers.utils import logging
 
 from selmix_hf.config import SelMixConfig
-from selmix_hf.data.collators import Collator, ImageTransform, SelMixCollator, default_collator, probe_batch
-from selmix_hf.features.frozen import head_alone
+from selmix_hf.data.collators import Collator, ImageTransform, SelMixCollator, default_collator
 from selmix_hf.features.stored import FEATURES, FeatureDataset
 from selmix_hf.method.confusion import ClassStatistics
 from selmix_hf.method.objectives import Objective
@@ -31,12 +30,12 @@ from selmix_hf.training.base import PushingTrainer
 from selmix_hf.training.evaluations import Evaluations
 from selmix_hf.training.gain_set import GainSet
 from selmix_hf.training.head_start import HeadStart
-from selmix_hf.training.health import HealthWatch, blamed_on_weights, require_finite_weights, say_if_never_feasible
+from selmix_hf.training.health import HealthWatch, blamed_on_weights, require_finite_weights
 from selmix_hf.training.loss import MixedLoss
 from selmix_hf.training.optimizer import make_optimizer
 from selmix_hf.training.pair_loader import DrawPlan, PairLoader, SampleLoader, data_loader
 from selmix_hf.training.passes import Passes
-from selmix_hf.training.period import Periods
+from selmix_hf.training.period import Periods, running
 from selmix_hf.training.pseudo_labels import PseudoLabels, prepared_teacher
 from selmix_hf.training.run_card import card_of_run, push_head_to_hub
 from selmix_hf.training.selection import Selection
@@ -77,6 +76,7 @@ class SelMixTrainer(PushingTrainer):
             gradient, it returns logits or a model output.
         unlabeled_labels: true classes of `unlabeled_dataset` (N), for the log alone, and for
             `pseudo_label_source="oracle"`.
+        model_init: instead of `model`, makes one for every `train`, with parts of the run for it; see docs/search.md.
         compute_metrics: as for Trainer; its numbers come beside the package's own, which need no other.
         kwargs: as for Trainer.
 
@@ -123,14 +123,16 @@ class SelMixTrainer(PushingTrainer):
         unlabeled_dataset: Any = None,
         teacher: Callable[..., Any] | None = None,
         unlabeled_labels: Any = None,
+        model_init: Callable[..., Any] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         args = SelMixConfig() if args is None else copy.copy(args)  # what is worked out is this run's alone
-        checks.check_model_and_args(model, args, processing_class)
+        model = checks.check_model_and_args(model, model_init, args, kwargs, processing_class)
         checks.check_datasets(train_dataset, gain_dataset, eval_dataset)
         checks.check_unlabeled(unlabeled_dataset, teacher, unlabeled_labels, args)
-        checks.check_functions(model, args, mixing, teacher, unlabeled_dataset, sample_weights)
+        own = mixing, teacher, kwargs.get("compute_loss_func")
+        checks.check_functions(model, args, *own, unlabeled_dataset, sample_weights)
         given = unlabeled_dataset, unlabeled_labels, args, label_column, sample_weights, class_order
         sets = self.sets = Sets(train_dataset, gain_dataset, *given)
         self.timed: Callable[[str], AbstractContextManager[object]] = lambda part: nullcontext()
@@ -152,30 +154,33 @@ class SelMixTrainer(PushingTrainer):
         )
         self.loss_is_scaled_for_ga = False  # a mean over the micro-batch: Trainer divides it by the accumulation steps
         self.model_accepts_loss_kwargs = False
+        self.model_init = model_init
         if eval_dataset is None and sets.sampling is None:
             logger.warning("no eval_dataset: gain_dataset, which steers the training, also selects the checkpoint.")
 
-        probe = self._prepare_inputs(checks.check_batches(sets, self.data_collator))
-        self.head = find_trained_head(self.model, probe, head_name, args.freeze_backbone)
+        self._given = head_name, args.mixing if mixing is None else mixing, prepared_teacher(teacher, args.device)
+        self._probe = self._prepare_inputs(checks.check_batches(sets, self.data_collator))
+        self.find_head()
         args.work_out(self.head.num_classes)
         self.given_rate = args.learning_rate
-        self.mixer: InputMixer | None = None
-        if mixing is not None or args.mixing != "feature":
-            self.mixer = InputMixer(args.mixing if mixing is None else mixing, self.model)
-            two = probe_batch(sets.train, self.data_collator.collator, "train_dataset")
-            if args.freeze_backbone:
-                two = {FEATURES: torch.zeros(2, self.head.num_features)}
-            self.mixer.check(self._prepare_inputs(two))
+        checks.check_mixer(self.mixer, args, sets, self.head, self.data_collator, self._prepare_inputs)
         sets.read(self.model, self.head.num_classes)
         self.numbering, self.data_facts, self.train_dataset = sets.numbering, sets.facts, sets.train
         self.eval_dataset = sets.gain if eval_dataset is None else self.numbered(eval_dataset, "eval_dataset")
         self.objective = args.make_objective(objective, sets.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
-        self._make_parts(prepared_teacher(teacher, args.device))
+        self.make_parts()
         measured = None if compute_metrics else lambda: self._metrics(torch.eye(self.head.num_classes).long())
         checks.check_eval_sets(self.eval_dataset, args, sets.evaluated, self.data_collator.eval_collator, measured)
 
-    def _make_parts(self, teacher: Any) -> None:
+    def find_head(self) -> None:
+        """Of the model that there is now, and what mixes its inputs."""
+        name, mixing, _ = self._given
+        self.head = find_trained_head(self.model, self._probe, name, self.args.freeze_backbone)
+        self.mixer = None if mixing == "feature" else InputMixer(mixing, self.model)
+
+    def make_parts(self) -> None:
+        """Those of a run, anew."""
         args, sets, head = self.args, self.sets, self.head
         self.gain_dataset, self.unlabeled_dataset, self.label_column = sets.gain, sets.unlabeled, sets.label_column
         self.class_names, self.train_counts = sets.class_names, sets.train_counts
@@ -183,7 +188,7 @@ class SelMixTrainer(PushingTrainer):
         how = self._prepare_inputs, self.compute_loss_context_manager, str(self.accelerator.mixed_precision)
         self.passes = Passes(self.model, head, args, self.data_collator, *how, self.is_world_process_zero())
         self.gain_set = GainSet(sets, self.passes)
-        self.unlabeled = None if sets.unlabeled is None else PseudoLabels(sets, self.passes, teacher)
+        self.unlabeled = None if sets.unlabeled is None else PseudoLabels(sets, self.passes, self._given[2])
         plan = DrawPlan(args, self.passes.seed, lambda: self.pair_state, lambda: self._train_batch_size)
         self.draws: PairLoader | SampleLoader
         if sets.sample_weights is None:
@@ -200,6 +205,7 @@ class SelMixTrainer(PushingTrainer):
         self.gain_counts: Tensor | None = None
         self.train_features: FeatureDataset | None = None  # stored ones, while a frozen run lasts
         self.head_start: HeadStart | None = None
+        self.remove_callback(Periods)
         self.periods = Periods(self)
         self.add_callback(self.periods)
 
@@ -236,17 +242,10 @@ class SelMixTrainer(PushingTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; with a frozen backbone the loop runs on stored features, while `model` stays the whole one."""
-        with head_alone(self.model, self.head) if self.args.freeze_backbone else nullcontext(), self.passes.keeping():
-            try:
-                output = super().train(*args, **kwargs)
-                require_finite_weights(self.model, self.state.global_step)
-                self.gain_counts = self.gain_set_statistics().counts.cpu()
-                say_if_never_feasible(self.state.log_history, self._say)
-                self.selection.say_if_nothing_was_gained(self.state.best_global_step, self.state.best_metric)
-                return output
-            finally:
-                self.gain_set.forget()
-                self.train_features = None
+        with running(self):
+            output = super().train(*args, **kwargs)
+            self.periods.end_run()
+            return output
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         if self.args.freeze_backbone:
@@ -338,7 +337,7 @@ class SelMixTrainer(PushingTrainer):
 
     def begin_selection(self) -> None:
         """Forget what earlier runs chose by."""
-        self.selection, self.evaluations.recalls = Selection(self.objective, self.args, self._say), {}
+        self.selection, self.evaluations.recalls = Selection(self.objective, self.args, self.say), {}
 
     def is_new_best(self) -> bool:
         """Evaluate as the choice of the checkpoint does; whether nothing so far was better."""
@@ -390,6 +389,7 @@ class SelMixTrainer(PushingTrainer):
     def _show_progress(self) -> None:
         self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
-    def _say(self, sentence: str) -> None:
+    def say(self, sentence: str) -> None:
+        """Warn, once of all processes."""
         if self.is_world_process_zero():
             logger.warning(sentence)

@@ -6,7 +6,7 @@ Shape suffixes: B samples, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, cast
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
@@ -26,10 +26,18 @@ from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
 from selmix_hf.mixing.mixup import mix_with_partners
-from selmix_hf.models.peft_models import check_adapter
 from selmix_hf.reports.metrics import make_compute_metrics
+from selmix_hf.trainer_options import (
+    OWN_METRICS,
+    check_schedule,
+    check_trainer_options,
+    expanded,
+)
 from selmix_hf.training.base import PushingTrainer
+from selmix_hf.training.checks import check_eval_sets, check_model, check_smoothing
 from selmix_hf.training.deferred_reweighting import DeferredReweighting
+from selmix_hf.training.model_init import given_or_made
+from selmix_hf.training.optimizer import check_optimizer_options
 from selmix_hf.training.same_data import data_facts
 
 logger = logging.get_logger(__name__)
@@ -54,9 +62,12 @@ class Stage1Trainer(PushingTrainer):
 
     Args:
         model: a classifier, also with an adapter, as a `peft.PeftModel`.
-        args: `TrainingArguments`; `remove_unused_columns` is switched off, the transforms need the raw columns.
+        model_init: instead of `model`, makes one for every `train`.
+        args: `TrainingArguments`; `remove_unused_columns` is switched off, the transforms need the raw columns, and
+            `dataloader_drop_last` holds for training alone. `label_smoothing_factor` smooths the labels of `loss`, on
+            the logits as the loss adjusts them.
         train_dataset: labelled; its class counts make the loss.
-        eval_dataset: optional.
+        eval_dataset: optional, one or several by name.
         processing_class, data_collator, train_transform, eval_transform, label_column, class_order: as for
             `SelMixTrainer`.
         loss: "logit_adjusted", "balanced_softmax", "ldam", "ldam_drw" (weighted in the last fifth of the run),
@@ -74,15 +85,19 @@ class Stage1Trainer(PushingTrainer):
 
     Raises:
         ValueError: an unknown loss, a negative `mixup_alpha`, bad labels, a class without training samples, bad
-            weights, or a `train_sampling_strategy` beside them.
+            weights, a `train_sampling_strategy` beside them, label smoothing beside a loss of your own, or what
+            `trainer_options` and `checks.check_eval_sets` refuse.
+        TypeError: no TrainingArguments, or what `checks.check_model` refuses.
     """
 
     train_dataset: Any
+    numbering: Numbering
+    own_rules: tuple[str, ...] = ()  # of `trainer_options.RULES`, beside those of every trainer
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: TrainingArguments,
+        model: PreTrainedModel | None = None,
+        args: TrainingArguments | None = None,
         data_collator: Collator | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -96,6 +111,7 @@ class Stage1Trainer(PushingTrainer):
         eval_transform: ImageTransform | None = None,
         label_column: str | None = None,
         class_order: Sequence[str | int] | None = None,
+        model_init: Callable[..., Any] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -107,12 +123,18 @@ class Stage1Trainer(PushingTrainer):
             raise ValueError(f"mixup_alpha must not be negative, found {mixup_alpha}.")
         if train_dataset is None:
             raise ValueError("Stage1Trainer needs train_dataset: its class counts make the loss.")
-        check_adapter(model)
+        if not isinstance(args, TrainingArguments):
+            raise TypeError(f"args must be TrainingArguments, found {type(args).__name__}.")
+        check_trainer_options(args, *self.own_rules, "" if compute_metrics else OWN_METRICS)
+        check_smoothing(args, None if isinstance(loss, str) else "loss")
+        model = given_or_made(model, model_init, args, kwargs)
+        num_classes = num_classes_of(model)
+        check_optimizer_options(args, model, kwargs)
+        args.output_dir = expanded("output_dir", args.output_dir)
         args.remove_unused_columns = False
         if args.device.type == "cpu":
             args.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
         column = label_column_of(train_dataset, label_column)
-        num_classes = int(model.config.num_labels or 0)
         self.numbering = Numbering(model, train_dataset, column, num_classes, class_order)
         names = self.numbering.names
         numbered = self.numbering.of(train_dataset, "train_dataset")
@@ -127,9 +149,13 @@ class Stage1Trainer(PushingTrainer):
             )
         self._eval_collator = default_collator(train_dataset, processing_class, data_collator, eval_transform, column)
         self.loss = LOSSES[loss](counts_K) if isinstance(loss, str) else loss
+        if isinstance(loss, str):
+            cast(LongTailLoss, self.loss).label_smoothing = args.label_smoothing_factor
         self.mixup_alpha = mixup_alpha
         self._mix: tuple[float, Tensor] | None = None
         collator = default_collator(train_dataset, processing_class, data_collator, train_transform, column)
+        metrics = make_compute_metrics(num_classes, train_counts=counts_K, class_names=names)
+        self._label_column, self._own_metrics = column, None if compute_metrics else metrics
         super().__init__(
             model,
             args,
@@ -138,10 +164,11 @@ class Stage1Trainer(PushingTrainer):
             eval_dataset=self.numbered(eval_dataset, "eval_dataset"),
             processing_class=processing_class,
             compute_loss_func=self._mixed_loss,
-            compute_metrics=compute_metrics
-            or make_compute_metrics(num_classes, train_counts=counts_K, class_names=names),
+            compute_metrics=compute_metrics or metrics,
             **kwargs,
         )
+        self.model_init = model_init
+        self._check_eval_sets()
         if loss == "ldam_drw":
             self.add_callback(DeferredReweighting(cast(LongTailLoss, self.loss), counts_K.tolist()))
 
@@ -186,13 +213,39 @@ class Stage1Trainer(PushingTrainer):
             is_training=True,
         )
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As Trainer's, once the length of the run is known."""
+        check_schedule(self.args, num_training_steps, self.state.num_train_epochs)
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        if not isinstance(eval_dataset, str) and _can_be_read(eval_dataset):
+            self._read(self.numbered(eval_dataset, "eval_dataset"), "eval_dataset")
         with self._evaluating():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         with self._evaluating():
             return super().get_test_dataloader(test_dataset)
+
+    def _check_eval_sets(self) -> None:
+        """Those that can be read ahead of the run."""
+        sets = self.eval_dataset.values() if isinstance(self.eval_dataset, Mapping) else [self.eval_dataset]
+        if not all(_can_be_read(one) for one in sets):
+            return
+        size, own = len(self.numbering.names), self._own_metrics
+
+        def measured() -> dict[str, Any]:
+            assert own is not None
+            return own(EvalPrediction(np.eye(size), np.arange(size)))
+
+        known = None if own is None else measured
+        check_eval_sets(self.eval_dataset, self.args, self._read, self._eval_collator, known)
+
+    def _read(self, dataset: Any, title: str, chooses: bool = False) -> object:
+        names = self.numbering.names
+        all_classes = self._own_metrics is not None
+        return read_labels(dataset, title, self._label_column, len(names), names, all_classes)
 
     @staticmethod
     def _check_sampling(args: TrainingArguments, loss: str | nn.Module, given: str) -> None:
@@ -209,10 +262,33 @@ class Stage1Trainer(PushingTrainer):
     def _evaluating(self) -> Iterator[None]:
         """Trainer has one collator for everything; ours augments in training alone."""
         training, self.data_collator = self.data_collator, self._eval_collator
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False  # every sample counts
         try:
             yield
         finally:
-            self.data_collator = training
+            self.data_collator, self.args.dataloader_drop_last = training, drop_last
+
+
+def num_classes_of(model: Any) -> int:
+    """That of a classifier, without running it.
+
+    Raises:
+        TypeError: none is known.
+        ValueError, TypeError: see `checks.check_model`.
+    """
+    found = getattr(getattr(check_model(model), "config", None), "num_labels", None)
+    if not found:
+        raise TypeError(
+            f"Stage1Trainer reads the number of classes from model.config.num_labels, and {type(model).__name__} has "
+            "none: load a model by AutoModelForImageClassification.from_pretrained(...) or its kin, or write a "
+            "transformers.PreTrainedModel around yours."
+        )
+    return int(found)
+
+
+def _can_be_read(dataset: Any) -> bool:
+    """Not where there is none, nor of a stream."""
+    return hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
 
 
 def _mix(name: str, value: Any, share: float, order_B: Tensor) -> Any:

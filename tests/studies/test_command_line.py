@@ -1,6 +1,7 @@
 """The parser of the recipes: YAML below, command line above, and a sentence for every slip."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +136,11 @@ def test_an_empty_file_changes_nothing(yaml_file):
         ("model: [m]", r"model takes str, found \['m'\]"),
         ("- model\n", r"settings\.yaml must map option names to values, found a list"),
         ("model: [", r"settings\.yaml is not YAML"),
+        ("model: m\nseeds: [1]\nmodel: n", r"settings\.yaml has the key 'model' twice: leave one of them\."),
+        (
+            "model: m\nsplit: $NOT_SET/split.json",
+            r"split has a variable that is not set, found '\$NOT_SET/split\.json'",
+        ),
     ],
 )
 def test_a_slip_in_the_file_gets_a_sentence(text, sentence, yaml_file):
@@ -156,6 +162,25 @@ def test_a_slip_in_the_file_gets_a_sentence(text, sentence, yaml_file):
 def test_a_slip_on_the_command_line_gets_a_sentence(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         parse_arguments(Recipe, options)
+
+
+def test_the_options_of_a_run_are_named_too(yaml_file):
+    with pytest.raises(ValueError, match=r"unknown option --max_step, did you mean --max_steps\?"):
+        parse_arguments(SelMixConfig, ["--max_step", "4"])
+    with pytest.raises(ValueError, match=r"unknown key 'max_step', did you mean max_steps\?"):
+        parse_arguments(SelMixConfig, ["--config", yaml_file("max_step: 4\n")])
+    with pytest.raises(ValueError, match="settings.yaml has the key 'coverage' twice"):
+        parse_arguments(SelMixConfig, ["--config", yaml_file("constraints: {coverage: 0.9, coverage: 0.8}\n")])
+
+
+def test_paths_are_written_out_as_a_shell_would(yaml_file, monkeypatch, tmp_path):
+    monkeypatch.setenv("DATA", str(tmp_path))
+    path = yaml_file("model: ~/start\nsplit: ${DATA}/split.json\noutput_dir: $DATA/out\n")
+    recipe, config = parse_arguments((Recipe, SelMixConfig), ["--config", path])
+    assert recipe.model == str(Path.home() / "start") and recipe.split == f"{tmp_path}/split.json"
+    assert config.output_dir == f"{tmp_path}/out"
+    (recipe,) = parse_arguments(Recipe, ["--model", "costs $5", "--split", "$DATA/a"])
+    assert (recipe.model, recipe.split) == ("costs $5", f"{tmp_path}/a")
 
 
 def test_a_missing_file_gets_a_sentence(tmp_path):

@@ -171,11 +171,15 @@ def test_models_and_arguments_that_cannot_start(tmp_path):
     from transformers import TrainingArguments
 
     sets = {"train_dataset": tiny.images(), "gain_dataset": tiny.images(), "processing_class": tiny.processor()}
-    with pytest.raises(ValueError, match="starts from a trained classifier: give model"):
+    with pytest.raises(
+        ValueError, match="a run starts from a classifier: give model, or model_init, .* found neither"
+    ):
         SelMixTrainer(None, tiny.config(tmp_path), **sets)
     with pytest.raises(TypeError, match="args must be a SelMixConfig, found TrainingArguments"):
         SelMixTrainer(tiny.model(), TrainingArguments(str(tmp_path)), **sets)
-    with pytest.raises(TypeError, match="a raw timm model cannot be saved .* wrap it in a TimmWrapperForImageClass"):
+    with pytest.raises(TypeError, match="Sequential cannot be saved in the Hub's format"):
+        SelMixTrainer(torch.nn.Sequential(torch.nn.Flatten()), tiny.config(tmp_path), **sets)
+    with pytest.raises(TypeError, match="a raw timm model cannot be saved .* wrap one of timm in a TimmWrapperForIm"):
         SelMixTrainer(timm.create_model("test_convnext", num_classes=4), tiny.config(tmp_path), **sets)
 
 

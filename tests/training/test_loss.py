@@ -138,3 +138,8 @@ def test_the_latest_training_loss_is_asked_for():
     model.train(), step(float("nan"))
     with pytest.raises(FloatingPointError, match="the loss is not finite at step 4"):
         loss.require_finite(4)
+
+
+def test_label_smoothing_beside_a_loss_of_ones_own_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="label_smoothing_factor=0.1 has no effect on compute_loss_func, a loss of"):
+        tiny.trainer(tmp_path, compute_loss_func=_cross_entropy, label_smoothing_factor=0.1)

@@ -3,7 +3,9 @@
 import pytest
 import tiny
 import torch
+from transformers import TrainingArguments
 
+from selmix_hf import SelMixTrainer, Stage1Trainer
 from selmix_hf.models.head import HeadError
 
 
@@ -36,3 +38,48 @@ def test_a_model_without_a_weight_to_train(tmp_path):
         HeadError, match=r"no weight requires a gradient.*model.requires_grad_\(True\), or set freeze_b"
     ):
         run.train()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"optim_args": "momentum=0.9,momentun=0.9"},
+            "optim_args has 'momentun=0.9', which has no effect with optim='sgd': .* 'sgd' takes momentum, dampening",
+        ),
+        ({"optim_args": "weight_decay=0.1"}, "optim_args has 'weight_decay=0.1', .* weight_decay is an option of its"),
+        (
+            {"optim_args": "momentum=0.9", "optim": "adamw_torch"},
+            "'momentum=0.9', which has no effect with optim='ada",
+        ),
+        ({"optim_args": "momentum: 0.9"}, "optim_args must be 'name=value,name=value', found 'momentum:0.9' in"),
+        ({"adam_beta1": 0.8}, "adam_beta1=0.8 has no effect with optim='sgd': leave it out"),
+        ({"adam_epsilon": 1e-6, "optim": "adafactor"}, "adam_epsilon=1e-06 has no effect with optim='adafactor'"),
+    ],
+)
+def test_what_the_optimizer_does_not_take_is_refused(options, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        tiny.trainer(tmp_path, **options)
+    args = TrainingArguments(str(tmp_path), use_cpu=True, **{"optim": "sgd", **options})
+    own = {"train_transform": tiny.to_tensor, "eval_transform": tiny.to_tensor}
+    with pytest.raises(ValueError, match=sentence):
+        Stage1Trainer(tiny.model(), args, train_dataset=tiny.images(), **own)
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        ({"optim_args": "momentum=0.9, nesterov=true"}, {"momentum": 0.9, "nesterov": True}),
+        ({"optim": "adamw_torch", "adam_beta1": 0.8, "adam_epsilon": 1e-6}, {"betas": (0.8, 0.999), "eps": 1e-6}),
+        (
+            {"adam_beta1": 0.8, "optimizer_cls_and_kwargs": (torch.optim.Adam, {"betas": (0.5, 0.9)})},
+            {"betas": (0.5, 0.9)},
+        ),
+    ],
+)
+def test_what_the_optimizer_takes_reaches_it(options, taken, tmp_path):
+    own = {name: options.pop(name) for name in ["optimizer_cls_and_kwargs"] if name in options}
+    args = tiny.config(tmp_path, **options)
+    data = {"train_dataset": tiny.images(), "gain_dataset": tiny.images(tiny.GAIN_COUNTS, seed=1)}
+    run = SelMixTrainer(tiny.model(), args, processing_class=tiny.processor(), **data, **own)
+    assert taken.items() <= run.create_optimizer().param_groups[0].items()

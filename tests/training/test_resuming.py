@@ -1,5 +1,7 @@
 """A run resumes from what is there, or says what is."""
 
+import os
+
 import pytest
 import tiny
 from transformers import TrainingArguments
@@ -11,7 +13,8 @@ from selmix_hf.training.stage1 import Stage1Trainer
 
 def checkpoint(folder, step):
     (folder / f"checkpoint-{step}").mkdir(parents=True)
-    (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt"):
+        (folder / f"checkpoint-{step}" / name).write_text("{}")
     return str(folder / f"checkpoint-{step}")
 
 
@@ -50,6 +53,37 @@ def test_a_saved_model_is_no_checkpoint(tmp_path):
         FileNotFoundError, match="'.*checkpoint-12' has no trainer_state.json, .* holds checkpoint-8, ch"
     ):
         require_checkpoint(True, str(tmp_path))
+
+
+def test_a_checkpoint_of_the_model_alone_is_not_resumed(tmp_path):
+    run = tiny.trainer(tmp_path, save_strategy="epoch", save_only_model=True)
+    run.train()
+    with pytest.raises(FileNotFoundError, match=r"has no optimizer\.pt and no scheduler\.pt: save_only_model=True, "):
+        tiny.trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_in_the_arguments_alone_is_not_passed_over(tmp_path):
+    run = tiny.trainer(tmp_path, resume_from_checkpoint="somewhere")
+    with pytest.raises(ValueError, match="'somewhere' in the arguments is for scripts, and train.. would begin anew"):
+        run.train()
+
+
+def test_a_used_folder_is_said(tmp_path, warnings):
+    for step in (100, 200):
+        os.utime(checkpoint(tmp_path, step), (step, step))
+    options = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "no", "load_best_model_at_end": False}
+    tiny.trainer(tmp_path, **options, save_total_limit=2).train()
+    (said,) = warnings
+    assert said.startswith(
+        f"{tmp_path} holds checkpoint-100, checkpoint-200 of an earlier run. This one begins anew and writes its own "
+        "among them, over those of the same step, and save_total_limit=2 deletes the oldest of all of "
+        "them; resume_from_checkpoint=True would go on from checkpoint-200 of either."
+    )
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
+    tiny.trainer(tmp_path, **tiny.BARE).train()
+    assert "begins anew and leaves them there; resume_from_checkpoint=True would go on" in warnings[1]
+    tiny.trainer(tmp_path / "new", **options).train()
+    assert len(warnings) == 2
 
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["whole", "frozen"])

@@ -285,14 +285,14 @@ STEPS = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4, "s
         ),
         (
             {**STEPS, "eval_delay": 100.5},
-            "eval_delay counts steps with eval_strategy='steps' and must be at most 100, .* found 100.5: beyond",
+            "eval_delay counts steps with eval_strategy='steps' and must be at most 100, .* found 100.5: nothing",
         ),
         ({**STEPS, "eval_steps": 0.5, "save_steps": 0.5, "eval_delay": 200}, "must be at most 100, .* found 200"),
         (
             {"refresh_steps": 40, "eval_delay": 2.6},
             "counts periods of refresh_steps=40 steps with eval_strategy='epoch' and must be at most 2.5, where",
         ),
-        ({"refresh_steps": 40, "eval_delay": 100}, "must be at most 2.5, where max_steps=100 ends; found 100: beyond"),
+        ({"refresh_steps": 40, "eval_delay": 100}, "must be at most 2.5, where the run ends; found 100: noth"),
     ],
 )
 def test_evaluations_beyond_the_run_are_refused(options, sentence):

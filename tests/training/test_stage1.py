@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import timm
 import tiny
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,58 @@ def test_mixup_by_hand(tmp_path, monkeypatch):
     trainer.model.eval()
     plain = F.cross_entropy(trainer.model(pixel_values=images).logits, labels)
     assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+def smoothed(logits, labels, share):
+    """The slow and obvious form: every class has its part of every label."""
+    total = 0.0
+    for row, label in zip(logits.double(), labels, strict=True):
+        for k, log_share in enumerate(row.log_softmax(0)):
+            total -= ((1 - share) * (k == label) + share / len(row)) * log_share
+    return float(total) / len(labels)
+
+
+@pytest.mark.parametrize("mixup_alpha", [0.0, 0.2])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_smoothed_labels_by_hand(loss, mixup_alpha, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.distributions.Beta, "sample", lambda self: torch.tensor(0.75))
+    monkeypatch.setattr(torch, "randperm", lambda n: torch.arange(n - 1, -1, -1))
+    trainer = make(tmp_path, loss=loss, mixup_alpha=mixup_alpha, label_smoothing_factor=0.2)
+    batch = ImageCollator(transform=tiny.to_tensor)(list(tiny.images(COUNTS)))
+    images, labels = batch["pixel_values"], batch["labels"]
+    trainer.model.train()
+    mixed = images if not mixup_alpha else 0.75 * images + 0.25 * images.flip(0)
+    logits = trainer.model(pixel_values=mixed).logits.detach()
+    counts_K = torch.tensor(COUNTS, dtype=torch.float64)
+
+    def adjusted(own):
+        if loss.startswith("ldam"):
+            margin_K = counts_K**-0.25
+            return logits.double() - 0.5 * margin_K / margin_K.max() * F.one_hot(own, 4)
+        return logits.double() + (0 if loss == "cross_entropy" else (counts_K / counts_K.sum()).log())
+
+    expected = smoothed(adjusted(labels), labels, 0.2)
+    if mixup_alpha:
+        expected = 0.75 * expected + 0.25 * smoothed(adjusted(labels.flip(0)), labels.flip(0), 0.2)
+    assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_label_smoothing_is_for_losses_of_the_package(tmp_path):
+    sentence = "label_smoothing_factor=0.1 has no effect on loss, a loss of your own: smooth inside of it"
+    with pytest.raises(ValueError, match=sentence):
+        make(tmp_path, loss=LogitAdjustedLoss(COUNTS), label_smoothing_factor=0.1)
+
+
+def test_no_evaluation_drops_samples(tmp_path):
+    """12 samples in batches of 8: training drops the rest, evaluation and prediction do not."""
+    options = {"dataloader_drop_last": True, "per_device_eval_batch_size": 8, "per_device_train_batch_size": 8}
+    trainer = make(tmp_path, **options)
+    assert len(trainer.get_train_dataloader()) == 1
+    assert len(trainer.predict(tiny.images(COUNTS)).predictions) == 12
+    assert trainer.evaluate(tiny.images(COUNTS))["eval_accuracy"] * 12 == pytest.approx(
+        (trainer.predict(tiny.images(COUNTS)).predictions.argmax(1) == LABELS).sum()
+    )
+    assert trainer.args.dataloader_drop_last
 
 
 def test_only_training_augments(tmp_path):
@@ -190,6 +243,95 @@ def test_correcting_for_class_sizes_twice_is_warned_of(tmp_path, monkeypatch):
 def test_bad_input(options, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         make(tmp_path, **options)
+
+
+FIVE = {"counts": (2, 2, 2, 2, 2), "names": ("a", "b", "c", "d", "e")}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"eval_dataset": FIVE}, "^eval_dataset: the model has 4 classes, but there is a label 4"),
+        (
+            {"eval_dataset": {"near": COUNTS, "far": FIVE}},
+            r"^eval_dataset\['far'\]: the model has 4 classes, but there",
+        ),
+        ({"eval_dataset": (2, 2, 2, 0)}, "eval_dataset has no sample of 1 of 4 classes"),
+        ({"eval_dataset": {}}, "eval_dataset is empty: give one set, several by name"),
+        (
+            {"eval_dataset": COUNTS, "eval_strategy": "epoch", "metric_for_best_model": "selection_score"},
+            "metric_for_best_model='selection_score' is not measured",
+        ),
+        (
+            {"eval_dataset": {"a": COUNTS}, "eval_strategy": "epoch", "metric_for_best_model": "min_recall"},
+            "metric_for_best_model='min_recall' names none of them: set it to one of 'eval_a_min_recall'",
+        ),
+    ],
+)
+def test_evaluation_sets_are_read_before_training(options, sentence, tmp_path):
+    def made(of):
+        return (
+            tiny.images(**of)
+            if "counts" in of
+            else tiny.images(of)
+            if isinstance(of, tuple)
+            else {name: made(one) for name, one in of.items()}
+        )
+
+    with pytest.raises(ValueError, match=sentence):
+        make(tmp_path, **{**options, "eval_dataset": made(options["eval_dataset"])})
+
+
+def test_a_set_given_to_evaluate_is_read_too(tmp_path):
+    trainer = make(tmp_path)
+    with pytest.raises(ValueError, match="^eval_dataset: the model has 4 classes, but there is a label 4"):
+        trainer.evaluate(tiny.images(**FIVE))
+    assert trainer.evaluate({"near": tiny.images(COUNTS)})["eval_near_accuracy"] <= 1
+
+
+def test_metrics_of_ones_own_may_do_without_a_class_and_a_stream_is_read_as_it_comes(tmp_path):
+    own = {"compute_metrics": lambda found: {"number": len(found.label_ids)}}
+    few = tiny.images((2, 2, 2, 0))
+    assert make(tmp_path, eval_dataset=few, **own).evaluate()["eval_number"] == 6
+    assert make(tmp_path, eval_dataset=few.to_iterable_dataset(), **own).evaluate()["eval_number"] == 6
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (lambda: timm.create_model("test_vit", num_classes=4), "a raw timm model cannot be saved in the Hub's format"),
+        (lambda: torch.nn.Sequential(torch.nn.Flatten()), "Sequential cannot be saved in the Hub's format: load a mo"),
+        (lambda: torch.nn.Linear(2, 4), "reads the number of classes from model.config.num_labels, and Linear has no"),
+        (lambda: "google/vit", "model must be a loaded model, found 'google/vit'"),
+    ],
+)
+def test_what_is_no_classifier_is_refused(model, sentence, tmp_path):
+    with pytest.raises(TypeError, match=sentence):
+        make(tmp_path, model())
+    with pytest.raises(TypeError, match="args must be TrainingArguments, found NoneType"):
+        Stage1Trainer(tiny.model(), train_dataset=tiny.images(COUNTS))
+
+
+def test_every_run_begins_with_a_new_model(tmp_path):
+    """With the names of the classes, which are the data's; every run ends at the same weights."""
+    data = {"train_transform": tiny.to_tensor, "eval_transform": tiny.to_tensor, "train_dataset": tiny.images(COUNTS)}
+    args = {"max_steps": 2, "learning_rate": 0.1, "report_to": "none", "use_cpu": True, "save_strategy": "no"}
+    made = []
+
+    def model_init():
+        made.append(tiny.model("convnext", seed=7))
+        return made[-1]
+
+    found = []
+    for _ in range(2):
+        trainer = Stage1Trainer(args=TrainingArguments(str(tmp_path), **args), model_init=model_init, **data)
+        for _ in range(2):
+            trainer.train()
+            assert trainer.model is made[-1]
+            assert trainer.model.config.id2label == dict(enumerate(tiny.NAMES))
+            found.append(tiny.weights(trainer))
+    assert all(tiny.largest_difference(found[0], other) == 0 for other in found[1:])
+    assert tiny.largest_difference(found[0], tiny.weights(model_init())) > 0
 
 
 def test_the_best_checkpoint_of_a_vit_is_loaded_whole(tmp_path):

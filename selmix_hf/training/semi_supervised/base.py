@@ -23,6 +23,7 @@ from selmix_hf.data.examples import Column, has_features, image_columns, require
 from selmix_hf.data.random_state import seed_of_draws
 from selmix_hf.data.views import ShiftAndFlip
 from selmix_hf.models.head import logits_of
+from selmix_hf.trainer_options import VIEWS
 from selmix_hf.training.semi_supervised.average import WeightAverageCallback
 from selmix_hf.training.semi_supervised.draws import Draw, DrawDataset, DrawSampler, ViewCollator
 from selmix_hf.training.stage1 import Stage1Trainer
@@ -31,7 +32,8 @@ from selmix_hf.training.stage1 import Stage1Trainer
 class SemiSupervisedTrainer(Stage1Trainer):
     """`Stage1Trainer` that also learns from unlabelled images; a subclass says how, in `losses`.
 
-    The loss is labelled + unlabeled_weight * ramp * unlabelled, both means over the batch. `evaluate`, `predict` and
+    The loss is labelled + unlabeled_weight * ramp * unlabelled, both means over the batch; `label_smoothing_factor` is
+    of the labelled one. `evaluate`, `predict` and
     every saved model mean the average of the weights (`average.WeightAverageCallback`), and after `train` so does
     `model`; a checkpoint has the weights beside it, so that a resumed run goes on bit for bit. An epoch is one pass
     over the labelled set, filled up to whole optimizer steps from the next pass. True labels of `unlabeled_dataset`
@@ -61,11 +63,12 @@ class SemiSupervisedTrainer(Stage1Trainer):
     model: PreTrainedModel
     train_dataset: Any
     batch_generator: np.random.Generator
+    own_rules = (VIEWS,)
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: TrainingArguments,
+        model: PreTrainedModel | None = None,
+        args: TrainingArguments | None = None,
         *,
         train_dataset: Any = None,
         eval_dataset: Any = None,

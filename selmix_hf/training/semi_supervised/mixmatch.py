@@ -103,8 +103,9 @@ class MixMatchTrainer(SemiSupervisedTrainer):
         )
         target_RK = mixup(target_RK, share_R, order_R)
         logits_RK = self.logits(model, mixup(torch.cat([labelled, unlabelled]), share_R, order_R)).float()
-        adjusted_BK = cast(LogitAdjustedLoss, self.loss).adjusted(logits_RK[: len(labels)], labels)
+        loss = cast(LogitAdjustedLoss, self.loss)
+        adjusted_BK = loss.adjusted(logits_RK[: len(labels)], labels)
         return (
-            F.cross_entropy(adjusted_BK, target_RK[: len(labels)]),
+            F.cross_entropy(adjusted_BK, target_RK[: len(labels)], label_smoothing=loss.label_smoothing),
             brier_loss(logits_RK[len(labels) :], target_RK[len(labels) :]),
         )

@@ -145,6 +145,17 @@ def test_other_columns_and_pairs(tmp_path):
     assert tiny.losses(runs[0]) == tiny.losses(runs[1]) == tiny.losses(runs[2])
 
 
+@every_method
+def test_every_run_begins_with_a_new_model(method, tmp_path):
+    run = make(tmp_path, method, None, model_init=lambda: tiny.model("convnext"))
+    found = []
+    for _ in range(2):
+        run.train()
+        found.append(tiny.weights(run))
+    assert tiny.largest_difference(*found) == 0
+    assert tiny.largest_difference(found[0], tiny.weights(tiny.model("convnext"))) > 0
+
+
 @pytest.mark.parametrize(
     ("method", "options", "sentence"),
     [

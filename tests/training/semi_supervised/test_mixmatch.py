@@ -20,11 +20,13 @@ def test_mixmatch_parts_by_hand():
     assert brier_loss(logits([0.8, 0.2]), torch.tensor([[0.5, 0.5]])).item() == pytest.approx(0.09)
 
 
-def test_mixmatch_with_a_known_order(tmp_path, monkeypatch):
-    """Every share .75, every row mixed with that of the opposite end: 8 labelled and 2 x 16 unlabelled rows."""
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_mixmatch_with_a_known_order(smoothing, tmp_path, monkeypatch):
+    """Every share .75, every row mixed with that of the opposite end: 8 labelled and 2 x 16 unlabelled rows. Where the
+    first of a mix is labelled its target is smoothed."""
     drawn = torch.full((40,), 0.25), torch.arange(39, -1, -1)
     monkeypatch.setattr(mixmatch, "draw_mixing", lambda num_rows, alpha, generator: drawn)
-    trainer = make(tmp_path, "mixmatch", rampup_steps=10)
+    trainer = make(tmp_path, "mixmatch", rampup_steps=10, label_smoothing_factor=smoothing)
     labelled, labels, first, second = step_of(trainer)
     trainer.state.global_step = 2
     of = lambda pixels: trainer.model(pixel_values=pixels).logits  # noqa: E731
@@ -32,7 +34,9 @@ def test_mixmatch_with_a_known_order(tmp_path, monkeypatch):
     guess = (guess / guess.sum(1, keepdim=True)).detach()
     pixels, targets = torch.cat([labelled, first, second]), torch.cat([torch.eye(4)[labels], guess, guess])
     pixels, targets = (0.75 * x + 0.25 * x.flip(0) for x in (pixels, targets))
-    supervised = -(targets[:8] * (of(pixels[:8]) + LOG_PRIOR).log_softmax(1)).sum() / 8
+    supervised = (
+        -(((1 - smoothing) * targets[:8] + smoothing / 4) * (of(pixels[:8]) + LOG_PRIOR).log_softmax(1)).sum() / 8
+    )
     squares = (targets[8:] - of(pixels[8:]).softmax(1)) ** 2
     expected = supervised + 75 * 0.2 * squares.sum() / (32 * 4)
     batch = next(iter(trainer.get_train_dataloader()))
