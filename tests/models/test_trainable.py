@@ -49,6 +49,19 @@ def test_so_is_a_head_on_what_does_not_train(options, tmp_path, said):
     assert half_precision(run.model) is None and "it is trained in float32" in said.text
 
 
+@pytest.mark.parametrize("kind", [SelMixTrainer, Stage1Trainer])
+def test_so_is_what_a_function_makes(kind, tmp_path):
+    given = {"train_dataset": tiny.images(), "processing_class": tiny.processor()}
+    given |= {"gain_dataset": tiny.images(tiny.GAIN_COUNTS, seed=1)} if kind is SelMixTrainer else {}
+
+    def make():
+        return torch.compile(tiny.model("vit").to(torch.bfloat16))
+
+    run = kind(args=tiny.config(tmp_path, **QUICK), model_init=make, **given)
+    run.train()
+    assert half_precision(run.model) is None and not any("_orig_mod" in name for name in tiny.weights(run))
+
+
 def test_float32_is_left_alone(said):
     model = tiny.model("vit")
     assert as_trained(model) is model and not said.messages
