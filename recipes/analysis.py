@@ -41,7 +41,7 @@ from selmix_hf.studies.analysis.measured_runs import MeasuredRuns, long_tailed_p
 from selmix_hf.studies.analysis.report import title_of, write_report
 from selmix_hf.studies.analysis.settings import MILDEST, OF_PIXELS, run_study, studies
 from selmix_hf.studies.command_line import parse_arguments
-from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.data import BenchmarkData, without_bad_images
 from selmix_hf.studies.errors import leaving_with_a_sentence, naming_a_broken_image
 from selmix_hf.studies.own_data import OwnDataArguments, load_own, own_data
 from selmix_hf.studies.record import provenance
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None, load: Callable[[Arguments, Path], Benchm
             raise ValueError("the studies are of pairs, and --sampling draws single samples: leave it out.")
         folder = Path(str(config.output_dir))
         config.feature_cache_dir = config.feature_cache_dir or str(folder / "features")
-        data = load(arguments, folder)
+        data = without_bad_images(config, load(arguments, folder))
         known = studies(arguments.whole_network)
         chosen = _without_those_of_images([*known], arguments.studies, data)
     checkpoint = run_stage1(SCRIPT, arguments, config, data)

@@ -51,7 +51,7 @@ from selmix_hf.studies.compare.base import Method
 from selmix_hf.studies.compare.comparison import NUM_SETTINGS, Comparison
 from selmix_hf.studies.compare.methods import METHODS, SELMIX, methods_of
 from selmix_hf.studies.compare.report import write_report
-from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.data import BenchmarkData, without_bad_images
 from selmix_hf.studies.errors import leaving_with_a_sentence, naming_a_broken_image
 from selmix_hf.studies.one_start import OneStart
 from selmix_hf.studies.own_data import OwnDataArguments, load_own, own_data
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None, load: Callable[[Arguments, Path], Benchm
         methods = _chosen(arguments.methods, config)
         _refuse_what_is_not_compared(config)
         folder = Path(str(config.output_dir))
-        data = load(arguments, folder)
+        data = without_bad_images(config, load(arguments, folder))
         _require_halves(data)
     checkpoint = run_stage1(SCRIPT, arguments, config, data)
     with leaving_with_a_sentence(SCRIPT):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.config import SelMixConfig as SelMixConfig
+    from selmix_hf.data.bad_images import readable_images as readable_images
     from selmix_hf.data.coco_files import load_coco_file as load_coco_file
     from selmix_hf.data.coco_files import load_coco_files as load_coco_files
     from selmix_hf.data.collators import ImageCollator as ImageCollator
@@ -108,6 +109,7 @@ _HOME = {
     "PushError": "hub.upload",
     "make_long_tailed": "data.long_tail",
     "hold_out": "data.held_out",
+    "readable_images": "data.bad_images",
     "LongTailedSplit": "data.split",
     "load_coco_file": "data.coco_files",
     "load_coco_files": "data.coco_files",

@@ -17,6 +17,7 @@ from selmix_hf.config_checks import (
     parse_prior,
     say_if_looked_at_once,
 )
+from selmix_hf.data.bad_images import ON_BAD_IMAGE
 from selmix_hf.data.weighted import checked_sampling
 from selmix_hf.method.confusion import ABSENT
 from selmix_hf.method.objective_names import get_objective
@@ -75,14 +76,12 @@ class SelMixConfig(TrainingArguments):
             would not train either.
         reuse_samples: let a sample serve as first one of a pair and as second one of another in its batch, wherever
             the drawn classes allow it, which saves up to half of the backbone's work (of loading alone, where images
-            are mixed); see `draws.reuse_samples`.
-            The pairs then depend on how a step's pairs are cut into batches.
+            are mixed); see `draws.reuse_samples`. The pairs then depend on how a step is cut into batches.
         feature_views: with `freeze_backbone`, how many (augmented) views of each training image are stored; views
             beyond the first need a `train_transform` that is random.
-        feature_cache_dir: with `freeze_backbone`, a folder that keeps features from run to run: those of the
-            training, gain and evaluation sets are read where backbone, data and transform are the same. They are
-            memory-mapped, so they need not fit into memory, and a pass that was interrupted goes on. Without a folder
-            features are kept in memory.
+        feature_cache_dir: with `freeze_backbone`, a folder that keeps features from run to run, read where backbone,
+            data and transform are the same. They are memory-mapped, so they need not fit into memory, and a pass that
+            was interrupted goes on. Without a folder features are kept in memory.
         feature_dtype: of stored features: "float32", or "float16", which takes half the room.
         backbone_learning_rate: absolute, and that of an adapter; default a thirtieth of a given `learning_rate`, and
             0.0001 beside one that is worked out. A pretrained backbone is soon spoilt: raise it with care, and lower
@@ -132,6 +131,9 @@ class SelMixConfig(TrainingArguments):
         ema_decay: of that average, a step.
         pseudo_label_threshold: least confidence of a pseudo-label that is used.
         pseudo_label_share: of the samples predicted as a class, the most confident ones used (`pseudo_labels.choose`).
+        on_bad_image: what is done with images of the run's sets that cannot be decoded: "raise" stops where one is met
+            and names it; "skip" reads all images before the run and leaves such rows out, which a warning lists. A set
+            given to `evaluate` or `predict` is read as it is.
         min_rate, min_memory: of the multipliers of a minimum or a worst share, see `minimum.MinimumMetric`.
         constraint_update, constraint_rate: of the multipliers of a constraint, see `objectives.Constraint`.
         absent_classes: those that an evaluated set lacks: "refuse", or "leave out" of its numbers; docs/metrics.md.
@@ -243,6 +245,7 @@ class SelMixConfig(TrainingArguments):
     pseudo_label_share: float = number(
         1.0, "Share of each class that is used, the most confident.", "(0, 1]", of_pseudo_labels=True
     )
+    on_bad_image: str = choice("raise", "Images that cannot be decoded: 'raise' or 'skip'.", ON_BAD_IMAGE)
     min_rate: float = number(10.0, "Rate of a minimum's multipliers.", "[0, inf)", of_pairs=True, kept_on_resume=False)
     min_memory: float = number(
         0.8, "Memory of a minimum's multipliers.", "[0, 1)", of_pairs=True, kept_on_resume=False

@@ -119,6 +119,7 @@ def test_what_a_resumed_run_may_change_is_said_one_by_one():
         "pair_sampling": "selmix",
         "mixing": "feature",
         "beta_min": 0.6,
+        "on_bad_image": "raise",
     }
     config = SelMixConfig(confusion="hard", pseudo_label_steps=10, **QUIET)
     assert "confusion_temperature" not in config.kept_on_resume(with_pseudo_labels=False)

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import DecompressionBombError, Image
 from torch import Tensor
 
+from selmix_hf.data.bad_images import BadImageError, naming_sets, reason
 from selmix_hf.data.examples import (
     Column,
     class_of,
@@ -21,21 +23,24 @@ from selmix_hf.data.examples import (
     value_of,
 )
 from selmix_hf.data.pairs import PairExample
+from selmix_hf.data.pixels import num_channels, picture
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.data.seeded import SeededExample, fetch
 
 Collator = Callable[[list[Any]], dict[str, Any]]
-ImageTransform = Callable[[Any], Tensor]  # PIL, RGB -> C x H x W
+ImageTransform = Callable[[Any], Tensor | Mapping[str, Tensor]]  # PIL, RGB -> C x H x W, or inputs by name
 
 
 class ImageCollator:
-    """Batch examples with a PIL image and a label into pixel_values and labels.
+    """Batch examples with an image and a label into pixel_values, what else the processor gives, and labels.
 
     Args:
         processing_class: an image processor of transformers; used where no transform is given.
-        transform: image (PIL, RGB) -> tensor C x H x W, such as torchvision's or timm's.
+        transform: image (PIL, RGB) -> tensor C x H x W, such as torchvision's or timm's, or a mapping of all inputs of
+            the model.
         image_column, label_column: keys of an example, or places in one that is a tuple; no labels where
-            `label_column` is None.
+            `label_column` is None. What an image may be see `pixels.picture`.
+        channels: of the images that the model takes: of 1, PIL images have the mode L.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class ImageCollator:
         transform: ImageTransform | None = None,
         image_column: Column = "image",
         label_column: Column | None = "label",
+        channels: int = 3,
     ) -> None:
         if processing_class is None and transform is None:
             raise ValueError(
@@ -56,28 +62,51 @@ class ImageCollator:
                 raise ValueError(f"{name} must be an object that can be called on images, found {given!r}.")
         self.processing_class, self.transform = processing_class, transform
         self.image_column, self.label_column = image_column, label_column
+        self.mode = "L" if channels == 1 else "RGB"
 
     def __call__(self, examples: Sequence[Any], seeds: Sequence[int] | None = None) -> dict[str, Any]:
         """Batch the examples; with `seeds`, each example's transform runs under its own random state."""
-        images = [_as_rgb(value_of(example, self.image_column, "image")) for example in examples]
+        images = [_picture(value_of(example, self.image_column, "image"), self.mode) for example in examples]
         if self.transform is None:
-            pixels = self.processing_class(images, return_tensors="pt")["pixel_values"]
+            batch = self._processed(images)
         elif seeds is None:
-            pixels = _stack([self.transform(image) for image in images])
+            batch = _stack([self.transform(image) for image in images])
         else:
             views = []
             for image, seed in zip(images, seeds, strict=True):
                 with isolated_random_state(seed):
                     views.append(self.transform(image))
-            pixels = _stack(views)
-        batch: dict[str, Any] = {"pixel_values": pixels}
+            batch = _stack(views)
         column = self.label_column
         if column is not None and all(has_column(example, column) for example in examples):
             batch["labels"] = torch.as_tensor([class_of(example, column) for example in examples])
         return batch
 
+    def _processed(self, images: list[Any]) -> dict[str, Any]:
+        try:
+            return dict(self.processing_class(images, return_tensors="pt"))
+        except (RuntimeError, ValueError) as error:
+            if self.mode == "RGB":
+                raise
+            raise ValueError(
+                "the model takes images of one channel, and its processing_class cannot make them "
+                f"({str(error).strip():.200}): load it with a mean and a deviation of one channel, such as "
+                "AutoImageProcessor.from_pretrained(..., image_mean=[0.5], image_std=[0.5]), or give transforms."
+            ) from error
 
-def _stack(views: list[Any]) -> Tensor:
+
+def _picture(value: Any, mode: str) -> Image:
+    if value is None:
+        raise BadImageError("an image is missing: leave its row out.")
+    try:
+        return picture(value, mode)
+    except (OSError, SyntaxError, DecompressionBombError) as error:  # of a file that the dataset does not decode
+        raise BadImageError(f"an image ({value['path'] or 'bytes'}) cannot be decoded: {reason(error)}.") from error
+
+
+def _stack(views: list[Any]) -> dict[str, Any]:
+    if isinstance(views[0], Mapping):
+        return {name: torch.stack([torch.as_tensor(view[name]) for view in views]) for name in views[0]}
     shapes = {tuple(getattr(view, "shape", ())) for view in views}
     if len(shapes) != 1 or len(next(iter(shapes))) != 3:
         found = ", ".join(str(list(shape)) for shape in sorted(shapes)) if () not in shapes else repr(views[0])
@@ -85,12 +114,7 @@ def _stack(views: list[Any]) -> Tensor:
             f"a transform must turn every image into a tensor C x H x W, all of one shape, found {found:.200}: end it "
             "with a crop or resize to a fixed size and ToTensor(), or leave it out for what processing_class does."
         )
-    return torch.stack([torch.as_tensor(view) for view in views])
-
-
-def _as_rgb(image: Any) -> Any:
-    mode = getattr(image, "mode", "RGB")  # of PIL; tensors have a function of that name
-    return image.convert("RGB") if isinstance(mode, str) and mode != "RGB" else image
+    return {"pixel_values": torch.stack([torch.as_tensor(view) for view in views])}
 
 
 class TokenCollator:
@@ -189,10 +213,12 @@ def default_collator(
     data_collator: Collator | None,
     transform: ImageTransform | None,
     label_column: str,
+    model: Any = None,
 ) -> Collator | ImageCollator:
     """The collator for a dataset: the user's own; else an `ImageCollator` where the dataset has images (in a column of
     any name, or in the items of a torch dataset), a `TokenCollator` where there is a tokenizer; else what Trainer
-    takes by default. Batches have the classes as "labels" whatever the label column is called.
+    takes by default. Batches have the classes as "labels" whatever the label column is called, and images the channels
+    that the model takes.
 
     Raises:
         ValueError: a transform without an image column, several image columns, or both a transform and a collator.
@@ -209,7 +235,8 @@ def default_collator(
         if len(columns) > 1:
             raise ValueError(f"the dataset has several image columns ({', '.join(map(str, columns))}): keep one.")
         in_tuple = isinstance(columns[0], int)
-        return ImageCollator(processing_class, transform, columns[0], 1 if in_tuple else label_column)
+        label = 1 if in_tuple else label_column
+        return ImageCollator(processing_class, transform, columns[0], label, num_channels(model))
     if transform is not None:
         raise ValueError("train_transform and eval_transform work on images, but the dataset has no image column.")
     if isinstance(processing_class, PreTrainedTokenizerBase):
@@ -230,9 +257,9 @@ def probe_batch(dataset: Any, collator: Any, name: str = "the dataset") -> dict[
     """Model inputs of the first and the last sample.
 
     Raises:
-        ValueError: the batch has no labels, or nothing beside them.
+        ValueError: the batch has no labels, or nothing beside them; an image cannot be decoded.
     """
-    with isolated_random_state(0):
+    with isolated_random_state(0), naming_sets({name: dataset}):
         examples = list(fetch(dataset, [0, len(dataset) - 1]))
         batch = dict(collator(examples))
     made_of = ", ".join(examples[0]) if isinstance(examples[0], Mapping) else f"a {type(examples[0]).__name__}"

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Image
 
+from selmix_hf.data.pixels import feature_holds_images, holds_image
 from selmix_hf.data.random_state import isolated_random_state
 
 Column = str | int  # key of an example, or the place in an example that is a tuple
@@ -24,16 +27,16 @@ def has_features(dataset: Any) -> bool:
 
 
 def image_columns(dataset: Any) -> list[Column]:
-    """Where an example holds an image: the `Image` columns of a `datasets.Dataset`, whatever their names; of any other
-    dataset, the keys or places of PIL images in its first item."""
-    from datasets import Image
-    from PIL.Image import Image as PILImage
-
+    """Where an example holds an image: the `Image` columns of a `datasets.Dataset`, whatever their names, or else
+    those that hold pixels (`pixels.feature_holds_images`); of any other dataset, the keys or places of images in its
+    first item (`pixels.holds_image`)."""
     if has_features(dataset):
-        return [name for name, kind in dataset.features.items() if isinstance(kind, Image)]
+        columns = dataset.features.items()
+        images: list[Column] = [name for name, kind in columns if isinstance(kind, Image)]
+        return images or [name for name, kind in columns if feature_holds_images(name, kind)]
     example = first_item(dataset)
     items = example.items() if isinstance(example, Mapping) else enumerate(example) if is_tuple(example) else ()
-    return [name for name, value in items if isinstance(value, PILImage)]
+    return [name for name, value in items if holds_image(value)]
 
 
 def is_tuple(example: Any) -> bool:
@@ -43,8 +46,9 @@ def is_tuple(example: Any) -> bool:
 
 def collate_tuples(examples: Sequence[Sequence[Any]]) -> dict[str, torch.Tensor]:
     """Batch (pixels, class) pairs into pixel_values and labels."""
-    pixels, labels = zip(*examples, strict=True)
-    return {"pixel_values": torch.stack(list(map(torch.as_tensor, pixels))), "labels": torch.as_tensor(labels)}
+    pixels, _ = zip(*examples, strict=True)
+    classes = torch.as_tensor([class_of(example, 1) for example in examples])
+    return {"pixel_values": torch.stack(list(map(torch.as_tensor, pixels))), "labels": classes}
 
 
 def value_of(example: Any, column: Column, what: str) -> Any:
@@ -64,13 +68,13 @@ def value_of(example: Any, column: Column, what: str) -> Any:
 
 
 def class_of(example: Any, column: Column) -> int:
-    """The class of an example.
+    """The class of an example, also where it is the one number of an array.
 
     Raises:
         ValueError: it is not an integer.
     """
     try:
-        return int(example[column])
+        return int(np.asarray(example[column]).item())
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the labels in {column!r} must be integers, found {example[column]!r}: see class_encode_column for "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, Image, Value
 
 from selmix_hf.data.labels import is_integer, require_column
+from selmix_hf.data.pixels import is_encoded, picture
 
 
 def sample_keys(dataset: Dataset, key_column: str | None) -> Sequence[int | str]:
@@ -38,10 +40,15 @@ def sample_keys(dataset: Dataset, key_column: str | None) -> Sequence[int | str]
 
 
 def image_digests(dataset: Dataset, column: str) -> Iterator[str]:
-    """sha256 of the encoded bytes of each image, in a column that does not decode them."""
+    """sha256 of the encoded bytes of each image, in a column that does not decode them or has pixels."""
     for batch in dataset.iter(batch_size=256):
         for image in batch[column]:
             if image is None:
                 raise ValueError(f"an image is missing in column {column!r}: it cannot serve as key")
-            encoded = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-            yield hashlib.sha256(encoded).hexdigest()
+            yield hashlib.sha256(_content(image)).hexdigest()
+
+
+def _content(image: Any) -> bytes:
+    if not is_encoded(image):
+        return picture(image).tobytes()
+    return bytes(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).read_bytes()

@@ -16,12 +16,12 @@ LABEL_NAMES = ("label", "labels", "fine_label", "target", "targets")
 
 
 def label_candidates(dataset: Dataset) -> list[str]:
-    """The columns that can hold a class: ClassLabel columns, and integer columns with a customary name (label, labels,
-    fine_label, target, targets)."""
+    """The columns that can hold a class: ClassLabel columns, and columns of integers or of lists of one, with a
+    customary name (label, labels, fine_label, target, targets)."""
     return [
         str(name)
         for name, feature in dataset.features.items()
-        if isinstance(feature, ClassLabel) or (name in LABEL_NAMES and is_integer(feature))
+        if isinstance(feature, ClassLabel) or (name in LABEL_NAMES and _can_be_class(feature))
     ]
 
 
@@ -72,7 +72,7 @@ def _read(dataset: Any, label_column: str | None) -> tuple[str, Any, list[str] |
         column = label_column or infer_label_column(dataset)
         require_column(dataset, column)
         feature = dataset.features[column]
-        if not isinstance(feature, ClassLabel) and not is_integer(feature):
+        if not isinstance(feature, ClassLabel) and not _can_be_class(feature):
             raise ValueError(f"column {column!r} holds {feature}, not an integer class; see class_encode_column")
         names = feature.names if isinstance(feature, ClassLabel) else None
         # with_format replaces a with_transform; reading dataset[column] would run the transform on every row
@@ -96,7 +96,7 @@ def _map_style_labels(dataset: Any, label_column: str | None) -> tuple[str, Any]
             return name, getattr(dataset, name)
     item = dataset[0] if len(dataset) else ()
     if isinstance(item, tuple | list) and len(item) == 2 and not label_column:  # as torchvision's: (image, class)
-        return "the second place of an item", [int(dataset[i][1]) for i in range(len(dataset))]
+        return "the second place of an item", [int(np.asarray(dataset[i][1]).item()) for i in range(len(dataset))]
     wanted = (label_column,) if label_column else LABEL_NAMES
     known = [name for name in wanted if isinstance(item, Mapping) and name in item]
     if not known:
@@ -108,6 +108,7 @@ def _map_style_labels(dataset: Any, label_column: str | None) -> tuple[str, Any]
 
 
 def checked_labels(labels: np.ndarray, num_rows: int, column: str, names: Sequence[str] | None) -> np.ndarray:
+    labels = labels[:, 0] if labels.shape == (num_rows, 1) else labels  # as MedMNIST has them
     if labels.shape != (num_rows,):
         raise ValueError(f"expected one label a row, {num_rows} in all; {column!r} has shape {list(labels.shape)}")
     if num_rows and labels.dtype.kind not in "iu":  # integers with missing values arrive as floats with nan
@@ -126,6 +127,11 @@ def checked_labels(labels: np.ndarray, num_rows: int, column: str, names: Sequen
 
 def is_integer(feature: Any) -> bool:
     return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))
+
+
+def _can_be_class(feature: Any) -> bool:
+    """An integer, or a list of one."""
+    return is_integer(getattr(feature, "feature", feature))
 
 
 def item_label_column(example: Any) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Image
@@ -105,10 +106,6 @@ class Modality:
             ValueError: there is such a row.
         """
 
-    def broken(self, dataset: Dataset, name: str) -> str | None:
-        """A sentence on the first sample that cannot be read."""
-        return None
-
 
 @dataclass(frozen=True)
 class Images(Modality):
@@ -131,25 +128,18 @@ class Images(Modality):
         """From the columns' null bits; whether an image can be decoded is seen when it is."""
         for column in image_columns(dataset):
             images = dataset.data.column(column)
-            has_neither_N = pc.and_(*(pc.is_null(pc.struct_field(images, part)) for part in ("bytes", "path")))
-            _require_none(np.flatnonzero(has_neither_N), "image", column, dataset, name)
-
-    def broken(self, dataset: Dataset, name: str) -> str | None:
-        """Reads images until then."""
-        column = image_columns(dataset)[0]
-        images = dataset.select_columns(column)
-        for row in range(len(images)):
-            try:
-                images[row]
-            except (OSError, SyntaxError) as error:
-                path = images.cast_column(column, Image(decode=False))[row][column]["path"]
-                return f"{path or f'row {row}'} of {name} is no whole image ({error}): download it again."
-        return None
+            missing_N = pc.is_null(images)
+            if pa.types.is_struct(images.type):
+                missing_N = pc.and_(*(pc.is_null(pc.struct_field(images, part)) for part in ("bytes", "path")))
+            _require_none(np.flatnonzero(missing_N), "image", column, dataset, name)
 
     def digests(self, dataset: Dataset) -> Iterator[str]:
         """sha256 of each image as it is encoded."""
         column = str(image_columns(dataset)[0])
-        return image_digests(dataset.select_columns(column).cast_column(column, Image(decode=False)), column)
+        images = dataset.select_columns(column)
+        if isinstance(dataset.features[column], Image):
+            images = images.cast_column(column, Image(decode=False))
+        return image_digests(images, column)
 
 
 @dataclass(frozen=True)

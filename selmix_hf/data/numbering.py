@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
+from selmix_hf.data.bad_images import read_one
 from selmix_hf.data.examples import Column, class_of, has_column, is_tuple
 from selmix_hf.data.labels import class_labels, excerpt, item_label_column
 from selmix_hf.data.seeded import fetch
@@ -104,7 +105,7 @@ class Renumbered(TorchDataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        return self._renumbered(self.dataset[index])
+        return self._renumbered(read_one(self.dataset, index))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         return list(map(self._renumbered, fetch(self.dataset, indices)))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
+from selmix_hf.data.bad_images import read, read_one
 from selmix_hf.data.random_state import isolated_random_state
 
 
@@ -64,14 +65,17 @@ class DrawnSamples(Dataset[SeededExample]):
 
 def fetch(dataset: Any, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Sequence[Any]:
     """The samples at the indices: in one call where the dataset can and has no transform of its own, which may be
-    random; else one by one, each under its seed."""
+    random; else one by one, each under its seed.
+
+    Raises:
+        BadImageError: an image among them cannot be decoded.
+    """
     form = getattr(dataset, "format", None)
     own_transform = not isinstance(form, dict) or form["type"] == "custom"
     if hasattr(dataset, "__getitems__") and not (own_transform and seeds):
-        samples: list[Any] = dataset.__getitems__(list(indices))
-        return samples
+        return read(dataset, indices)
     samples = []
     for index, seed in zip(indices, seeds or [0] * len(indices), strict=True):
         with isolated_random_state(seed):
-            samples.append(dataset[index])
+            samples.append(read_one(dataset, index))
     return samples

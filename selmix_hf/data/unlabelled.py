@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 from torch.utils.data import Dataset
 
+from selmix_hf.data.bad_images import read_one
 from selmix_hf.data.examples import first_item, is_tuple
 from selmix_hf.data.labels import LABEL_NAMES
 from selmix_hf.data.seeded import fetch
@@ -62,7 +63,7 @@ class Unlabelled(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        return self._without_label(self.dataset[index])
+        return self._without_label(read_one(self.dataset, index))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         return list(map(self._without_label, fetch(self.dataset, indices)))

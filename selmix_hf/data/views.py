@@ -21,9 +21,10 @@ class CropAndFlip:
         self.processor = processor
         self.augment = v2.Compose([v2.RandomCrop(side, padding=side // 8), v2.RandomHorizontalFlip()])
 
-    def __call__(self, image: Any) -> torch.Tensor:
-        pixels: torch.Tensor = self.processor(self.augment(image), return_tensors="pt")["pixel_values"][0]
-        return pixels
+    def __call__(self, image: Any) -> Any:
+        """C x H x W, or all inputs of the model by name where the processor makes several."""
+        inputs = {name: rows[0] for name, rows in self.processor(self.augment(image), return_tensors="pt").items()}
+        return inputs if len(inputs) > 1 else inputs["pixel_values"]
 
 
 class ResizedCropAndFlip(CropAndFlip):

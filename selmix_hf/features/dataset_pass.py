@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from selmix_hf.data.bad_images import Rows
 from selmix_hf.data.collators import Collator
 from selmix_hf.features.stored import FEATURES, FeatureDataset, row_chunks
 from selmix_hf.method.confusion import ClassStatistics, predicted_classes
@@ -162,7 +163,7 @@ class DatasetPass:
         self, dataset: Any, collator: Collator, batches: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         loader = DataLoader(
-            dataset,
+            Rows(dataset),
             batch_sampler=[rows.tolist() for rows in batches],
             collate_fn=collator,
             num_workers=self.num_workers,

@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from selmix_hf.data.pixels import num_channels
 from selmix_hf.models.head import ClassifierHead, HeadError, describe, undisturbed
 from selmix_hf.models.linear import bias_of, matrix_of, weight_of
+from selmix_hf.models.trainable import half_precision
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 
@@ -150,7 +152,19 @@ def _record(model: nn.Module, inputs: Mapping[str, Tensor], wanted: list[str] | 
             f"{describe(model)}: expected logits of shape [{num_samples}, classes], found "
             f"{'none' if logits is None else list(logits.shape)}. SelMix needs a classifier with one label a sample."
         )
+    if not bool(logits.isfinite().all()):
+        raise HeadError(f"{describe(model)}: {_why_not_finite(model)}")
     return _Record(logits, layers, output_shapes)
+
+
+def _why_not_finite(model: nn.Module) -> str:
+    bad = [name for name, weight in model.state_dict().items() if not bool(weight.isfinite().all())]
+    if bad:
+        return (
+            f"expected finite weights, found NaN or infinity in {len(bad)} tensors, the first {bad[0]!r}: training "
+            "diverged before they were saved. Load an earlier checkpoint."
+        )
+    return "expected finite logits, found NaN or infinity though all weights are finite: look at the inputs."
 
 
 def _outputs(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
@@ -161,10 +175,28 @@ def _outputs(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         found = ", ".join(f"{name} {list(getattr(value, 'shape', []))}" for name, value in inputs.items())
         raise HeadError(
-            f"{describe(model)} cannot be run on a batch of {found}: {type(error).__name__}, {error}. Its main "
-            f"input is {getattr(model, 'main_input_name', 'not known')!r}: give the processing_class or a "
-            "data_collator that makes what the model takes, and drop other columns by remove_columns."
+            f"{describe(model)} cannot be run on a batch of {found}: {type(error).__name__}, {error}. "
+            f"{_why_not_run(model, inputs)}"
         ) from error
+
+
+def _why_not_run(model: nn.Module, inputs: Mapping[str, Any]) -> str:
+    """The likely cause, and what to do."""
+    name = getattr(model, "main_input_name", "not known")
+    given, half = inputs.get(name), half_precision(model)
+    if half is not None:
+        return f"Its weights are {half}, its inputs are not: call model.float()."
+    if name == "pixel_values" and given is None:
+        return (
+            "Its main input is 'pixel_values', and no column has images: cast_column(column, datasets.Image()) makes "
+            "them of files, or give a data_collator that makes what the model takes."
+        )
+    if isinstance(given, Tensor) and given.ndim == 4 and given.shape[1] != (channels := num_channels(model)):
+        return f"It takes images of {channels} channels, found {given.shape[1]}: the processor must make as many."
+    return (
+        f"Its main input is {name!r}: give the processing_class or a data_collator that makes what the model takes, "
+        "and drop other columns by remove_columns."
+    )
 
 
 def _found_logits(outputs: Any) -> Tensor | None:

@@ -115,9 +115,16 @@ def find_trained_head(
     try:
         head = find_head(model, inputs, head_name=head_name)
         adapted = any(hasattr(module, "base_layer") for module in head.modules)  # a new adapter changes nothing yet
-    except HeadError:
+    except HeadError as error:
         if not has_adapter(model):
             raise
+        task = whole.peft_config[_ADAPTER].task_type
+        if task is not None and "input_ids" not in inputs:
+            raise HeadError(
+                f"the adapter has task_type={str(getattr(task, 'value', task))!r}, with which peft calls the model "
+                f"by the arguments of one of texts, and this one takes {', '.join(inputs)}: leave task_type out of "
+                f"the adapter's config. ({error})"
+            ) from error
         with whole.disable_adapter():  # where this one is found, it is the adapter that changes the logits
             head, adapted = find_head(model, inputs, head_name=head_name), True
     weights: list[Any] = [module.weight for module in head.modules]

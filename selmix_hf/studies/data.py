@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import DatasetDict
 
+from selmix_hf.config import SelMixConfig
+from selmix_hf.data.bad_images import readable_images
 from selmix_hf.data.collators import Collator
 from selmix_hf.data.examples import image_columns
 from selmix_hf.data.hub_ids import hub_ids
@@ -89,11 +91,6 @@ class BenchmarkData:
         """Model inputs of a sample or two."""
         return self.modality.probe(processor, self.splits["train"], self.label_column)
 
-    def broken_image(self) -> str | None:
-        """A sentence on the first image that cannot be decoded; reads images until then."""
-        sentences = (self.modality.broken(dataset, f"the split {part}") for part, dataset in self.splits.items())
-        return next(filter(None, sentences), None)
-
     @property
     def class_names(self) -> list[str]:
         """K names."""
@@ -104,3 +101,21 @@ class BenchmarkData:
     def train_counts(self) -> np.ndarray:
         """Training samples of each class, shape K."""
         return np.bincount(class_labels(self.splits["train"], self.label_column), minlength=len(self.class_names))
+
+
+def without_bad_images(config: SelMixConfig, data: BenchmarkData) -> BenchmarkData:
+    """With `on_bad_image="skip"`, the data without the images that cannot be decoded, which their remark counts; the
+    option is "raise" afterwards, as nothing is left to skip."""
+    if config.on_bad_image == "raise":
+        return data
+    config.on_bad_image = "raise"
+    splits, true_labels, counts = {}, data.unlabeled_labels, []
+    for part, dataset in data.splits.items():
+        splits[part], rows_N = readable_images(dataset, f"the split {part}")
+        if part == "unlabeled" and true_labels is not None:
+            true_labels = np.asarray(true_labels)[rows_N].tolist()
+        if left_out := len(dataset) - len(rows_N):
+            counts.append(f"{left_out} of {len(dataset):,} in {part}")
+    remark = f"Images that cannot be decoded were left out: {', '.join(counts)}." if counts else ""
+    remark = " ".join(filter(None, (data.remark, remark)))
+    return replace(data, splits=DatasetDict(splits), unlabeled_labels=true_labels, remark=remark)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from selmix_hf.data.bad_images import BadImageError, naming_sets
 from selmix_hf.studies.data import BenchmarkData
 
 
@@ -21,11 +22,7 @@ def leaving_with_a_sentence(script: str) -> Iterator[None]:
 def naming_a_broken_image(script: str, data: BenchmarkData) -> Iterator[None]:
     """Inside, an image that cannot be decoded ends the process with a sentence that names it."""
     try:
-        yield
-    except (OSError, SyntaxError) as error:  # what PIL raises, without a name
-        if getattr(error, "errno", None) is not None:  # a full disk, a lost connection
-            raise
-        broken = data.broken_image()
-        if broken is None:
-            raise
-        raise SystemExit(f"{script}: {broken}") from error
+        with naming_sets({f"the split {part}": dataset for part, dataset in data.splits.items()}):
+            yield
+    except BadImageError as error:
+        raise SystemExit(f"{script}: {error}") from error

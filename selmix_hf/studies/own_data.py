@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, Image, Value
+from datasets import DatasetDict, Value
 
+from selmix_hf.data.examples import image_columns
 from selmix_hf.data.labels import class_labels, infer_label_column
 from selmix_hf.data.modality import Images, Texts
 from selmix_hf.models.loading import load_splits
@@ -72,7 +73,7 @@ def load_own(arguments: OwnDataArguments, needed: Sequence[str]) -> tuple[Datase
             if getattr(arguments, option.name) is None:
                 setattr(arguments, option.name, option.default)
     column, modality = _column_of(arguments, dataset)
-    others = [name for name, kind in dataset["train"].features.items() if isinstance(kind, Image) and name != column]
+    others = [str(name) for name in image_columns(dataset["train"]) if name != column]
     dataset = dataset.remove_columns(others)  # the trainer would look at them
     for part, split in dataset.items():
         modality.check(split, f"the split {part} of the dataset {arguments.dataset!r}")
@@ -81,7 +82,7 @@ def load_own(arguments: OwnDataArguments, needed: Sequence[str]) -> tuple[Datase
 
 def _column_of(arguments: OwnDataArguments, dataset: DatasetDict) -> tuple[str, Images | Texts]:
     features = dataset["train"].features
-    images = [name for name, kind in features.items() if isinstance(kind, Image)]
+    images = [str(name) for name in image_columns(dataset["train"])]
     texts = [
         name for name, kind in features.items() if isinstance(kind, Value) and kind.dtype in ("string", "large_string")
     ]

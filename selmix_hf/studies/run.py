@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from selmix_hf.config import SelMixConfig
 from selmix_hf.studies.benchmark import Benchmark
 from selmix_hf.studies.command_line import parse_arguments
-from selmix_hf.studies.data import BenchmarkData
+from selmix_hf.studies.data import BenchmarkData, without_bad_images
 from selmix_hf.studies.errors import leaving_with_a_sentence, naming_a_broken_image
 from selmix_hf.studies.record import command_of
 from selmix_hf.studies.stage1 import run_stage1
@@ -55,7 +55,7 @@ def run_recipe(
         config.resume_from_checkpoint = _checkpoint_of(arguments, config)
         if config.push_to_hub and config.hub_model_id is not None:
             validate_repo_id(config.hub_model_id)
-        data = load(arguments, Path(config.output_dir))
+        data = without_bad_images(config, load(arguments, Path(config.output_dir)))
         if "unlabeled" not in data.splits and isinstance(arguments, SemiSupervisedStart):
             raise ValueError(
                 f"there are no unlabelled {data.samples}: set unlabeled_max_per_class, or give a split with them."

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
 
+from selmix_hf.data.bad_images import Rows, naming_sets
 from selmix_hf.data.classes import Numbering
 from selmix_hf.hub.background import TrainingPushes
 from selmix_hf.hub.upload import (
@@ -26,6 +27,7 @@ from selmix_hf.hub.upload import (
     require_base_on_the_hub,
 )
 from selmix_hf.models.peft_models import adapter_saved, base_name_of, has_adapter, mark_card
+from selmix_hf.models.trainable import as_trained
 from selmix_hf.training.checkpoints import load_weights
 from selmix_hf.training.model_init import called_for, with_classes_of
 from selmix_hf.training.resuming import require_checkpoint, sentence_on_used_folder
@@ -74,6 +76,7 @@ class PushingTrainer(Trainer):
             FileNotFoundError: nothing to resume from, see `resuming.require_checkpoint`.
             ValueError: the arguments name a checkpoint that this call does not, or a checkpoint is of other classes or
                 labels, see `same_data.require_same_data`.
+            BadImageError: an image cannot be decoded.
         """
         if resume_from_checkpoint is None and self.args.resume_from_checkpoint:
             raise ValueError(
@@ -87,7 +90,41 @@ class PushingTrainer(Trainer):
             logger.warning(said)
         if self.args.world_size > 1 and getattr(self.model, "_is_accelerate_prepared", False):
             self.model._is_accelerate_prepared = False  # type: ignore[union-attr]
-        return super().train(checkpoint, *args, **kwargs)
+        with naming_sets(self._own_sets()):
+            return super().train(checkpoint, *args, **kwargs)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As Trainer's.
+
+        Raises:
+            BadImageError: an image cannot be decoded.
+        """
+        given = None if isinstance(eval_dataset, str | Mapping) else eval_dataset
+        with naming_sets({"the set to evaluate": given, **self._own_sets()}):
+            return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's.
+
+        Raises:
+            BadImageError: an image cannot be decoded.
+        """
+        with naming_sets({"the set to predict": test_dataset}):
+            return super().predict(test_dataset, *args, **kwargs)
+
+    def _own_sets(self) -> dict[str, Any]:
+        names = "train_dataset", "gain_dataset", "unlabeled_dataset"
+        sets = {name: getattr(self, name, None) for name in names}
+        several = self.eval_dataset if isinstance(self.eval_dataset, Mapping) else {"eval_dataset": self.eval_dataset}
+        return {**sets, **several}
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, *args: Any, **kwargs: Any
+    ) -> DataLoader[Any]:
+        rows = dataset if isinstance(dataset, IterableDataset) else Rows(dataset)
+        sampler = None if sampler_fn is None else lambda _: sampler_fn(dataset)
+        loader: DataLoader[Any] = super()._get_dataloader(rows, description, batch_size, sampler, *args, **kwargs)
+        return loader
 
     def numbered(self, dataset: Any, title: str) -> Any:
         """A set, or several by name, whose classes have the numbers that they have in the model.
@@ -120,7 +157,7 @@ class PushingTrainer(Trainer):
         super()._save_checkpoint(model, trial)
 
     def call_model_init(self, trial: Any = None) -> Any:
-        return with_classes_of(called_for(self.model_init, trial)(), self.model)
+        return with_classes_of(as_trained(called_for(self.model_init, trial)()), self.model)
 
     hyperparameter_search = hyperparameter_search
 

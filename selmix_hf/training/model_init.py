@@ -13,6 +13,7 @@ from transformers import TrainingArguments, enable_full_determinism, set_seed
 
 from selmix_hf.data.classes import set_class_names
 from selmix_hf.models.peft_models import base_of
+from selmix_hf.models.trainable import as_trained
 
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -20,7 +21,7 @@ _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def given_or_made(
     model: Any, model_init: Callable[..., Any] | None, args: TrainingArguments, given: Mapping[str, Any]
 ) -> Any:
-    """The model that a trainer is made with.
+    """The model that a trainer is made with, as `trainable.as_trained` makes it.
 
     Args:
         model: given, or None.
@@ -37,7 +38,7 @@ def given_or_made(
             f"; found {'neither' if model is None else 'both'}."
         )
     if model_init is None:
-        return model
+        return as_trained(model)
     if any(part is not None for part in given.get("optimizers") or ()):
         raise ValueError(
             "optimizers hold the weights of one model, and model_init makes another for every run: give "
@@ -62,7 +63,7 @@ def called_for(model_init: Callable[..., Any], trial: Any) -> Callable[[], Any]:
 
 def _made(model_init: Callable[..., Any], args: TrainingArguments) -> Any:
     enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
-    return called_for(model_init, None)()
+    return as_trained(called_for(model_init, None)())
 
 
 def with_classes_of(model: Any, other: Any) -> Any:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
 from selmix_hf.config import SelMixConfig
+from selmix_hf.data.bad_images import Rows
 from selmix_hf.data.collators import SelMixCollator
 from selmix_hf.data.labels import first_of_each
 from selmix_hf.data.random_state import isolated_random_state, seed_of_draws
@@ -139,7 +139,7 @@ class Passes:
         """Features of up to so many samples a class of a training set, on every process: samples and views depend on
         the seed alone."""
         rows_R = self.rows_of_each(labels, [per_class] * self.head.num_classes)
-        seeded = SeededDataset(Subset(dataset, rows_R.tolist()), [self.seed])
+        seeded = SeededDataset(Rows(dataset, rows_R.tolist()), [self.seed])
         with isolated_random_state(self.seed):
             features_RD = self.look.features(seeded, SelMixCollator(self.collator.collator))
         return FeatureDataset(features_RD, labels[rows_R])

@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from transformers.utils import logging
 
 from selmix_hf.config import SelMixConfig
+from selmix_hf.data.bad_images import behind
 from selmix_hf.data.collators import Collator, ImageTransform, SelMixCollator, default_collator
 from selmix_hf.features.stored import FEATURES, FeatureDataset
 from selmix_hf.method.confusion import ClassStatistics
@@ -65,7 +66,7 @@ class SelMixTrainer(PushingTrainer):
             `train_dataset`, none negative), instead of pairs.
         train_transform, eval_transform: image (PIL, RGB) -> tensor; default is what `processing_class` does.
         processing_class: image processor, tokenizer, ...; saved with the model.
-        data_collator: batches raw examples into model inputs with "labels", for data that are not PIL images.
+        data_collator: batches raw examples into model inputs with "labels", for data that are not images.
         head_name: the head's module path, where the search should not decide.
         label_column: default: found from the dataset's features.
         class_order: of the model's outputs, as names or numbers of the classes in train_dataset, for a model that
@@ -141,13 +142,13 @@ class SelMixTrainer(PushingTrainer):
             model=model,
             args=args,
             data_collator=SelMixCollator(
-                default_collator(sets.train, *how, train_transform, sets.label_column),
-                default_collator(gain_dataset, *how, eval_transform, sets.label_column),
+                default_collator(sets.train, *how, train_transform, sets.label_column, model),
+                default_collator(sets.gain, *how, eval_transform, sets.label_column, model),
                 args.reuse_samples,
                 for_inputs=mixing is None and args.mixing != "feature",
             ),
             train_dataset=sets.train,
-            eval_dataset=gain_dataset if eval_dataset is None else eval_dataset,
+            eval_dataset=sets.for_evaluation(eval_dataset),
             processing_class=processing_class,
             compute_metrics=compute_metrics and self._metrics_beside(compute_metrics),
             **kwargs,
@@ -166,7 +167,7 @@ class SelMixTrainer(PushingTrainer):
         checks.check_mixer(self.mixer, args, sets, self.head, self.data_collator, self._prepare_inputs)
         sets.read(self.model, self.head.num_classes)
         self.numbering, self.data_facts, self.train_dataset = sets.numbering, sets.facts, sets.train
-        self.eval_dataset = sets.gain if eval_dataset is None else self.numbered(eval_dataset, "eval_dataset")
+        self.eval_dataset = sets.gain if eval_dataset is None else self.numbered(self.eval_dataset, "eval_dataset")
         self.objective = args.make_objective(objective, sets.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
         self.make_parts()
@@ -313,12 +314,12 @@ class SelMixTrainer(PushingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        self.evaluations.begin(metric_key_prefix, dataloader.dataset)
+        self.evaluations.begin(metric_key_prefix, behind(dataloader.dataset))
         if description != "Evaluation" or self.compute_metrics is not None:  # predict, or metrics of the user's own
             own = prediction_loss_only, ignore_keys, metric_key_prefix
             output = super().evaluation_loop(dataloader, description, *own)
             return self.evaluations.of_predictions(output, per_class=not self.is_in_train)
-        dataset: Any = dataloader.dataset
+        dataset = behind(dataloader.dataset)
         labels_N = self.sets.evaluated(dataset, f"the {metric_key_prefix} set")
         self.callback_handler.eval_dataloader = dataloader
         blamed = blamed_on_weights(self.model, self.state.global_step) if self.is_in_train else nullcontext()

@@ -5,7 +5,7 @@ Shape suffixes: N samples, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from selmix_hf.config import SelMixConfig
+from selmix_hf.data.bad_images import kept_images
 from selmix_hf.data.classes import Numbering, label_column_of, read_labels
 from selmix_hf.data.labels import checked_labels
 from selmix_hf.data.unlabelled import Unlabelled, without_labels
@@ -64,6 +65,10 @@ class Sets:
         sample_weights: ArrayLike | None,
         class_order: Sequence[str | int] | None = None,
     ) -> None:
+        self._given_gain, self._on_bad_image = gain, str(args.on_bad_image)
+        train, sample_weights = kept_images(self._on_bad_image, "train_dataset", train, sample_weights)
+        gain, _ = kept_images(self._on_bad_image, "gain_dataset", gain)
+        unlabeled, truth = kept_images(self._on_bad_image, "unlabeled_dataset", unlabeled, truth)
         self._num_own = len(train)
         self.train = with_gain_set(train, gain) if args.gain_set_use == "train" else train
         self.args, self.gain, self._given_truth, self._given_weights = args, gain, truth, sample_weights
@@ -98,6 +103,14 @@ class Sets:
             drawn = self.sampling, self.train_labels, num_classes, self._given_weights
             self.sample_weights = sampling_weights(*drawn)
         self.train_counts = np.bincount(own, minlength=num_classes)
+
+    def for_evaluation(self, dataset: Any) -> Any:
+        """What `eval_dataset` stands for: the gain set for None; without bad images where those are left out."""
+        if dataset is None or dataset is self._given_gain:
+            return self.gain
+        if isinstance(dataset, Mapping):
+            return {name: kept_images(self._on_bad_image, name, one)[0] for name, one in dataset.items()}
+        return kept_images(self._on_bad_image, "eval_dataset", dataset)[0]
 
     def labels_of(self, dataset: Any, name: str, all_classes: bool = True) -> NDArray[np.int64]:
         """The classes of any labelled set, N, checked against those of the run; `name` is what an error calls it."""

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
+from selmix_hf.data.bad_images import kept_images
 from selmix_hf.data.classes import Numbering, label_column_of, read_labels
 from selmix_hf.data.collators import Collator, ImageTransform, SelMixCollator, default_collator
 from selmix_hf.data.random_state import seed_of_draws
@@ -81,6 +82,7 @@ class Stage1Trainer(PushingTrainer):
             sees what one process with the same global batch would, and a resumed run goes on with the same samples and
             views of them.
         sample_weights: instead of `sampling`, how often each sample is drawn (N, none negative).
+        on_bad_image: as that of `SelMixConfig`.
         kwargs: as for Trainer.
 
     Raises:
@@ -112,6 +114,7 @@ class Stage1Trainer(PushingTrainer):
         label_column: str | None = None,
         class_order: Sequence[str | int] | None = None,
         model_init: Callable[..., Any] | None = None,
+        on_bad_image: str = "raise",
         compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -131,6 +134,10 @@ class Stage1Trainer(PushingTrainer):
         num_classes = num_classes_of(model)
         check_optimizer_options(args, model, kwargs)
         args.output_dir = expanded("output_dir", args.output_dir)
+        train_dataset, sample_weights = kept_images(on_bad_image, "train_dataset", train_dataset, sample_weights)
+        several = eval_dataset if isinstance(eval_dataset, Mapping) else {"eval_dataset": eval_dataset}
+        kept = {name: kept_images(on_bad_image, name, one)[0] for name, one in several.items()}
+        eval_dataset = kept if several is eval_dataset else kept["eval_dataset"]
         args.remove_unused_columns = False
         if args.device.type == "cpu":
             args.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
@@ -147,13 +154,14 @@ class Stage1Trainer(PushingTrainer):
             self._check_sampling(
                 args, loss, SAMPLE_WEIGHTS if sample_weights is not None else f"sampling={sampling!r}"
             )
-        self._eval_collator = default_collator(train_dataset, processing_class, data_collator, eval_transform, column)
+        how = processing_class, data_collator
+        self._eval_collator = default_collator(train_dataset, *how, eval_transform, column, model)
         self.loss = LOSSES[loss](counts_K) if isinstance(loss, str) else loss
         if isinstance(loss, str):
             cast(LongTailLoss, self.loss).label_smoothing = args.label_smoothing_factor
         self.mixup_alpha = mixup_alpha
         self._mix: tuple[float, Tensor] | None = None
-        collator = default_collator(train_dataset, processing_class, data_collator, train_transform, column)
+        collator = default_collator(train_dataset, *how, train_transform, column, model)
         metrics = make_compute_metrics(num_classes, train_counts=counts_K, class_names=names)
         self._label_column, self._own_metrics = column, None if compute_metrics else metrics
         super().__init__(

@@ -6,9 +6,19 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Subset
 from torch_datasets import Mappings, Tuples
-from transformers import AutoImageProcessor, default_data_collator
+from transformers import (
+    AutoImageProcessor,
+    Siglip2Config,
+    Siglip2ForImageClassification,
+    Siglip2ImageProcessor,
+    default_data_collator,
+)
+
+from selmix_hf import FixMatchTrainer, Stage1Trainer
+from selmix_hf.data.views import CropAndFlip
 
 GAIN = {"counts": tiny.GAIN_COUNTS, "seed": 1}
+PATCHES = Siglip2ImageProcessor(patch_size=4, max_num_patches=16)
 
 
 def tensors(dataset, label):
@@ -92,10 +102,11 @@ def test_items_with_images_under_any_name(label, tmp_path):
         ),
         ("path", "a.png", r"files of images become images by cast_column\(column, datasets.Image\(\)\)"),
         (
-            "image",
+            "number",
             [[1.0, 2.0]],
-            r"ConvNext.* cannot be run on a batch of image \[2, 1, 2\].* main input is 'pixel_val",
+            r"cannot be run on a batch of number \[2, 1, 2\].* main input is 'pixel_val.* no column",
         ),
+        ("image", [[1.0, 2.0]], "images need processing_class"),
     ],
 )
 def test_what_is_no_input_is_refused_at_construction(column, values, sentence, tmp_path):
@@ -125,3 +136,46 @@ def test_a_start_without_processing_class_says_what_the_saved_folder_lacks(tmp_p
     AutoImageProcessor.from_pretrained(tmp_path / "saved")
     tiny.trainer(tmp_path / "timm", "test_resnet", **transforms)  # its config has what is needed
     assert len(found) == 1
+
+
+def naflex():
+    """A model for images of any shape, whose processor gives a mask and shapes beside the patches."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision = {**sizes, "num_patches": 16, "patch_size": 4, "vision_use_head": False}
+    return Siglip2ForImageClassification(Siglip2Config(vision_config=vision, num_labels=4)).eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"freeze_backbone": True},
+        {"reuse_samples": True, "train_transform": CropAndFlip(PATCHES, 8)},
+    ],
+    ids=["whole", "frozen", "views and reuse"],
+)
+def test_all_that_a_processor_gives_reaches_the_model(options, tmp_path):
+    train = tiny.images().map(lambda row: {"image": row["image"].resize((16, 8))})  # the mask matters
+    own = {"processing_class": PATCHES, "train_dataset": train, "max_steps": 2, "refresh_steps": 2}
+    run = tiny.trainer(tmp_path, naflex(), **own, **options, **tiny.BARE)
+    batch = run.data_collator.eval_collator([train[0], train[1]])
+    assert {name: list(value.shape) for name, value in batch.items()} == {
+        "pixel_values": [2, 16, 48],
+        "pixel_attention_mask": [2, 16],
+        "spatial_shapes": [2, 2],
+        "labels": [2],
+    }
+    assert batch["pixel_attention_mask"].sum() < 32
+    run.train()
+    assert 0 <= run.evaluate()["eval_mean_recall"] <= 1
+
+
+def test_what_needs_one_tensor_refuses_several(tmp_path):
+    own = {"processing_class": PATCHES, "train_dataset": tiny.images()}
+    with pytest.raises(ValueError, match="one floating-point tensor, .* found pixel_values .*, pixel_attention_mask"):
+        tiny.trainer(tmp_path, naflex(), mixing="cutmix", **own)
+    args = tiny.config(tmp_path, **tiny.BARE, max_steps=1)
+    with pytest.raises(ValueError, match="pixel_values alone, found pixel_attention_mask, spatial_shapes too"):
+        FixMatchTrainer(naflex(), args, unlabeled_dataset=tiny.unlabeled(), mu=1, **own)
+    with pytest.raises(ValueError, match="mixup_alpha mixes inputs, .* tensors of floats .* pixel_attention_mask"):
+        Stage1Trainer(naflex(), args, mixup_alpha=0.2, **own).train()

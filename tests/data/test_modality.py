@@ -2,10 +2,12 @@
 
 import hashlib
 
+import bad_pictures
 import pytest
 import texts
 import tiny
 import torch
+from datasets import Dataset, Features
 from transformers import AutoTokenizer
 
 from selmix_hf.data.modality import Images, Texts
@@ -82,3 +84,18 @@ def test_digests_are_of_the_content(tmp_path):
     images.to_parquet(tmp_path / "images.parquet")
     again = type(images).from_parquet(str(tmp_path / "images.parquet"))
     assert list(Images().digests(images)) == list(Images().digests(again)) and len({*Images().digests(again)}) == 3
+
+
+def test_columns_of_pixels():
+    """As the files of MedMNIST hold them: what is missing is seen, and what is alike has one digest."""
+    pixels = bad_pictures.arrays((2, 1, 1, 1))
+    pixels[1] = pixels[0]
+    rows = Dataset.from_dict({"image": pixels, "label": [0, 0, 1, 2, 3]})
+    Images().check(rows, "mine")
+    first, second, *others = Images().digests(rows)
+    assert first == second and len({first, *others}) == 4
+    lacking = Dataset.from_dict(
+        {"image": [*pixels.tolist(), None]}, features=Features({"image": rows.features["image"]})
+    )
+    with pytest.raises(ValueError, match="mine has no image in row 5 of its column 'image'"):
+        Images().check(lacking, "mine")

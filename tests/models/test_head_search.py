@@ -9,6 +9,7 @@ import functools
 
 import pytest
 import timm
+import tiny
 import torch
 import torch.nn.functional as F
 import transformers
@@ -234,3 +235,22 @@ def test_timm_dropout(architecture, drop_rate):
     model = zoo.timm_model(architecture, zoo.PIXELS, drop_rate=drop_rate)
     head = find_head(model, zoo.pixels())
     assert head.input_dropout == drop_rate
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = tiny.model("vit")
+    model.vit.layernorm.weight.data[0] = float("nan")
+    with pytest.raises(HeadError, match=r"expected finite weights, .* in 1 tensors, the first 'vit.layernorm.weight'"):
+        find_head(model, {"pixel_values": torch.zeros(2, 3, tiny.SIDE, tiny.SIDE)})
+    model = tiny.model("vit")
+    with pytest.raises(HeadError, match="expected finite logits, found NaN or infinity though all weights are finite"):
+        find_head(model, {"pixel_values": torch.full((2, 3, tiny.SIDE, tiny.SIDE), float("inf"))})
+
+
+def test_the_cause_is_named_where_a_model_cannot_be_run():
+    with pytest.raises(HeadError, match=r"Its weights are bfloat16, its inputs are not: call model.float\(\)"):
+        find_head(tiny.model("resnet").to(torch.bfloat16), {"pixel_values": torch.zeros(2, 3, tiny.SIDE, tiny.SIDE)})
+    with pytest.raises(HeadError, match=r"no column has images: cast_column\(column, datasets.Image\(\)\)"):
+        find_head(tiny.model("vit"), {"number": torch.zeros(2)})
+    with pytest.raises(HeadError, match="It takes images of 1 channels, found 3"):
+        find_head(tiny.model("vit", num_channels=1), {"pixel_values": torch.zeros(2, 3, tiny.SIDE, tiny.SIDE)})

@@ -32,6 +32,13 @@ def test_text():
     assert name == "base_model.model.classifier.modules_to_save.default"
 
 
+def test_an_adapter_of_a_text_task_on_images_is_the_cause():
+    options = {"task_type": "SEQ_CLS", "target_modules": ["qkv"]}
+    model = peft.get_peft_model(tiny.model("test_vit"), peft.LoraConfig(**options))
+    with pytest.raises(HeadError, match=r"has task_type='SEQ_CLS', .* takes pixel_values: leave task_type out"):
+        find_trained_head(model, {"pixel_values": torch.zeros(2, 3, 32, 32)})
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,11 @@
 
 from types import SimpleNamespace
 
+import bad_pictures
 import pytest
+import tiny
 
+from selmix_hf.data.seeded import fetch
 from selmix_hf.studies.errors import leaving_with_a_sentence, naming_a_broken_image
 
 
@@ -18,17 +21,16 @@ def test_what_the_user_cannot_help_is_a_traceback():
         raise KeyError("x")
 
 
-@pytest.mark.parametrize("kind", [OSError, SyntaxError])
-def test_an_image_that_cannot_be_decoded_is_named(kind):
-    data = SimpleNamespace(broken_image=lambda: "the split train has a broken image in row 3")
-    with pytest.raises(SystemExit, match="mine.py: .* in row 3"), naming_a_broken_image("mine.py", data):
-        raise kind("truncated")
+def test_an_image_that_cannot_be_decoded_is_named():
+    splits = {"train": tiny.images((1, 1, 1, 1)), "test": bad_pictures.images({2: b"no image"})}
+    named = pytest.raises(SystemExit, match=r"mine.py: the split test: row 2 \(bytes of row 2\) has no image")
+    with named, naming_a_broken_image("mine.py", SimpleNamespace(splits=splits)):
+        fetch(splits["test"], [1, 2])
 
 
 def test_other_errors_of_files_are_not_blamed_on_an_image():
-    data = SimpleNamespace(broken_image=lambda: pytest.fail("a look for a broken image"))
-    with pytest.raises(OSError, match="No space"), naming_a_broken_image("mine.py", data):
+    with (
+        pytest.raises(OSError, match="No space"),
+        naming_a_broken_image("mine.py", SimpleNamespace(splits={"train": tiny.images((1, 1, 1, 1))})),
+    ):
         raise OSError(28, "No space left on device")
-    whole = SimpleNamespace(broken_image=lambda: None)
-    with pytest.raises(OSError, match="truncated"), naming_a_broken_image("mine.py", whole):
-        raise OSError("truncated")

@@ -2,6 +2,7 @@
 
 import shutil
 
+import bad_pictures
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -142,3 +143,11 @@ def test_a_class_that_is_missing_is_named(folder):
     texts.texts((12, 0, 4)).to_parquet(folder / "validation.parquet")
     with pytest.raises(ValueError, match="the split validation.*games"):
         load(folder)
+
+
+def test_columns_of_pixels_are_images(tmp_path):
+    for part in ("train", "test"):
+        rows = {"image": bad_pictures.arrays((3, 3, 3, 3)), "label": [[k] for k in range(4) for _ in range(3)]}
+        Dataset.from_dict(rows).to_parquet(tmp_path / f"{part}.parquet")
+    data = load(tmp_path, "--max_per_class", 2, "--imbalance_factor", 1, "--validation_per_class", 1)
+    assert data.modality == Images() and data.train_counts.tolist() == [2] * 4

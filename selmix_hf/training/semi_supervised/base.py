@@ -18,8 +18,10 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
+from selmix_hf.data.bad_images import kept_images, naming_sets
 from selmix_hf.data.collators import ImageCollator, ImageTransform
 from selmix_hf.data.examples import Column, has_features, image_columns, require_random_access
+from selmix_hf.data.pixels import num_channels
 from selmix_hf.data.random_state import seed_of_draws
 from selmix_hf.data.views import ShiftAndFlip
 from selmix_hf.models.head import logits_of
@@ -96,6 +98,8 @@ class SemiSupervisedTrainer(Stage1Trainer):
             )
         self.average = WeightAverageCallback(ema_decay)
         column = _image_column(unlabeled_dataset)
+        how_bad = kwargs.get("on_bad_image", "raise")
+        unlabeled_dataset, _ = kept_images(how_bad, "unlabeled_dataset", unlabeled_dataset)
         weak = weak_transform or ShiftAndFlip(processing_class)
         views = self.unlabeled_views(weak, processing_class)
         super().__init__(
@@ -114,12 +118,14 @@ class SemiSupervisedTrainer(Stage1Trainer):
         self.mu, self.unlabeled_weight, self.rampup_steps = mu, unlabeled_weight, rampup_steps
         whole = has_features(unlabeled_dataset) and unlabeled_dataset.format["type"] != "custom"
         self.unlabeled_dataset = unlabeled_dataset.select_columns(column) if whole else unlabeled_dataset
-        view_collators = [ImageCollator(transform=view, image_column=column, label_column=None) for view in views]
+        how: dict[str, Any] = {"image_column": column, "label_column": None, "channels": num_channels(model)}
+        view_collators = [ImageCollator(transform=view, **how) for view in views]
         self.data_collator = ViewCollator(cast(ImageCollator, self.data_collator), view_collators)
         self._noted: dict[str, tuple[Tensor, int]] = {}
         self.add_callback(self.average)
-        probe = DrawDataset(self.train_dataset, self.unlabeled_dataset)[Draw((0, 0), [(0, 0)] * mu)]
-        self.data_collator([probe])
+        with naming_sets(self._own_sets()):
+            probe = DrawDataset(self.train_dataset, self.unlabeled_dataset)[Draw((0, 0), [(0, 0)] * mu)]
+            self.data_collator([probe])
 
     # --- what a method says --------------------------------------------------------------------------------------
 

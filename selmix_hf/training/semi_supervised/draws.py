@@ -117,7 +117,7 @@ class ViewCollator:
         views: one collator for each of the V views of an unlabelled image.
 
     Raises:
-        ValueError: on a call, views of different shapes.
+        ValueError: on a call, views of different shapes, or of several tensors.
     """
 
     def __init__(self, labelled: ImageCollator, views: Sequence[ImageCollator]) -> None:
@@ -126,6 +126,11 @@ class ViewCollator:
     def __call__(self, examples: Sequence[DrawnExample]) -> dict[str, Tensor]:
         own, own_seeds = zip(*(example.labelled for example in examples), strict=True)
         batch = self.labelled(own, seeds=own_seeds)
+        if more := batch.keys() - {"pixel_values", "labels"}:
+            raise ValueError(
+                f"the views of a batch are pixel_values alone, found {', '.join(sorted(more))} too: give an image "
+                "processor of a model with a fixed image size."
+            )
         samples, seeds = zip(*(sample for example in examples for sample in example.unlabelled), strict=True)
         parts = [batch["pixel_values"][:, None]]
         for number, view in enumerate(self.views):  # another seed, or two weak views would be one
