@@ -52,7 +52,9 @@ def wide(mode: str) -> Image.Image:
         torch.as_tensor(GREY)[None],
         torch.as_tensor(GREY).float()[None] / 255,
     ],
-    ids=lambda value: f"{getattr(value, 'mode', type(value).__name__)}-{getattr(value, 'dtype', '')}",
+    ids=lambda value: (
+        value.mode if isinstance(value, Image.Image) else f"{type(value).__name__}-{np.asarray(value).dtype}"
+    ),
 )
 def test_grey_images_of_any_depth(value):
     assert np.array_equal(np.asarray(picture(value, "L")), GREY)
