@@ -9,11 +9,20 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
+from torch.utils.data import ConcatDataset
 from transformers.utils import logging
 
 from selmix_hf.data.examples import first_item, has_column, has_features
 from selmix_hf.data.labels import class_labels, excerpt, infer_label_column, item_label_column, require_column
-from selmix_hf.data.numbering import Renumbered, are_numbers, at_two_numbers, folded, new_numbers, renumbered
+from selmix_hf.data.numbering import (
+    Renumbered,
+    are_numbers,
+    at_two_numbers,
+    folded,
+    new_numbers,
+    renumbered,
+    require_same_in_items,
+)
 from selmix_hf.method.confusion import require_all_classes
 
 logger = logging.get_logger(__name__)
@@ -38,7 +47,8 @@ def read_labels(
         all_classes: whether every class must be in it.
 
     Raises:
-        ValueError: not integers, outside 0..K-1, or (with `all_classes`) a class without a sample.
+        ValueError: not integers, outside 0..K-1, other ones in the items, or (with `all_classes`) a class without a
+            sample.
     """
     column = column_in(dataset, label_column)
     try:
@@ -62,6 +72,7 @@ def read_labels(
         )
     if all_classes:
         require_all_classes(torch.as_tensor(counts_K), names, name)
+    require_same_in_items(dataset, labels_N, name, column)
     return labels_N
 
 
@@ -84,10 +95,24 @@ def names_of_data(dataset: Any, label_column: str | None) -> list[str]:
     `torch.utils.data.Subset`; else none."""
     if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
         return names_of_data(dataset.dataset, label_column)
+    if isinstance(dataset, ConcatDataset):
+        first, *others = [names_of_data(part, label_column) for part in dataset.datasets]
+        if any(names != first for names in others):
+            raise TypeError("the parts of a ConcatDataset name their classes differently: join them by name first.")
+        return first
     if not isinstance(features := getattr(dataset, "features", None), Mapping):
-        return [str(name) for name in getattr(dataset, "classes", None) or []]
+        return _names_in_attribute(getattr(dataset, "classes", None))
     column = infer_label_column(dataset) if label_column is None else label_column
     return [str(name) for name in getattr(features.get(column), "names", None) or []]
+
+
+def _names_in_attribute(classes: Any) -> list[str]:
+    """Of a list, of tuples of synonyms as ImageNet's in torchvision, or of a mapping from names to numbers."""
+    if isinstance(classes, Mapping):
+        classes = sorted(classes, key=lambda name: classes[name])
+    if classes is None or isinstance(classes, str) or not hasattr(classes, "__iter__"):
+        return []
+    return [", ".join(map(str, name)) if isinstance(name, tuple | list) else str(name) for name in classes]
 
 
 def label_column_of(dataset: Any, label_column: str | None) -> str:
@@ -170,7 +195,7 @@ def _has_new_head(model: Any, num_classes: int) -> bool:
 
 def _in_order(order: Sequence[str | int], names: list[str], num_classes: int) -> list[str]:
     """The names of the classes in a given order, of names or numbers."""
-    given = [names[one] if isinstance(one, int) and 0 <= one < len(names) else str(one) for one in order]
+    given = [names[one] if isinstance(one, int | np.integer) and 0 <= one < len(names) else str(one) for one in order]
     known, found = folded(names, given)
     if sorted(found) != sorted(known) or len(given) != num_classes:
         raise ValueError(
@@ -200,10 +225,12 @@ class Numbering:
     ) -> None:
         self.label_column, self._config = label_column, getattr(model, "config", None)
         self.names = resolve_class_names(model, train_dataset, label_column, num_classes, class_order)
-        own = names_of_data(train_dataset, label_column) or (
-            [str(k) for k in range(num_classes)] if class_order else []
-        )
+        own = names_of_data(train_dataset, label_column)
+        # what class_order says of a train_dataset without names: its number of each class
+        self._order = [int(name) for name in self.names] if class_order is not None and not own else None
+        own = own or ([] if self._order is None else [str(k) for k in range(num_classes)])
         self._unnamed = own if at_two_numbers(self.names, own) else []  # of a set without names
+        self._made: dict[int, Renumbered] = {}  # by the id of the set, which it keeps alive
 
     def of(self, dataset: Any, title: str) -> Any:
         """A labelled dataset with these numbers: itself, or where its names say others, a `numbering.Renumbered` one.
@@ -215,15 +242,36 @@ class Numbering:
         Raises:
             ValueError: as `numbering.renumbered`.
         """
-        if isinstance(dataset, Renumbered) and dataset.classes == self.names:
+        if any(dataset is made for made in self._made.values()):
             return dataset
-        column = column_in(dataset, self.label_column)
+        if id(dataset) in self._made:
+            return self._made[id(dataset)]
+        column = self.label_column if _is_stream(dataset) else column_in(dataset, self.label_column)
         own = self._names_in(dataset, column)
-        if self.names == default_names(len(own)):
+        if len(own) == len(self.names) and own != self._unnamed:
+            self._take_names(own)
+        if _is_stream(dataset):
+            if at_two_numbers(self.names, own):
+                raise ValueError(
+                    f"{title} is a stream whose classes, {excerpt(own)}, stand at other numbers than the model's, "
+                    f"{excerpt(self.names)}: load it without streaming=True, so that its labels can be read by name."
+                )
+            return dataset
+        made = renumbered(dataset, title, self.names, own, column)
+        if isinstance(made, Renumbered):
+            self._made[id(dataset)] = made
+        return made
+
+    def _take_names(self, own: list[str]) -> None:
+        """Those of the first set that has some, where neither the model nor train_dataset has."""
+        if self._order is not None:
+            self.names, self._unnamed, self._order = [own[k] for k in self._order], own, None
+        elif self.names == default_names(len(own)):
             self.names = own
-            if self._config is not None:
-                set_class_names(self._config, own)
-        return renumbered(dataset, title, self.names, own, column)
+        else:
+            return
+        if self._config is not None:
+            set_class_names(self._config, self.names)
 
     def of_labels(self, labels: NDArray[np.int64], dataset: Any, title: str) -> NDArray[np.int64]:
         """Labels by these numbers, shape N, that were given by those of a dataset. Raises as `of`."""
@@ -236,6 +284,10 @@ class Numbering:
             return names_of_data(dataset, column) or self._unnamed
         except ValueError:  # no labels, or not known which: for who reads them
             return self._unnamed
+
+
+def _is_stream(dataset: Any) -> bool:
+    return isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__")
 
 
 def set_class_names(config: Any, names: Sequence[str]) -> None:

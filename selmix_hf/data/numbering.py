@@ -20,11 +20,13 @@ from transformers.utils import logging
 from selmix_hf.data.bad_images import read_one
 from selmix_hf.data.examples import Column, class_of, has_column, is_tuple
 from selmix_hf.data.labels import class_labels, excerpt, item_label_column
+from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.data.seeded import fetch
 
 logger = logging.get_logger(__name__)
 
 _SHOWN = 3
+_LOOKED_AT = 8  # items, of as many classes
 
 
 def folded(*lists: Sequence[str]) -> list[list[str]]:
@@ -116,10 +118,11 @@ class Renumbered(TorchDataset[Any]):
         raise AttributeError(name)
 
     def _renumbered(self, item: Any) -> Any:
-        if is_tuple(item):
-            return item[0], self._number(item, 1)
-        column = self.column if self.column and has_column(item, self.column) else item_label_column(item)
-        return item if column is None else {**item, column: self._number(item, column)}
+        column = _place_of_class(item, self.column)
+        if isinstance(column, int):
+            return item[0], self._number(item, column)
+        assert column is not None  # `renumbered` looked
+        return {**item, column: self._number(item, column)}
 
     def _number(self, item: Any, column: Column) -> Any:
         """The new number, as a tensor or array where the old one is."""
@@ -128,6 +131,51 @@ class Renumbered(TorchDataset[Any]):
             return torch.full_like(old, number, dtype=torch.int64)
         is_numpy = isinstance(old, np.ndarray | np.generic)
         return np.full_like(old, number, dtype=np.int64)[()] if is_numpy else number
+
+
+def _place_of_class(item: Any, column: str | None) -> Column | None:
+    """Where an item has its class; None where that is not known."""
+    if is_tuple(item):
+        return 1
+    return column if column and has_column(item, column) else item_label_column(item)
+
+
+def require_same_in_items(
+    dataset: Any, labels: NDArray[np.int64], title: str, column: str | None, must_be_there: bool = False
+) -> None:
+    """Hold the class that some items have, which batches are made of, against the labels that were read.
+
+    Args:
+        dataset: map-style; one of `datasets` without a transform of its own gives what it has.
+        labels: that were read, shape N.
+        title: what the error calls it.
+        column: key of the class, or None.
+        must_be_there: whether an item without a class that can be found is an error too.
+
+    Raises:
+        ValueError: another class, such as by torchvision's target_transform.
+    """
+    is_plain = isinstance(dataset, Dataset) and dataset.format["type"] != "custom"
+    if is_plain or isinstance(dataset, Renumbered):
+        return
+    rows = np.sort(np.unique(labels, return_index=True)[1])[:_LOOKED_AT]
+    for row in rows.tolist():
+        with isolated_random_state(0):
+            item = read_one(dataset, row)
+        place = _place_of_class(item, column)
+        value = None if place is None else np.asarray(item[place])
+        if value is None or value.size != 1 or value.dtype.kind not in "iu":  # soft labels, or a collator finds them
+            if must_be_there:
+                raise ValueError(
+                    f"{title} numbers its classes otherwise than the model, and its items have no class where it "
+                    "can be renumbered: give pairs (input, class), mappings with 'labels', or the model's numbers."
+                )
+            return
+        if int(value.item()) != labels[row]:
+            raise ValueError(
+                f"{title}: the item of row {row} has class {int(value.item())}, its labels say {labels[row]}: a "
+                "transform gives classes other numbers. Leave it out, or give a dataset whose labels are the same."
+            )
 
 
 def new_numbers(
@@ -186,7 +234,10 @@ def renumbered(
         return dataset
     labels_N = class_labels(dataset, label_column) if at_two_numbers(names, own) else np.empty(0, np.int64)
     numbers_L = new_numbers(labels_N, title, names, own, whose)
-    return dataset if numbers_L is None else Renumbered(dataset, label_column, numbers_L, names, own, labels_N)
+    if numbers_L is None:
+        return dataset
+    require_same_in_items(dataset, labels_N, title, label_column, must_be_there=True)
+    return Renumbered(dataset, label_column, numbers_L, names, own, labels_N)
 
 
 def _say_where_names_differ(title: str, whose: str, names: Sequence[str], own: Sequence[str]) -> None:

@@ -164,6 +164,7 @@ class Stage1Trainer(PushingTrainer):
         collator = default_collator(train_dataset, *how, train_transform, column, model)
         metrics = make_compute_metrics(num_classes, train_counts=counts_K, class_names=names)
         self._label_column, self._own_metrics = column, None if compute_metrics else metrics
+        self._seen: dict[int, Any] = {}  # sets whose labels were read, by their ids
         super().__init__(
             model,
             args,
@@ -228,7 +229,9 @@ class Stage1Trainer(PushingTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         if not isinstance(eval_dataset, str) and _can_be_read(eval_dataset):
-            self._read(self.numbered(eval_dataset, "eval_dataset"), "eval_dataset")
+            eval_dataset = self.numbered(eval_dataset, "eval_dataset")
+            if self._seen.get(id(eval_dataset)) is not eval_dataset:
+                self._read(eval_dataset, "eval_dataset")
         with self._evaluating():
             return super().get_eval_dataloader(eval_dataset)
 
@@ -253,7 +256,9 @@ class Stage1Trainer(PushingTrainer):
     def _read(self, dataset: Any, title: str, chooses: bool = False) -> object:
         names = self.numbering.names
         all_classes = self._own_metrics is not None
-        return read_labels(dataset, title, self._label_column, len(names), names, all_classes)
+        labels_N = read_labels(dataset, title, self._label_column, len(names), names, all_classes)
+        self._seen[id(dataset)] = dataset
+        return labels_N
 
     @staticmethod
     def _check_sampling(args: TrainingArguments, loss: str | nn.Module, given: str) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from selmix_hf.data.classes import default_names
+
 _CHANCE = 1e-3  # of a cycle where no more than half of each class would be predicted so
 _SHOWN = 20  # classes
 
@@ -57,10 +59,12 @@ def sentence_on_cycles(counts: Tensor, class_names: Sequence[str]) -> str | None
     cycles = cycles_of(counts)
     if not cycles:
         return None
-    order = list(class_names)
+    unnamed = list(class_names) == default_names(len(class_names))  # then numbers are given
+    order: list[str | int] = list(range(len(class_names))) if unnamed else list(class_names)
+    own = list(order)
     for cycle in cycles:
         for k, predicted in zip(cycle, [*cycle[1:], cycle[0]], strict=True):
-            order[predicted] = class_names[k]
+            order[predicted] = own[k]
     first = cycles[0][:_SHOWN]
     shown = ", ".join(f"{class_names[k]!r} as {class_names[int(counts[k].argmax())]!r}" for k in first)
     helps = f"class_order={order}" if len(order) <= _SHOWN else "class_order, the classes in the order of its outputs"

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -215,3 +216,46 @@ def test_where_nobody_else_has_names_the_first_set_that_has_them_counts():
     ]
     assert numbering.of(named[0], "gain_dataset") is named[0] and made.config.id2label == {0: "a", 1: "b"}
     assert numbering.of(named[1], "eval_dataset").labels.tolist() == [1, 0]
+
+
+def test_names_in_an_attribute_of_any_form():
+    for classes in (np.array(["a", "b"]), {"b": 1, "a": 0}, ("a", "b")):
+        assert names_of_data(SimpleNamespace(classes=classes), None) == ["a", "b"]
+    assert names_of_data(SimpleNamespace(classes=[("tench", "Tinca tinca"), "shark"]), None) == [
+        "tench, Tinca tinca",
+        "shark",
+    ]
+    assert names_of_data(SimpleNamespace(classes=7), None) == []
+
+
+def test_parts_of_a_concatenation():
+    whole = torch.utils.data.ConcatDataset([tiny.images((1, 1, 1, 1))] * 2)
+    assert names_of_data(whole, "label") == list(tiny.NAMES)
+    whole.datasets.append(tiny.images((1, 1, 1, 1), names=list("abcd")))
+    with pytest.raises(TypeError, match="parts of a ConcatDataset name their classes differently"):
+        names_of_data(whole, "label")
+
+
+def test_a_stream_is_read_by_number_or_refused():
+    numbering = Numbering(model(["red", "green", "blue", "grey"]), tiny.images(), "label", 4)
+    stream = tiny.images((1, 1, 1, 1)).to_iterable_dataset()
+    assert numbering.of(stream, "eval_dataset") is stream
+    other = tiny.images((1, 1, 1, 1), names=["green", "red", "blue", "grey"]).to_iterable_dataset()
+    with pytest.raises(ValueError, match="eval_dataset is a stream whose classes, .*, stand at other numbers"):
+        numbering.of(other, "eval_dataset")
+
+
+def test_an_order_in_numbers_and_a_set_with_names():
+    """Its numbers are those of train_dataset."""
+    unnamed, named = Dataset.from_dict({"label": [0, 1, 2, 3]}), tiny.images((1, 1, 1, 1))
+    numbering = Numbering(model(), unnamed, "label", 4, np.array([3, 0, 2, 1]))
+    assert numbering.of(unnamed, "train_dataset").labels.tolist() == [1, 3, 2, 0]
+    assert numbering.of(named, "eval_dataset").labels.tolist() == [1, 3, 2, 0]
+    assert numbering.names == ["grey", "red", "blue", "green"]
+    assert numbering.of(numbering.of(unnamed, "train_dataset"), "train_dataset").labels.tolist() == [1, 3, 2, 0]
+
+
+def test_a_set_is_renumbered_once(caplog):
+    numbering = Numbering(model(["grey", "blue", "green", "red"]), tiny.images(), "label", 4)
+    assert numbering.of(data := tiny.images((1, 1, 1, 1)), "eval_dataset") is numbering.of(data, "eval_dataset")
+    assert caplog.text.count("Its labels are read by name") == 1

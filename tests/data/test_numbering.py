@@ -16,6 +16,7 @@ from selmix_hf.data.numbering import (
     new_numbers,
     numbers_by_name,
     renumbered,
+    require_same_in_items,
     with_classes_of,
 )
 
@@ -132,3 +133,39 @@ def test_a_new_number_is_of_the_old_ones_type(form):
     data = tiny.images((1, 1, 1, 1)).with_format(form)
     label = renumbered(data, "eval_dataset", ["grey", "blue", "green", "red"], list(tiny.NAMES), "label")[3]["label"]
     assert type(label) is type(data[3]["label"]) and int(label) == 0
+
+
+class Items(torch.utils.data.Dataset):
+    """Items of any kind beside the classes that the attributes tell."""
+
+    def __init__(self, make, classes=("dog", "cat")):
+        self.make, self.classes, self.targets = make, classes, [0, 1, 1]
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return self.make(self.targets[index])
+
+
+def test_items_without_a_class_that_can_be_found_are_refused():
+    for make in (lambda label: (torch.zeros(2), label, "a.png"), lambda label: {"x": torch.zeros(2), "y": label}):
+        with pytest.raises(ValueError, match="its items have no class where it can be renumbered: give pairs"):
+            renumbered(Items(make), "eval_dataset", ["cat", "dog"], ["dog", "cat"], None)
+        require_same_in_items(Items(make), np.array([0, 1, 1]), "set", None)  # a collator of the user's finds it
+
+
+def test_items_of_other_classes_than_the_labels_are_refused():
+    """Such as by torchvision's target_transform, which `targets` does not know of."""
+    other = Items(lambda label: (torch.zeros(2), 1 - label))
+    with pytest.raises(ValueError, match="set: the item of row 0 has class 1, its labels say 0: a transform gives"):
+        require_same_in_items(other, np.array([0, 1, 1]), "set", None)
+    with pytest.raises(ValueError, match="the item of row 0 has class 1"):
+        renumbered(other, "eval_dataset", ["cat", "dog"], ["dog", "cat"], None)
+    made = tiny.images((1, 1, 1, 1)).with_transform(
+        lambda rows: {"x": rows["image"], "labels": [3 - k for k in rows["label"]]}
+    )
+    with pytest.raises(ValueError, match="the item of row 0 has class 3"):
+        require_same_in_items(made, np.arange(4), "set", "label")
+    soft = Items(lambda label: (torch.zeros(2), torch.tensor([0.5, 0.5])))
+    require_same_in_items(soft, np.array([0, 1, 1]), "set", None)

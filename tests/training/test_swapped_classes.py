@@ -42,6 +42,7 @@ def test_folders_in_the_order_of_numbers():
     said = sentence_on_cycles(counts_of([0, 1, 3, 2]), names)
     assert "in a cycle: '10' as '2', '2' as '10'. The model" in said and "class_order=['0', '1', '2', '10']" in said
     assert sentence_on_cycles(counts_of(range(4)), names) is None
+    assert "class_order=[1, 0]" in sentence_on_cycles(counts_of([1, 0]), ["LABEL_0", "LABEL_1"])
     many = [str(k) for k in range(30)]
     said = sentence_on_cycles(counts_of([*range(1, 30), 0]), many)
     assert ", .... The model" in said and "class_order, the classes in the order of its outputs." in said
