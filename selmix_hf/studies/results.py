@@ -123,7 +123,7 @@ class Results:
         Raises:
             TypeError: it lacks what every record has.
         """
-        if "balanced_macro_f1" not in str(record):
+        if 'balanced_macro_f1":' not in json.dumps(record, default=str):  # a key: quotes in texts are escaped
             record = _with_names_of_today(record)
         runs = [RunResults(**_known(RunResults, run)) for run in record["runs"]]
         return cls(**{**_known(cls, record), "runs": runs})
