@@ -25,9 +25,10 @@ from selmix_hf.data.collators import Collator, ImageTransform, SelMixCollator, d
 from selmix_hf.data.random_state import seed_of_draws
 from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
+from selmix_hf.method.confusion import require_all_classes
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
 from selmix_hf.mixing.mixup import mix_with_partners
-from selmix_hf.reports.metrics import make_compute_metrics
+from selmix_hf.reports.metrics import classification_metrics, counts_of
 from selmix_hf.trainer_options import (
     OWN_METRICS,
     check_schedule,
@@ -162,7 +163,12 @@ class Stage1Trainer(PushingTrainer):
         self.mixup_alpha = mixup_alpha
         self._mix: tuple[float, Tensor] | None = None
         collator = default_collator(train_dataset, *how, train_transform, column, model)
-        metrics = make_compute_metrics(num_classes, train_counts=counts_K, class_names=names)
+
+        def metrics(found: Any) -> dict[str, Any]:
+            counts_KK = counts_of(found, num_classes)
+            require_all_classes(counts_KK.sum(1), names, advice=_leave_out(num_classes))
+            return classification_metrics(counts_KK, train_counts=counts_K, class_names=names)
+
         self._label_column, self._own_metrics = column, None if compute_metrics else metrics
         self._seen: dict[int, Any] = {}  # sets whose labels were read, by their ids
         super().__init__(
@@ -253,12 +259,13 @@ class Stage1Trainer(PushingTrainer):
         known = None if own is None else measured
         check_eval_sets(self.eval_dataset, self.args, self._read, self._eval_collator, known)
 
-    def _read(self, dataset: Any, title: str, chooses: bool = False) -> object:
+    def _read(self, dataset: Any, title: str, chooses: bool = False) -> None:
         names = self.numbering.names
-        all_classes = self._own_metrics is not None
-        labels_N = read_labels(dataset, title, self._label_column, len(names), names, all_classes)
+        labels_N = read_labels(dataset, title, self._label_column, len(names), names, all_classes=False)
+        if self._own_metrics is not None:
+            sizes_K = torch.from_numpy(np.bincount(labels_N, minlength=len(names)))
+            require_all_classes(sizes_K, names, title, _leave_out(len(names)))
         self._seen[id(dataset)] = dataset
-        return labels_N
 
     @staticmethod
     def _check_sampling(args: TrainingArguments, loss: str | nn.Module, given: str) -> None:
@@ -297,6 +304,13 @@ def num_classes_of(model: Any) -> int:
             "transformers.PreTrainedModel around yours."
         )
     return int(found)
+
+
+def _leave_out(num_classes: int) -> str:
+    return (
+        f"add samples of these classes, or pass compute_metrics=make_compute_metrics({num_classes}, absent='leave "
+        "out') to the trainer for numbers of the other classes alone"
+    )
 
 
 def _can_be_read(dataset: Any) -> bool:

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from pushed import MODEL, WHOLE
 from transformers import TrainingArguments
 
-from selmix_hf import LogitAdjustedLoss, Stage1Trainer, WeightedSampler, sampling_weights
+from selmix_hf import LogitAdjustedLoss, Stage1Trainer, WeightedSampler, make_compute_metrics, sampling_weights
 from selmix_hf.data.classes import set_class_names
 from selmix_hf.data.collators import ImageCollator
 from selmix_hf.training.stage1 import LOSSES
@@ -294,6 +294,22 @@ def test_metrics_of_ones_own_may_do_without_a_class_and_a_stream_is_read_as_it_c
     few = tiny.images((2, 2, 2, 0))
     assert make(tmp_path, eval_dataset=few, **own).evaluate()["eval_number"] == 6
     assert make(tmp_path, eval_dataset=few.to_iterable_dataset(), **own).evaluate()["eval_number"] == 6
+
+
+def test_classes_that_a_set_lacks_are_named_with_what_leaves_them_out(tmp_path):
+    few = tiny.images((2, 2, 2, 0))
+    trainer = make(tmp_path)
+    advice = r"no sample of 1 of 4 classes: 'grey'\..* compute_metrics=make_compute_metrics\(4, absent='leave out'\)"
+    for ask in (
+        lambda: make(tmp_path, eval_dataset={"few": few}),
+        lambda: trainer.evaluate(few),
+        lambda: trainer.evaluate(few.to_iterable_dataset()),
+        lambda: trainer.predict(few),
+    ):
+        with pytest.raises(ValueError, match=advice):
+            ask()
+    trainer = make(tmp_path, eval_dataset=few, compute_metrics=make_compute_metrics(4, absent="leave out"))
+    assert trainer.evaluate()["eval_classes_measured"] == trainer.predict(few).metrics["test_classes_measured"] == 3
 
 
 @pytest.mark.parametrize(
