@@ -48,6 +48,7 @@ def confusion_counts(labels: Tensor, predictions: Tensor, num_classes: int) -> T
     for what, values_N in (("labels", labels), ("predictions", predictions)):
         if values_N.is_floating_point() or values_N.is_complex():
             raise ValueError(f"{what} must be integers, found {values_N.dtype}; convert class names to indices first.")
+    labels, predictions = labels.long(), predictions.long()  # torch has no minimum of uint16, uint32 and uint64
     if labels.shape != predictions.shape or labels.ndim != 1:
         raise ValueError(f"found labels of shape {tuple(labels.shape)}, but {tuple(predictions.shape)} predictions.")
     for what, values_N in (("label", labels), ("prediction", predictions)):
@@ -56,7 +57,7 @@ def confusion_counts(labels: Tensor, predictions: Tensor, num_classes: int) -> T
                 f"every {what} must lie in 0..{num_classes - 1} for {num_classes} classes, "
                 f"found {int(values_N.min())}..{int(values_N.max())}."
             )
-    cells_N = labels.long() * num_classes + predictions.long()
+    cells_N = labels * num_classes + predictions
     return torch.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
@@ -172,26 +173,33 @@ def as_counts(counts: Any, whole: bool = True) -> Tensor:
     Raises:
         ValueError: not square, negative, or where they must be `whole` other than integers.
     """
-    found = counts if isinstance(counts, Tensor) else np.asarray(counts)
+    expected = "counts must be those of a confusion matrix, K x K integers from 0 up with a row for each true class; "
+    try:
+        found = counts if isinstance(counts, Tensor) else np.asarray(counts)
+    except ValueError as error:
+        raise ValueError(f"{expected}found rows of several lengths.") from error
     kind = str(found.dtype).removeprefix("torch.")
     integer = kind.startswith(("int", "uint"))
     square = len(found.shape) == 2 and found.shape[0] == found.shape[1] > 0
+    if square and integer:  # as int64 first: torch compares no uint16, uint32 and uint64
+        found = found.long() if isinstance(found, Tensor) else found.astype(np.int64)
     if not square or not (integer or (not whole and kind.startswith("float"))) or bool((found < 0).any()):
-        raise ValueError(
-            "counts must be those of a confusion matrix, K x K integers from 0 up with a row for each true class; "
-            f"found {kind} of shape {tuple(found.shape)}" + (f" with {found.min()}." if square and integer else ".")
-        )
+        least = f" with {found.min()}" if square and integer else ""
+        raise ValueError(f"{expected}found {kind} of shape {tuple(found.shape)}{least}.")
     if isinstance(found, Tensor):
-        return found.long() if integer else found
-    return torch.from_numpy(found.astype(np.int64 if integer else np.float64))
+        return found
+    return torch.from_numpy(found if integer else found.astype(np.float64))
 
 
-def measured_classes(class_counts: Tensor, absent: str = "refuse") -> Tensor:
+def measured_classes(
+    class_counts: Tensor, absent: str = "refuse", class_names: Sequence[str] | None = None
+) -> Tensor:
     """Mask (bool, K) of the classes that numbers are of: those with samples.
 
     Args:
         class_counts: samples of each class, K.
         absent: what becomes of a class without samples: "refuse", or "leave out" of every mean, minimum and count.
+        class_names: K, for the error; default their numbers.
 
     Raises:
         ValueError: such classes where they are refused, no sample at all, or another word for `absent`.
@@ -201,7 +209,7 @@ def measured_classes(class_counts: Tensor, absent: str = "refuse") -> Tensor:
     measured_K = class_counts > 0
     if absent == "refuse":
         advice = "add samples of these classes, or pass absent='leave out' for numbers of the other classes alone"
-        require_all_classes(class_counts, advice=advice)
+        require_all_classes(class_counts, class_names, advice=advice)
     elif not bool(measured_K.any()):
         raise ValueError("the set has no sample of any class.")
     return measured_K

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from selmix_hf.method.confusion import (
     confusion_counts,
     confusion_matrix,
     distinct_names,
+    measured_classes,
     resolve_class_prior,
     smooth_confusion,
 )
@@ -72,15 +75,15 @@ def classification_metrics(
             are not K, train_counts that are not K, a worst_share outside (0, 1].
     """
     counts_KK = as_counts(counts)
-    confusion_KK = confusion_matrix(counts_KK, class_prior, absent)
-    measured_K = counts_KK.sum(1) > 0
-    recall_M, coverage_M = recalls(confusion_KK)[measured_K], coverages(confusion_KK)[measured_K]
     num_classes = len(counts_KK)
     names = distinct_names(range(num_classes) if class_names is None else class_names)
     if len(names) != num_classes:
         raise ValueError(f"class_names must have one name a class, {num_classes}, found {len(names)}.")
     if train_counts is not None and len(train_counts) != num_classes:
         raise ValueError(f"train_counts must have one number a class, {num_classes}, found {len(train_counts)}.")
+    measured_K = measured_classes(counts_KK.sum(1), absent, None if class_names is None else names)
+    confusion_KK = confusion_matrix(counts_KK, class_prior, absent)
+    recall_M, coverage_M = recalls(confusion_KK)[measured_K], coverages(confusion_KK)[measured_K]
     groups = {} if train_counts is None else class_groups(train_counts, tail_share)
     groups = {name: mask_M for name, mask_K in groups.items() if bool((mask_M := mask_K[measured_K.cpu()]).any())}
     names = [name for name, measured in zip(names, measured_K.tolist(), strict=True) if measured]
@@ -175,8 +178,12 @@ def make_compute_metrics(num_classes: int, **options: Any) -> Callable[[Any], di
     Returns:
         A function of an `EvalPrediction` whose predictions are classes (N) or scores (N x K; the first of a tuple).
         It raises ValueError on scores of another number of classes and on those without a largest one, such as NaN.
-    """
 
+    Raises:
+        TypeError: an option that `classification_metrics` does not have.
+        ValueError: another word for `absent`.
+    """
+    _check_options(options)
     return lambda prediction: classification_metrics(counts_of(prediction, num_classes), **options)
 
 
@@ -186,8 +193,25 @@ def counts_of(prediction: Any, num_classes: int) -> Tensor:
         scores, labels = prediction.predictions, prediction.label_ids
     else:
         scores, labels = prediction
-    scores = torch.as_tensor(np.asarray(scores[0] if isinstance(scores, tuple) else scores))
-    return confusion_counts(torch.as_tensor(np.asarray(labels)), scores, num_classes)
+    scores = scores[0] if isinstance(scores, tuple) else scores
+    return confusion_counts(_as_tensor(labels), _as_tensor(scores), num_classes)
+
+
+def _as_tensor(values: Any) -> Tensor:
+    """On the CPU. numpy has no bfloat16, so tensors do not go through it."""
+    return values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Before the pass whose samples they are for."""
+    known = [name for name in signature(classification_metrics).parameters if name != "counts"]
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise TypeError(
+                f"classification_metrics has no option {name!r}{f', did you mean {near[0]!r}?' if near else '.'}"
+            )
+    measured_classes(torch.ones(1), options.get("absent", "refuse"))
 
 
 def evaluate_metric(num_classes: int, cache_dir: str | None = None, **options: Any) -> evaluate.Metric:
@@ -199,7 +223,11 @@ def evaluate_metric(num_classes: int, cache_dir: str | None = None, **options: A
         num_classes: K.
         cache_dir: where `evaluate` keeps its temporary files; default a folder of its own, away from the user's cache.
         options: of `classification_metrics`.
+
+    Raises:
+        TypeError, ValueError: as `make_compute_metrics`.
     """
+    _check_options(options)
     import tempfile
 
     import datasets

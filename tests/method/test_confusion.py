@@ -90,7 +90,7 @@ def test_infinite_scores_tell_a_class_where_one_is_the_largest():
 
 def test_counts_come_in_any_form():
     given = sklearn_metrics.confusion_matrix(LABELS.numpy(), PREDICTIONS.numpy())
-    for counts in (COUNTS, COUNTS.int(), given, given.astype("uint8"), given.tolist()):
+    for counts in (COUNTS, COUNTS.int(), COUNTS.to(torch.uint16), given, given.astype("uint8"), given.tolist()):
         assert as_counts(counts).dtype == torch.long and torch.equal(as_counts(counts), COUNTS)
         assert torch.equal(confusion_matrix(counts), confusion_matrix(COUNTS))
         assert torch.equal(smooth_confusion(counts), smooth_confusion(COUNTS))
@@ -104,6 +104,7 @@ def test_counts_come_in_any_form():
         (torch.eye(2), r"float32 of shape \(2, 2\)"),
         (torch.eye(2).bool(), "bool"),
         ([], r"float64 of shape \(0,\)"),
+        ([[1, 0], [1]], "rows of several lengths"),
         (sklearn_metrics.confusion_matrix([0, 1], [0, 1], normalize="true"), "float64"),
     ],
 )

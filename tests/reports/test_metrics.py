@@ -158,8 +158,10 @@ def test_a_class_without_samples_is_named():
         classification_metrics(torch.eye(2).long(), train_counts=[1, 2, 3])
     with pytest.raises(ValueError, match="class_names must have one name a class, 2, found 1"):
         classification_metrics(torch.eye(2).long(), class_names=["a"], per_class=False)
-    with pytest.raises(ValueError, match="no sample of 1 of 2 classes"):
+    with pytest.raises(ValueError, match="no sample of 1 of 2 classes: 1"):
         classification_metrics(torch.tensor([[4, 1], [0, 0]]))
+    with pytest.raises(ValueError, match="no sample of 1 of 2 classes: 'b'.*pass absent='leave out'"):
+        make_compute_metrics(2, class_names="ab")((np.array([0]), np.array([0])))
 
 
 def test_compute_metrics_of_any_trainer():
@@ -172,6 +174,18 @@ def test_compute_metrics_of_any_trainer():
     # what include_for_metrics adds
     assert compute(EvalPrediction(scores, labels, inputs=np.zeros(35), losses=np.zeros(35))) == expected
     assert compute((scores, labels)) == expected
+    assert compute((torch.tensor(scores, requires_grad=True).bfloat16(), torch.tensor(labels))) == expected
+    assert compute((scores.tolist(), labels.astype(np.uint16))) == expected
+
+
+@pytest.mark.parametrize("make", [make_compute_metrics, evaluate_metric])
+def test_options_are_checked_before_there_are_samples(make):
+    with pytest.raises(TypeError, match="has no option 'abset', did you mean 'absent'"):
+        make(3, abset="leave out")
+    with pytest.raises(TypeError, match=r"has no option 'counts'"):
+        make(3, counts=[[1]])
+    with pytest.raises(ValueError, match="absent must be 'refuse' or 'leave out', found 'leave_out'"):
+        make(3, absent="leave_out")
 
 
 def test_scores_that_tell_nothing_are_refused():
