@@ -59,19 +59,27 @@ def hold_out(
     names = getattr(dataset.features[label_column], "names", None)
     counts_K = np.bincount(labels_N, minlength=len(names or ()))
     samples = "images" if any(isinstance(kind, Image) for kind in dataset.features.values()) else "samples"
-    keeps = small_classes == "train" and counts_K.max(initial=0) >= LEAST
-    small = [f"{names[k] if names else k} ({counts_K[k]})" for k in np.flatnonzero(counts_K < LEAST)]
-    shown = f"{', '.join(small[:5])}{f' and {len(small) - 5} more' * (len(small) > 5)}"
-    if small and not (keeps and counts_K.all()):
+    divisible = counts_K.max(initial=0) >= LEAST
+    keeps = divisible and small_classes == "train"
+
+    def fewer_than(least: int) -> str:
+        small = [f"{names[k] if names else k} ({counts_K[k]})" for k in np.flatnonzero(counts_K < least)]
+        return f"{', '.join(small[:5])}{f' and {len(small) - 5} more' * (len(small) > 5)}"
+
+    if refused := fewer_than(1 if keeps else LEAST):
+        each = f"{LEAST} {samples} or more, one each for training, validation and test"
+        advice = ", or leave those classes out" if divisible else f"; {_KEEP}, and needs a larger one to divide"
+        if divisible and not keeps and np.isin(counts_K, (1, 2)).any():
+            advice += f"; {_KEEP}"
         raise ValueError(
-            f"every class needs {LEAST} {samples} or more, one each for training, validation and test; too few have "
-            f"{shown}. Add {samples}, or leave those classes out" + ("." if keeps else f"; {_KEEP}.")
+            f"every class needs {f'{samples} to train on' if keeps else each}; too few have {refused}. "
+            f"Add {samples}{advice}."
         )
-    if small:
+    if small := fewer_than(LEAST):
         logger.warning(
-            f"all {samples} of {len(small)} of {len(counts_K)} classes train, and validation and test lack these: "
-            f"{shown}. Evaluate with absent='leave out'; SelMixTrainer needs every class in gain_dataset, and takes "
-            "these splits without those classes alone."
+            f"all {samples} of {(counts_K < LEAST).sum()} of {len(counts_K)} classes train, and validation and test "
+            f"lack these: {small}. Evaluate with absent='leave out'; SelMixTrainer needs every class in gain_dataset, "
+            "and takes these splits without those classes alone."
         )
     rank_N = np.array([hashlib.sha256(f"{seed}|{row}".encode()).hexdigest() for row in range(len(labels_N))])
     rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
