@@ -41,8 +41,9 @@ def load_coco_file(
         check_files: look for every image now rather than in the middle of an epoch.
 
     Raises:
-        ValueError: a file of another form, an image or a category that is not in it, images that are unclear or lead
-            out of `image_root`, none at all.
+        ValueError: a file of another form, ids and names that are neither numbers nor strings, ids of categories of
+            both kinds, an image or a category that is not in it, images that are unclear or lead out of `image_root`,
+            none at all.
         FileNotFoundError: images that are not under `image_root`.
     """
     return load_coco_files({"list": path}, image_root, unclear, check_files)["list"]
@@ -74,6 +75,11 @@ def load_coco_files(
                     f"{paths[part]}: category {id} is {name!r}, and {names[id]!r} before: the files are not of one "
                     "benchmark, or one is wrong"
                 )
+    if len(kinds := {isinstance(id, str): id for id in names}) > 1:
+        raise ValueError(
+            f"{', '.join(map(str, paths.values()))}: ids of categories must be all numbers or all strings, found "
+            f"{kinds[False]!r} and {kinds[True]!r}"
+        )
     ids = sorted(names)
     say_if_renumbered(", ".join(map(str, paths.values())), ids)
     parsed = {}
@@ -101,6 +107,12 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
                 f"{path}: expected COCO's form, an object whose {part!r} is a list of objects with "
                 f"{' and '.join(needed)}; lists of test sets without annotations have no classes to load"
             )
+        for number, item in enumerate(found):
+            for field in needed:
+                if type(value := item[field]) not in (int, float, str):
+                    raise ValueError(
+                        f"{path}: {field!r} of {part}[{number}] must be a number or a string, found {value!r:.60}"
+                    )
         parts[part] = found
     return parts
 

@@ -84,6 +84,12 @@ def test_images_with_several_classes_or_none(root, caplog):
         (content([[8]]), "an annotation is of category 8, which no file names"),
         (content([[7]], images=[{"id": 500, "file_name": "0.png"}] * 2), "1 ids of images occur twice"),
         (content([[7]], images=[{"id": 500, "file_name": "../x.png"}]), "'../x.png' leads out of image_root"),
+        (content([[7]], images=[{"id": 500, "file_name": None}]), r"'file_name' of images\[0\] must be .* found None"),
+        (content([[7]], images=[{"id": [500], "file_name": "0.png"}]), r"'id' of images\[0\] .* found \[500\]"),
+        (content([[7]], annotations=[{"image_id": {}, "category_id": 7}]), r"'image_id' of annotations\[0\]"),
+        (content([[7]], categories=[{"id": 7, "name": "cat"}, {"id": None, "name": "x"}]), r"'id' of categories\[1\]"),
+        (content([[7]], categories=[{"id": 7, "name": None}]), r"'name' of categories\[0\] .* found None"),
+        (content([[7]], NAMES | {"z": "zebra"}), "must be all numbers or all strings, found 90 and 'z'"),
     ],
 )
 def test_bad_files(root, given, message):
