@@ -191,9 +191,7 @@ def as_counts(counts: Any, whole: bool = True) -> Tensor:
     return torch.from_numpy(found if integer else found.astype(np.float64))
 
 
-def measured_classes(
-    class_counts: Tensor, absent: str = "refuse", class_names: Sequence[str] | None = None
-) -> Tensor:
+def measured_classes(class_counts: Tensor, absent: str = "refuse", class_names: Sequence[str] | None = None) -> Tensor:
     """Mask (bool, K) of the classes that numbers are of: those with samples.
 
     Args:
