@@ -14,6 +14,7 @@ from selmix_hf.data.bad_images import BadImageError, naming_sets, reason
 from selmix_hf.data.examples import (
     Column,
     class_of,
+    collate_inputs,
     collate_tuples,
     first_item,
     has_column,
@@ -223,7 +224,7 @@ def default_collator(
     Raises:
         ValueError: a transform without an image column, several image columns, or both a transform and a collator.
     """
-    from transformers import PreTrainedTokenizerBase, default_data_collator
+    from transformers import PreTrainedTokenizerBase
 
     if data_collator is not None:
         if transform is not None:
@@ -238,11 +239,14 @@ def default_collator(
         label = 1 if in_tuple else label_column
         return ImageCollator(processing_class, transform, columns[0], label, num_channels(model))
     if transform is not None:
-        raise ValueError("train_transform and eval_transform work on images, but the dataset has no image column.")
+        raise ValueError(
+            "train_transform and eval_transform work on images, but the dataset has no image column, or has "
+            "pixel_values that are made already: leave those out by remove_columns."
+        )
     if isinstance(processing_class, PreTrainedTokenizerBase):
         return TokenCollator(processing_class, label_column)
     in_tuple = not has_features(dataset) and is_tuple(first_item(dataset))
-    return NamedLabels(collate_tuples if in_tuple else default_data_collator, label_column)
+    return NamedLabels(collate_tuples if in_tuple else collate_inputs, label_column)
 
 
 def _makes_inputs(dataset: Any, image_column: Column) -> bool:

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from datasets import Image
 
-from selmix_hf.data.pixels import feature_holds_images, holds_image
+from selmix_hf.data.pixels import feature_holds_images, holds_image, is_encoded
 from selmix_hf.data.random_state import isolated_random_state
 
 Column = str | int  # key of an example, or the place in an example that is a tuple
+_INPUTS = ("pixel_values", "input_values", "input_features")  # of a model, made already
 
 
 def first_item(dataset: Any) -> Any:
@@ -29,14 +31,18 @@ def has_features(dataset: Any) -> bool:
 def image_columns(dataset: Any) -> list[Column]:
     """Where an example holds an image: the `Image` columns of a `datasets.Dataset`, whatever their names, or else
     those that hold pixels (`pixels.feature_holds_images`); of any other dataset, the keys or places of images in its
-    first item (`pixels.holds_image`)."""
+    first item (`pixels.holds_image`). Beside the inputs of a model, such as pixel_values, nothing else is an image."""
     if has_features(dataset):
         columns = dataset.features.items()
         images: list[Column] = [name for name, kind in columns if isinstance(kind, Image)]
-        return images or [name for name, kind in columns if feature_holds_images(name, kind)]
-    example = first_item(dataset)
-    items = example.items() if isinstance(example, Mapping) else enumerate(example) if is_tuple(example) else ()
-    return [name for name, value in items if holds_image(value)]
+        images = images or [name for name, kind in columns if feature_holds_images(name, kind)]
+        made = [name for name in _INPUTS if name in dataset.features]
+    else:
+        example = first_item(dataset)
+        items = example.items() if isinstance(example, Mapping) else enumerate(example) if is_tuple(example) else ()
+        images = [name for name, value in items if holds_image(value)]
+        made = [name for name in _INPUTS if has_column(example, name)]
+    return [name for name in images if name in made] if made else images
 
 
 def is_tuple(example: Any) -> bool:
@@ -49,6 +55,16 @@ def collate_tuples(examples: Sequence[Sequence[Any]]) -> dict[str, torch.Tensor]
     pixels, _ = zip(*examples, strict=True)
     classes = torch.as_tensor([class_of(example, 1) for example in examples])
     return {"pixel_values": torch.stack(list(map(torch.as_tensor, pixels))), "labels": classes}
+
+
+def collate_inputs(examples: Sequence[Any]) -> dict[str, Any]:
+    """Batch inputs of the model as Trainer does by default, without images beside them, which that cannot batch."""
+    from transformers import default_data_collator
+
+    if isinstance(examples[0], Mapping):
+        images = {n for n, value in examples[0].items() if isinstance(value, PIL.Image.Image) or is_encoded(value)}
+        examples = [{name: value for name, value in row.items() if name not in images} for row in examples]
+    return dict(default_data_collator(list(examples)))
 
 
 def value_of(example: Any, column: Column, what: str) -> Any:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from selmix_hf import ClassIndex, ImageCollator, PairDataset, PairSampler, SelMixCollator
 from selmix_hf.data.collators import NamedLabels, default_collator, probe_batch
+from selmix_hf.data.examples import collate_inputs
 from selmix_hf.data.pairs import Pair, PairExample
 
 
@@ -106,7 +107,7 @@ def test_default_collator():
     assert isinstance(default_collator(dataset, processor, None, None, "label"), ImageCollator)
     assert default_collator(dataset, processor, default_data_collator, None, "label").collator is default_data_collator
     numbers = dataset.remove_columns("image").add_column("x", [0.0, 1.0, 2.0, 3.0])
-    assert default_collator(numbers, None, None, None, "label").collator is default_data_collator
+    assert default_collator(numbers, None, None, None, "label").collator is collate_inputs
     with pytest.raises(ValueError, match="images need processing_class"):
         default_collator(dataset, None, None, None, "label")
     with pytest.raises(ValueError, match="the dataset has no image column"):
