@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import torch
 from datasets import Image
 
+from selmix_hf.data.labels import whole
 from selmix_hf.data.pixels import feature_holds_images, holds_image, is_encoded
 from selmix_hf.data.random_state import isolated_random_state
 
@@ -90,7 +90,7 @@ def class_of(example: Any, column: Column) -> int:
         ValueError: it is not an integer.
     """
     try:
-        return int(np.asarray(example[column]).item())
+        return whole(example[column])
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the labels in {column!r} must be integers, found {example[column]!r}: see class_encode_column for "
