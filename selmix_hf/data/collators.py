@@ -24,7 +24,7 @@ from selmix_hf.data.examples import (
     value_of,
 )
 from selmix_hf.data.pairs import PairExample
-from selmix_hf.data.pixels import num_channels, picture
+from selmix_hf.data.pixels import is_encoded, num_channels, picture
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.data.seeded import SeededExample, fetch
 
@@ -102,7 +102,8 @@ def _picture(value: Any, mode: str) -> Image:
     try:
         return picture(value, mode)
     except (OSError, SyntaxError, DecompressionBombError) as error:  # of a file that the dataset does not decode
-        raise BadImageError(f"an image ({value['path'] or 'bytes'}) cannot be decoded: {reason(error)}.") from error
+        path = value["path"] if is_encoded(value) else getattr(value, "filename", None)
+        raise BadImageError(f"an image ({path or 'bytes'}) cannot be decoded: {reason(error)}.") from error
 
 
 def _stack(views: list[Any]) -> dict[str, Any]:

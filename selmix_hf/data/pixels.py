@@ -42,6 +42,7 @@ def picture(value: Any, mode: str = "RGB") -> Image.Image:
     if is_encoded(value):
         value = decoded(value)
     image: Image.Image = value if isinstance(value, Image.Image) else Image.fromarray(_bytes_of(*_array(value)))
+    image.load()  # a file that was opened alone is read here
     if image.mode == "F":
         image = Image.fromarray(_bytes_of(np.asarray(image), "an image of mode F"))
     elif image.mode == "I":
