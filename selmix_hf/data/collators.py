@@ -27,6 +27,7 @@ from selmix_hf.data.pairs import PairExample
 from selmix_hf.data.pixels import is_encoded, num_channels, picture
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.data.seeded import SeededExample, fetch
+from selmix_hf.data.views import CropAndFlip
 
 Collator = Callable[[list[Any]], dict[str, Any]]
 ImageTransform = Callable[[Any], Tensor | Mapping[str, Tensor]]  # PIL, RGB -> C x H x W, or inputs by name
@@ -41,7 +42,8 @@ class ImageCollator:
             the model.
         image_column, label_column: keys of an example, or places in one that is a tuple; no labels where
             `label_column` is None. What an image may be see `pixels.picture`.
-        channels: of the images that the model takes: of 1, PIL images have the mode L.
+        channels: of the images that the model takes: of 1, `processing_class` and the views of `views`, which end in
+            it, get PIL images of mode L. Any other transform gets RGB: for such a model begin it with Grayscale().
     """
 
     def __init__(
@@ -63,7 +65,8 @@ class ImageCollator:
                 raise ValueError(f"{name} must be an object that can be called on images, found {given!r}.")
         self.processing_class, self.transform = processing_class, transform
         self.image_column, self.label_column = image_column, label_column
-        self.mode = "L" if channels == 1 else "RGB"
+        by_processor = transform is None or isinstance(transform, CropAndFlip)
+        self.mode = "L" if channels == 1 and by_processor else "RGB"
 
     def __call__(self, examples: Sequence[Any], seeds: Sequence[int] | None = None) -> dict[str, Any]:
         """Batch the examples; with `seeds`, each example's transform runs under its own random state."""

@@ -14,10 +14,11 @@ from torch.utils.data import TensorDataset
 from transformers.utils.logging import get_logger
 
 from selmix_hf import Stage1Trainer
-from selmix_hf.data.collators import ImageCollator, default_collator
+from selmix_hf.data.collators import default_collator
 from selmix_hf.data.examples import image_columns
 from selmix_hf.data.labels import class_labels
 from selmix_hf.data.pixels import decoded, num_channels, picture
+from selmix_hf.data.views import ShiftAndFlip
 
 GREY = np.arange(0, 240, 8, dtype=np.uint8).reshape(5, 6)
 RGB = np.stack([GREY, GREY[::-1], 255 - GREY], 2)
@@ -237,5 +238,10 @@ def test_a_model_of_one_channel(tmp_path):
     batch = run.data_collator.eval_collator([tiny.images()[0]])
     grey = torch.as_tensor(np.array(tiny.images()[0]["image"].convert("L")))
     assert torch.allclose(batch["pixel_values"], grey / 127.5 - 1, atol=1e-6)
-    collator = default_collator(tiny.images(), None, None, lambda image: torch.zeros(1, *image.size), "label", model)
-    assert isinstance(collator, ImageCollator) and collator.mode == "L"
+    seen = []
+    own = default_collator(
+        tiny.images(), processor, None, lambda image: seen.append(image) or grey[None], "label", model
+    )
+    assert own([tiny.images()[0]])["pixel_values"].shape == (1, 1, 16, 16) and seen[0].mode == "RGB"
+    views = default_collator(tiny.images(), processor, None, ShiftAndFlip(processor), "label", model)
+    assert views([tiny.images()[0]])["pixel_values"].shape == (1, 1, 16, 16)
