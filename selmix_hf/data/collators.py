@@ -20,6 +20,7 @@ from selmix_hf.data.examples import (
     has_column,
     has_features,
     image_columns,
+    inputs_of,
     is_tuple,
     value_of,
 )
@@ -44,6 +45,7 @@ class ImageCollator:
             `label_column` is None. What an image may be see `pixels.picture`.
         channels: of the images that the model takes: of 1, `processing_class` and the views of `views`, which end in
             it, get PIL images of mode L. Any other transform gets RGB: for such a model begin it with Grayscale().
+        inputs: that the model takes, by name; others that the processor gives are left out. None: all are kept.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ImageCollator:
         image_column: Column = "image",
         label_column: Column | None = "label",
         channels: int = 3,
+        inputs: set[str] | None = None,
     ) -> None:
         if processing_class is None and transform is None:
             raise ValueError(
@@ -64,7 +67,7 @@ class ImageCollator:
             if given is not None and not callable(given):
                 raise ValueError(f"{name} must be an object that can be called on images, found {given!r}.")
         self.processing_class, self.transform = processing_class, transform
-        self.image_column, self.label_column = image_column, label_column
+        self.image_column, self.label_column, self.inputs = image_column, label_column, inputs
         by_processor = transform is None or isinstance(transform, CropAndFlip)
         self.mode = "L" if channels == 1 and by_processor else "RGB"
 
@@ -81,6 +84,8 @@ class ImageCollator:
                 with isolated_random_state(seed):
                     views.append(self.transform(image))
             batch = _stack(views)
+        if self.inputs is not None:
+            batch = {name: value for name, value in batch.items() if name in self.inputs} or batch
         column = self.label_column
         if column is not None and all(has_column(example, column) for example in examples):
             batch["labels"] = torch.as_tensor([class_of(example, column) for example in examples])
@@ -241,7 +246,7 @@ def default_collator(
             raise ValueError(f"the dataset has several image columns ({', '.join(map(str, columns))}): keep one.")
         in_tuple = isinstance(columns[0], int)
         label = 1 if in_tuple else label_column
-        return ImageCollator(processing_class, transform, columns[0], label, num_channels(model))
+        return ImageCollator(processing_class, transform, columns[0], label, num_channels(model), inputs_of(model))
     if transform is not None:
         raise ValueError(
             "train_transform and eval_transform work on images, but the dataset has no image column, or has "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,20 @@ def collate_inputs(examples: Sequence[Any]) -> dict[str, Any]:
         images = {n for n, value in examples[0].items() if isinstance(value, PIL.Image.Image) or is_encoded(value)}
         examples = [{name: value for name, value in row.items() if name not in images} for row in examples]
     return dict(default_data_collator(list(examples)))
+
+
+def inputs_of(model: Any) -> set[str] | None:
+    """Names of what a model's forward takes; None where it takes anything, or there is no model."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of peft
+    names: set[str] = set()
+    for part in (model, getattr(model, "timm_model", None)):  # the wrapper of timm's models passes on what it gets
+        if not hasattr(part, "forward"):
+            return None
+        takes = inspect.signature(part.forward).parameters
+        names |= set(takes)
+        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in takes.values()):
+            return names
+    return None
 
 
 def value_of(example: Any, column: Column, what: str) -> Any:

@@ -149,3 +149,18 @@ def test_labels_that_a_collator_gives_are_kept():
 def test_a_probe_without_labels_is_refused():
     with pytest.raises(ValueError, match="the dataset: .* found nothing, made of examples with a int"):
         probe_batch([1, 2], lambda examples: {})
+
+
+@pytest.mark.parametrize("kind", ["timm", "vit"])
+def test_what_the_model_does_not_take_is_left_out(kind):
+    """A wrapped model of timm refuses it; one of transformers takes anything."""
+    model = tiny.timm_model("test_vit") if kind == "timm" else tiny.model(kind)
+    plain = tiny.processor()
+
+    def processor(images, return_tensors):
+        return {**plain(images, return_tensors=return_tensors), "spatial_shapes": torch.ones(len(images), 2)}
+
+    batch = default_collator(tiny.images(), processor, None, None, "label", model)([tiny.images()[0]])
+    assert ("spatial_shapes" in batch) == (kind == "vit")
+    batch.pop("labels")
+    assert model(**batch).logits.shape == (1, 4)
