@@ -25,7 +25,7 @@ from selmix_hf.data.examples import (
     value_of,
 )
 from selmix_hf.data.pairs import PairExample
-from selmix_hf.data.pixels import is_encoded, num_channels, picture
+from selmix_hf.data.pixels import holds_image, is_encoded, num_channels, picture
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.data.seeded import SeededExample, fetch
 from selmix_hf.data.views import CropAndFlip
@@ -241,7 +241,7 @@ def default_collator(
         ours = isinstance(data_collator, ImageCollator | TokenCollator)
         return data_collator if ours else NamedLabels(data_collator, label_column)
     columns = image_columns(dataset)
-    if columns and (transform is not None or not _makes_inputs(dataset, columns[0])):
+    if columns and (transform is not None or not _makes_inputs(dataset, columns[0], processing_class)):
         if len(columns) > 1:
             raise ValueError(f"the dataset has several image columns ({', '.join(map(str, columns))}): keep one.")
         in_tuple = isinstance(columns[0], int)
@@ -258,8 +258,10 @@ def default_collator(
     return NamedLabels(collate_tuples if in_tuple else collate_inputs, label_column)
 
 
-def _makes_inputs(dataset: Any, image_column: Column) -> bool:
-    """Whether the dataset's own transform already makes model inputs of its images."""
+def _makes_inputs(dataset: Any, image_column: Column, processing_class: Any) -> bool:
+    """Whether the dataset, or its own transform, already makes model inputs of its images."""
+    if processing_class is None and not has_features(dataset):  # numbers H x W that nothing can process
+        return not holds_image(value_of(first_item(dataset), image_column, "image"))
     if getattr(dataset, "format", {}).get("type") != "custom":
         return False
     example = first_item(dataset)

@@ -11,7 +11,7 @@ import torch
 from datasets import Image
 
 from selmix_hf.data.labels import whole
-from selmix_hf.data.pixels import feature_holds_images, holds_image, is_encoded
+from selmix_hf.data.pixels import CUSTOMARY, feature_holds_images, holds_image, is_encoded
 from selmix_hf.data.random_state import isolated_random_state
 
 Column = str | int  # key of an example, or the place in an example that is a tuple
@@ -41,7 +41,7 @@ def image_columns(dataset: Any) -> list[Column]:
     else:
         example = first_item(dataset)
         items = example.items() if isinstance(example, Mapping) else enumerate(example) if is_tuple(example) else ()
-        images = [name for name, value in items if holds_image(value)]
+        images = [name for name, value in items if holds_image(value, name in (0, *CUSTOMARY))]
         made = [name for name in _INPUTS if has_column(example, name)]
     return [name for name in images if name in made] if made else images
 

@@ -79,6 +79,17 @@ def test_images_in_colour(value):
     assert np.array_equal(np.asarray(picture(value)), RGB)
 
 
+def test_numbers_of_any_type_in_items_of_a_torch_dataset():
+    for value in (GREY / 255, torch.as_tensor(GREY).long(), torch.as_tensor(GREY / 255), GREY > 100):
+        assert image_columns([(value, 0)]) == [0] and image_columns([{"image": value, "label": 0}]) == ["image"]
+        assert image_columns([{"image": value, "pixel_values": torch.zeros(3, 5, 6)}]) == []
+        assert image_columns([{"boxes": value, "label": 0}]) == []
+        ready = default_collator([(value, 0)], None, None, None, "label")  # for a model that takes H x W
+        assert ready([(value, 0)])["pixel_values"].shape == (1, 5, 6)
+    white = torch.ones(5, 6, 3, dtype=torch.bfloat16)
+    assert image_columns([(white, 0)]) == [0] and (np.asarray(picture(white)) == 255).all()
+
+
 def test_black_and_white():
     for value in (Image.fromarray(GREY > 100), GREY > 100, torch.as_tensor(GREY > 100)):
         assert np.array_equal(np.asarray(picture(value, "L")), (GREY > 100) * 255)
