@@ -90,7 +90,15 @@ def value_of(example: Any, column: Column, what: str) -> Any:
     """
     try:
         return example[column]
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, TypeError) as error:
+        if isinstance(example, Mapping) != isinstance(column, str):
+            kinds = "pairs (image, class)", "mappings with named fields"
+            of_training, here = kinds if isinstance(example, Mapping) else kinds[::-1]
+            raise ValueError(
+                f"the examples of the training and gain sets are {of_training}, those of this set {here} (found a "
+                f"{type(example).__name__}): give all sets examples of one kind, such as "
+                "{'image': image, 'label': label}."
+            ) from error
         found = ", ".join(map(str, example)) if isinstance(example, Mapping) else f"{len(example)} values"
         raise ValueError(
             f"expected the {what} of an example in {column!r}, as in the training and gain sets, found {found}: call "

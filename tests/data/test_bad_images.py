@@ -117,6 +117,8 @@ def test_a_run_names_it(freeze, tmp_path):
     test = bad_pictures.images({5: CUT}, **GAIN)
     with pytest.raises(BadImageError, match=r"^the set to evaluate: row 5 "):
         run.evaluate(test)
+    with pytest.raises(BadImageError, match=r"^the set to evaluate as 'eval_second': row 5 "):
+        run.evaluate({"first": good, "second": test})
     with pytest.raises(BadImageError, match=r"^the set to predict: row 5 "):
         run.predict(test)
 

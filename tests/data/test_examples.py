@@ -1,13 +1,14 @@
 """What others made: where examples hold their images, and how tuples are batched."""
 
 import numpy as np
+import pytest
 import tiny
 import torch
 from datasets import Array2D, Array3D, ClassLabel, Dataset, Features
 from torch_datasets import Mappings, Tuples
 
 from selmix_hf.data.collators import default_collator
-from selmix_hf.data.examples import collate_tuples, image_columns
+from selmix_hf.data.examples import collate_tuples, image_columns, value_of
 
 
 def test_where_the_images_are():
@@ -33,3 +34,16 @@ def test_ready_inputs_are_kept_beside_pixels_and_images():
         batch = default_collator(dataset, tiny.processor(), None, None, "label")([dataset[0]])
         assert torch.equal(batch["pixel_values"], pixels[None]) and batch["labels"].tolist() == [2]
     assert image_columns([{"pixel_values": image, "mask": mask}]) == ["pixel_values"]
+
+
+@pytest.mark.parametrize(
+    ("example", "column", "sentence"),
+    [
+        (("image", 1), "image", "training and gain sets are mappings with named fields, those of this set pairs"),
+        ({"image": "image"}, 0, r"training and gain sets are pairs \(image, class\), those of this set mappings"),
+        ({"photo": "image"}, "image", "expected the image of an example in 'image', .* found photo: call rename"),
+    ],
+)
+def test_sets_of_another_kind(example, column, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        value_of(example, column, "image")
