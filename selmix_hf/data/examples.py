@@ -71,8 +71,12 @@ def collate_inputs(examples: Sequence[Any]) -> dict[str, Any]:
 def inputs_of(model: Any) -> set[str] | None:
     """Names of what a model's forward takes; None where it takes anything, or there is no model."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of peft
+    parts: list[Any] = [
+        model,
+        getattr(model, "timm_model", None),
+    ]  # the wrapper of timm's models passes on what it gets
     names: set[str] = set()
-    for part in (model, getattr(model, "timm_model", None)):  # the wrapper of timm's models passes on what it gets
+    for part in parts:
         if not hasattr(part, "forward"):
             return None
         takes = inspect.signature(part.forward).parameters
