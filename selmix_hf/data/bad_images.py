@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from datasets import Dataset, Image
 from numpy.typing import ArrayLike, NDArray
 from PIL.Image import DecompressionBombError
@@ -67,7 +68,9 @@ def read(dataset: Any, rows: Sequence[int]) -> Sequence[Any]:
     if not hasattr(dataset, "__getitems__"):
         return [read_one(dataset, row) for row in rows]
     try:
-        samples: Sequence[Any] = dataset.__getitems__(list(rows))
+        samples: Sequence[Any] = [
+            _loaded(sample, row) for sample, row in zip(dataset.__getitems__(list(rows)), rows, strict=True)
+        ]
     except BadImageError:
         raise
     except Exception:
@@ -80,7 +83,7 @@ def read(dataset: Any, rows: Sequence[int]) -> Sequence[Any]:
 def read_one(dataset: Any, row: int) -> Any:
     """As `read`, one sample by `dataset[row]`."""
     try:
-        return dataset[row]
+        return _loaded(dataset[row], row)
     except BadImageError:
         raise
     except Exception as error:
@@ -96,6 +99,20 @@ def read_one(dataset: Any, row: int) -> Any:
         if isinstance(error, DecompressionBombError):  # its transform cannot be given another image
             raise BadImageError(_sentence(row, None, error)) from error
         raise
+
+
+def _loaded(sample: Any, row: int) -> Any:
+    """A sample whose images, such as those of `PIL.Image.open`, are decoded here, where the row is known."""
+    values = sample.values() if isinstance(sample, Mapping) else sample if isinstance(sample, tuple | list) else ()
+    for image in values:
+        if isinstance(image, PIL.Image.Image):
+            try:
+                image.load()
+            except Exception as error:
+                if not _blames_a_file(error):
+                    raise
+                raise BadImageError(_sentence(row, getattr(image, "filename", None), error)) from error
+    return sample
 
 
 class _Reduced(dict[str, Any]):

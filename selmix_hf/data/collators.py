@@ -14,18 +14,21 @@ from selmix_hf.data.bad_images import BadImageError, naming_sets, reason
 from selmix_hf.data.examples import (
     Column,
     class_of,
+    collate_inputs,
     collate_tuples,
     first_item,
     has_column,
     has_features,
     image_columns,
+    inputs_of,
     is_tuple,
     value_of,
 )
 from selmix_hf.data.pairs import PairExample
-from selmix_hf.data.pixels import num_channels, picture
+from selmix_hf.data.pixels import holds_image, is_encoded, num_channels, picture
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.data.seeded import SeededExample, fetch
+from selmix_hf.data.views import CropAndFlip
 
 Collator = Callable[[list[Any]], dict[str, Any]]
 ImageTransform = Callable[[Any], Tensor | Mapping[str, Tensor]]  # PIL, RGB -> C x H x W, or inputs by name
@@ -40,7 +43,9 @@ class ImageCollator:
             the model.
         image_column, label_column: keys of an example, or places in one that is a tuple; no labels where
             `label_column` is None. What an image may be see `pixels.picture`.
-        channels: of the images that the model takes: of 1, PIL images have the mode L.
+        channels: of the images that the model takes: of 1, `processing_class` and the views of `views`, which end in
+            it, get PIL images of mode L. Any other transform gets RGB: for such a model begin it with Grayscale().
+        inputs: that the model takes, by name; others that the processor gives are left out. None: all are kept.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class ImageCollator:
         image_column: Column = "image",
         label_column: Column | None = "label",
         channels: int = 3,
+        inputs: set[str] | None = None,
     ) -> None:
         if processing_class is None and transform is None:
             raise ValueError(
@@ -61,8 +67,9 @@ class ImageCollator:
             if given is not None and not callable(given):
                 raise ValueError(f"{name} must be an object that can be called on images, found {given!r}.")
         self.processing_class, self.transform = processing_class, transform
-        self.image_column, self.label_column = image_column, label_column
-        self.mode = "L" if channels == 1 else "RGB"
+        self.image_column, self.label_column, self.inputs = image_column, label_column, inputs
+        by_processor = transform is None or isinstance(transform, CropAndFlip)
+        self.mode = "L" if channels == 1 and by_processor else "RGB"
 
     def __call__(self, examples: Sequence[Any], seeds: Sequence[int] | None = None) -> dict[str, Any]:
         """Batch the examples; with `seeds`, each example's transform runs under its own random state."""
@@ -77,6 +84,8 @@ class ImageCollator:
                 with isolated_random_state(seed):
                     views.append(self.transform(image))
             batch = _stack(views)
+        if self.inputs is not None:
+            batch = {name: value for name, value in batch.items() if name in self.inputs} or batch
         column = self.label_column
         if column is not None and all(has_column(example, column) for example in examples):
             batch["labels"] = torch.as_tensor([class_of(example, column) for example in examples])
@@ -101,7 +110,8 @@ def _picture(value: Any, mode: str) -> Image:
     try:
         return picture(value, mode)
     except (OSError, SyntaxError, DecompressionBombError) as error:  # of a file that the dataset does not decode
-        raise BadImageError(f"an image ({value['path'] or 'bytes'}) cannot be decoded: {reason(error)}.") from error
+        path = value["path"] if is_encoded(value) else getattr(value, "filename", None)
+        raise BadImageError(f"an image ({path or 'bytes'}) cannot be decoded: {reason(error)}.") from error
 
 
 def _stack(views: list[Any]) -> dict[str, Any]:
@@ -223,7 +233,7 @@ def default_collator(
     Raises:
         ValueError: a transform without an image column, several image columns, or both a transform and a collator.
     """
-    from transformers import PreTrainedTokenizerBase, default_data_collator
+    from transformers import PreTrainedTokenizerBase
 
     if data_collator is not None:
         if transform is not None:
@@ -231,22 +241,27 @@ def default_collator(
         ours = isinstance(data_collator, ImageCollator | TokenCollator)
         return data_collator if ours else NamedLabels(data_collator, label_column)
     columns = image_columns(dataset)
-    if columns and (transform is not None or not _makes_inputs(dataset, columns[0])):
+    if columns and (transform is not None or not _makes_inputs(dataset, columns[0], processing_class)):
         if len(columns) > 1:
             raise ValueError(f"the dataset has several image columns ({', '.join(map(str, columns))}): keep one.")
         in_tuple = isinstance(columns[0], int)
         label = 1 if in_tuple else label_column
-        return ImageCollator(processing_class, transform, columns[0], label, num_channels(model))
+        return ImageCollator(processing_class, transform, columns[0], label, num_channels(model), inputs_of(model))
     if transform is not None:
-        raise ValueError("train_transform and eval_transform work on images, but the dataset has no image column.")
+        raise ValueError(
+            "train_transform and eval_transform work on images, but the dataset has no image column, or has "
+            "pixel_values that are made already: leave those out by remove_columns."
+        )
     if isinstance(processing_class, PreTrainedTokenizerBase):
         return TokenCollator(processing_class, label_column)
     in_tuple = not has_features(dataset) and is_tuple(first_item(dataset))
-    return NamedLabels(collate_tuples if in_tuple else default_data_collator, label_column)
+    return NamedLabels(collate_tuples if in_tuple else collate_inputs, label_column)
 
 
-def _makes_inputs(dataset: Any, image_column: Column) -> bool:
-    """Whether the dataset's own transform already makes model inputs of its images."""
+def _makes_inputs(dataset: Any, image_column: Column, processing_class: Any) -> bool:
+    """Whether the dataset, or its own transform, already makes model inputs of its images."""
+    if processing_class is None and not has_features(dataset):  # numbers H x W that nothing can process
+        return not holds_image(value_of(first_item(dataset), image_column, "image"))
     if getattr(dataset, "format", {}).get("type") != "custom":
         return False
     example = first_item(dataset)

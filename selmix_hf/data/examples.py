@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import PIL.Image
 import torch
 from datasets import Image
 
-from selmix_hf.data.pixels import feature_holds_images, holds_image
+from selmix_hf.data.labels import whole
+from selmix_hf.data.pixels import CUSTOMARY, feature_holds_images, holds_image, is_encoded
 from selmix_hf.data.random_state import isolated_random_state
 
 Column = str | int  # key of an example, or the place in an example that is a tuple
+_INPUTS = ("pixel_values", "input_values", "input_features")  # of a model, made already
 
 
 def first_item(dataset: Any) -> Any:
@@ -29,14 +32,18 @@ def has_features(dataset: Any) -> bool:
 def image_columns(dataset: Any) -> list[Column]:
     """Where an example holds an image: the `Image` columns of a `datasets.Dataset`, whatever their names, or else
     those that hold pixels (`pixels.feature_holds_images`); of any other dataset, the keys or places of images in its
-    first item (`pixels.holds_image`)."""
+    first item (`pixels.holds_image`). Beside the inputs of a model, such as pixel_values, nothing else is an image."""
     if has_features(dataset):
         columns = dataset.features.items()
         images: list[Column] = [name for name, kind in columns if isinstance(kind, Image)]
-        return images or [name for name, kind in columns if feature_holds_images(name, kind)]
-    example = first_item(dataset)
-    items = example.items() if isinstance(example, Mapping) else enumerate(example) if is_tuple(example) else ()
-    return [name for name, value in items if holds_image(value)]
+        images = images or [name for name, kind in columns if feature_holds_images(name, kind)]
+        made = [name for name in _INPUTS if name in dataset.features]
+    else:
+        example = first_item(dataset)
+        items = example.items() if isinstance(example, Mapping) else enumerate(example) if is_tuple(example) else ()
+        images = [name for name, value in items if holds_image(value, name in (0, *CUSTOMARY))]
+        made = [name for name in _INPUTS if has_column(example, name)]
+    return [name for name in images if name in made] if made else images
 
 
 def is_tuple(example: Any) -> bool:
@@ -51,6 +58,34 @@ def collate_tuples(examples: Sequence[Sequence[Any]]) -> dict[str, torch.Tensor]
     return {"pixel_values": torch.stack(list(map(torch.as_tensor, pixels))), "labels": classes}
 
 
+def collate_inputs(examples: Sequence[Any]) -> dict[str, Any]:
+    """Batch inputs of the model as Trainer does by default, without images beside them, which that cannot batch."""
+    from transformers import default_data_collator
+
+    if isinstance(examples[0], Mapping):
+        images = {n for n, value in examples[0].items() if isinstance(value, PIL.Image.Image) or is_encoded(value)}
+        examples = [{name: value for name, value in row.items() if name not in images} for row in examples]
+    return dict(default_data_collator(list(examples)))
+
+
+def inputs_of(model: Any) -> set[str] | None:
+    """Names of what a model's forward takes; None where it takes anything, or there is no model."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of peft
+    parts: list[Any] = [
+        model,
+        getattr(model, "timm_model", None),
+    ]  # the wrapper of timm's models passes on what it gets
+    names: set[str] = set()
+    for part in parts:
+        if not hasattr(part, "forward"):
+            return None
+        takes = inspect.signature(part.forward).parameters
+        names |= set(takes)
+        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in takes.values()):
+            return names
+    return None
+
+
 def value_of(example: Any, column: Column, what: str) -> Any:
     """What an example has in a column.
 
@@ -59,7 +94,15 @@ def value_of(example: Any, column: Column, what: str) -> Any:
     """
     try:
         return example[column]
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, TypeError) as error:
+        if isinstance(example, Mapping) != isinstance(column, str):
+            kinds = "pairs (image, class)", "mappings with named fields"
+            of_training, here = kinds if isinstance(example, Mapping) else kinds[::-1]
+            raise ValueError(
+                f"the examples of the training and gain sets are {of_training}, those of this set {here} (found a "
+                f"{type(example).__name__}): give all sets examples of one kind, such as "
+                "{'image': image, 'label': label}."
+            ) from error
         found = ", ".join(map(str, example)) if isinstance(example, Mapping) else f"{len(example)} values"
         raise ValueError(
             f"expected the {what} of an example in {column!r}, as in the training and gain sets, found {found}: call "
@@ -74,7 +117,7 @@ def class_of(example: Any, column: Column) -> int:
         ValueError: it is not an integer.
     """
     try:
-        return int(np.asarray(example[column]).item())
+        return whole(example[column])
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the labels in {column!r} must be integers, found {example[column]!r}: see class_encode_column for "

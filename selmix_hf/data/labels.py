@@ -17,12 +17,17 @@ LABEL_NAMES = ("label", "labels", "fine_label", "target", "targets")
 
 def label_candidates(dataset: Dataset) -> list[str]:
     """The columns that can hold a class: ClassLabel columns, and columns of integers or of lists of one, with a
-    customary name (label, labels, fine_label, target, targets)."""
-    return [
-        str(name)
+    customary name (label, labels, fine_label, target, targets). Lists of any length, which may have several classes,
+    are candidates only where nothing else is."""
+    found = {
+        str(name): feature
         for name, feature in dataset.features.items()
         if isinstance(feature, ClassLabel) or (name in LABEL_NAMES and _can_be_class(feature))
+    }
+    single = [
+        n for n, feature in found.items() if not hasattr(feature, "feature") or getattr(feature, "length", None) == 1
     ]
+    return single or list(found)
 
 
 def infer_label_column(dataset: Dataset) -> str:
@@ -96,7 +101,7 @@ def _map_style_labels(dataset: Any, label_column: str | None) -> tuple[str, Any]
             return name, getattr(dataset, name)
     item = dataset[0] if len(dataset) else ()
     if isinstance(item, tuple | list) and len(item) == 2 and not label_column:  # as torchvision's: (image, class)
-        return "the second place of an item", [int(np.asarray(dataset[i][1]).item()) for i in range(len(dataset))]
+        return "the second place of an item", [whole(dataset[i][1]) for i in range(len(dataset))]
     wanted = (label_column,) if label_column else LABEL_NAMES
     known = [name for name in wanted if isinstance(item, Mapping) and name in item]
     if not known:
@@ -123,6 +128,18 @@ def checked_labels(labels: np.ndarray, num_rows: int, column: str, names: Sequen
             f"{wrong[0]} (-1 is customary for unlabelled data: filter those rows out)"
         )
     return labels
+
+
+def whole(value: Any) -> int:
+    """The integer that a number, or an array of one, is.
+
+    Raises:
+        ValueError: it is none; 2.0 is, 0.7 is not.
+    """
+    number = np.asarray(value).item()
+    if not isinstance(number, int | float) or number % 1 != 0:  # NaN neither
+        raise ValueError(f"the class of an item must be an integer, found {number!r}")
+    return int(number)
 
 
 def is_integer(feature: Any) -> bool:

@@ -20,7 +20,7 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 _CHANNELS = (1, 3, 4)
-_CUSTOMARY = ("image", "images", "img", "picture", "pixels")  # columns whose numbers are pixels, whatever their type
+CUSTOMARY = ("image", "images", "img", "picture", "pixels")  # columns whose numbers are pixels, whatever their type
 _FIELDS = {"bytes", "path"}  # of an image that is not decoded
 _FILES = "Paths become images by cast_column(column, datasets.Image())."
 
@@ -42,6 +42,7 @@ def picture(value: Any, mode: str = "RGB") -> Image.Image:
     if is_encoded(value):
         value = decoded(value)
     image: Image.Image = value if isinstance(value, Image.Image) else Image.fromarray(_bytes_of(*_array(value)))
+    image.load()  # a file that was opened alone is read here
     if image.mode == "F":
         image = Image.fromarray(_bytes_of(np.asarray(image), "an image of mode F"))
     elif image.mode == "I":
@@ -97,6 +98,7 @@ def _reduced(encoded: Mapping[str, Any]) -> Image.Image | None:
 def _array(value: Any) -> tuple[NDArray[Any], str]:
     """H x W or H x W x C, and what it is called."""
     is_tensor = isinstance(value, torch.Tensor)
+    value = value.float() if is_tensor and value.dtype == torch.bfloat16 else value  # which numpy does not have
     array = value.numpy(force=True) if is_tensor else np.asarray(value)
     name = f"an image as {type(value).__name__} {list(array.shape)} of {array.dtype}"
     if not _fits(array.shape) or array.dtype.kind not in "biuf":
@@ -155,15 +157,15 @@ def _scaled(array: NDArray[Any], top: int, kind: str) -> NDArray[np.uint8]:
     return (array.astype(np.float64) * (255 / top)).round().astype(np.uint8)
 
 
-def holds_image(value: Any) -> bool:
-    """Whether a value in an item of a torch dataset is an image: a PIL image, pixels of 8 or 16 bits, or numbers H x W
-    x C. Other floats are inputs of the model that somebody made."""
+def holds_image(value: Any, customary: bool = False) -> bool:
+    """Whether a value in an item of a torch dataset is an image: a PIL image, pixels of 8 or 16 bits, numbers H x W x
+    C, and in a customary place also any H x W. Other floats are inputs of the model that somebody made."""
     if isinstance(value, Image.Image) or is_encoded(value):
         return True
     if not isinstance(value, np.ndarray | torch.Tensor) or not _fits(tuple(value.shape)):
         return False
     whole = str(value.dtype).removeprefix("torch.") in ("uint8", "uint16")
-    return whole or (value.ndim == 3 and value.shape[0] not in _CHANNELS)
+    return whole or (customary if value.ndim == 2 else value.shape[0] not in _CHANNELS)
 
 
 def feature_holds_images(name: str, feature: Any) -> bool:
@@ -176,7 +178,7 @@ def feature_holds_images(name: str, feature: Any) -> bool:
         feature, num_dimensions = feature.feature, num_dimensions + 1
     dtype = str(getattr(feature, "dtype", ""))
     whole = dtype in ("uint8", "uint16") and name != "pixel_values"
-    numbers = dtype.startswith(("int", "uint", "float")) and name in _CUSTOMARY
+    numbers = dtype.startswith(("int", "uint", "float")) and name in CUSTOMARY
     return num_dimensions in (2, 3) and (whole or numbers)
 
 

@@ -100,7 +100,9 @@ class PushingTrainer(Trainer):
             BadImageError: an image cannot be decoded.
         """
         given = None if isinstance(eval_dataset, str | Mapping) else eval_dataset
-        with naming_sets({"the set to evaluate": given, **self._own_sets()}):
+        prefix = kwargs.get("metric_key_prefix", "eval")  # of several sets, Trainer evaluates each by itself
+        title = "the set to evaluate" if prefix == "eval" else f"the set to evaluate as {prefix!r}"
+        with naming_sets({title: given, **self._own_sets()}):
             return super().evaluate(eval_dataset, *args, **kwargs)
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:

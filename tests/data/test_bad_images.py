@@ -14,7 +14,7 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from selmix_hf import FixMatchTrainer, Stage1Trainer, readable_images
+from selmix_hf import FixMatchTrainer, ImageCollator, Stage1Trainer, readable_images
 from selmix_hf.data import bad_images
 from selmix_hf.data.bad_images import BadImageError, Rows, naming_sets, read
 from selmix_hf.data.seeded import fetch
@@ -49,6 +49,28 @@ def test_a_row_is_named_with_its_file(tmp_path):
     for row in (3, 7):
         with pytest.raises(BadImageError, match=rf"^row {row} \({tmp_path}/{row}.png\)"):
             Rows(files)[row]
+
+
+@pytest.mark.parametrize("kind", ["pairs", "mappings", "images"])
+def test_images_that_a_dataset_opens_without_reading_them(kind, tmp_path):
+    (tmp_path / "good.jpg").write_bytes(bad_pictures.jpeg())
+    (tmp_path / "bad.jpg").write_bytes(CUT)
+
+    class Opened(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, row):
+            image = Image.open(tmp_path / ("bad.jpg" if row == 1 else "good.jpg"))
+            return {"pairs": (image, 0), "mappings": {"image": image, "label": 0}, "images": [image]}[kind]
+
+    for named in (lambda: Rows(Opened())[1], lambda: read(torch.utils.data.Subset(Opened(), [0, 1]), [0, 1])):
+        with pytest.raises(BadImageError, match=rf"^row 1 \({tmp_path}/bad.jpg\) .* truncated"):
+            named()
+    assert readable_images(Opened())[1].tolist() == [0, 2]
+    for channels in (1, 3):  # a collator alone knows no row
+        with pytest.raises(BadImageError, match=rf"^an image \({tmp_path}/bad.jpg\) cannot be decoded: OSError"):
+            ImageCollator(tiny.processor(), channels=channels)([{"image": Image.open(tmp_path / "bad.jpg")}])
 
 
 def test_of_a_dataset_of_torchvision(tmp_path):
@@ -95,6 +117,8 @@ def test_a_run_names_it(freeze, tmp_path):
     test = bad_pictures.images({5: CUT}, **GAIN)
     with pytest.raises(BadImageError, match=r"^the set to evaluate: row 5 "):
         run.evaluate(test)
+    with pytest.raises(BadImageError, match=r"^the set to evaluate as 'eval_second': row 5 "):
+        run.evaluate({"first": good, "second": test})
     with pytest.raises(BadImageError, match=r"^the set to predict: row 5 "):
         run.predict(test)
 

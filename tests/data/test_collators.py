@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from selmix_hf import ClassIndex, ImageCollator, PairDataset, PairSampler, SelMixCollator
 from selmix_hf.data.collators import NamedLabels, default_collator, probe_batch
+from selmix_hf.data.examples import collate_inputs
 from selmix_hf.data.pairs import Pair, PairExample
 
 
@@ -106,7 +107,7 @@ def test_default_collator():
     assert isinstance(default_collator(dataset, processor, None, None, "label"), ImageCollator)
     assert default_collator(dataset, processor, default_data_collator, None, "label").collator is default_data_collator
     numbers = dataset.remove_columns("image").add_column("x", [0.0, 1.0, 2.0, 3.0])
-    assert default_collator(numbers, None, None, None, "label").collator is default_data_collator
+    assert default_collator(numbers, None, None, None, "label").collator is collate_inputs
     with pytest.raises(ValueError, match="images need processing_class"):
         default_collator(dataset, None, None, None, "label")
     with pytest.raises(ValueError, match="the dataset has no image column"):
@@ -148,3 +149,18 @@ def test_labels_that_a_collator_gives_are_kept():
 def test_a_probe_without_labels_is_refused():
     with pytest.raises(ValueError, match="the dataset: .* found nothing, made of examples with a int"):
         probe_batch([1, 2], lambda examples: {})
+
+
+@pytest.mark.parametrize("kind", ["timm", "vit"])
+def test_what_the_model_does_not_take_is_left_out(kind):
+    """A wrapped model of timm refuses it; one of transformers takes anything."""
+    model = tiny.timm_model("test_vit") if kind == "timm" else tiny.model(kind)
+    plain = tiny.processor()
+
+    def processor(images, return_tensors):
+        return {**plain(images, return_tensors=return_tensors), "spatial_shapes": torch.ones(len(images), 2)}
+
+    batch = default_collator(tiny.images(), processor, None, None, "label", model)([tiny.images()[0]])
+    assert ("spatial_shapes" in batch) == (kind == "vit")
+    batch.pop("labels")
+    assert model(**batch).logits.shape == (1, 4)

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import tiny
+import torch
 from animals import NAMES, OPTIONS, forbidden, labelled
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, Sequence, Value
 from torch.utils.data import Subset
 from torch_datasets import Tuples
 
-from selmix_hf.data.labels import class_labels, first_of_each, infer_label_column
+from selmix_hf.data.examples import class_of
+from selmix_hf.data.labels import class_labels, first_of_each, infer_label_column, whole
 from selmix_hf.data.long_tail import long_tailed_split, make_long_tailed
 
 
@@ -16,7 +18,7 @@ def test_infer_label_column() -> None:
     classes, number = ClassLabel(names=NAMES), Value("int64")
 
     def infer(**features: object) -> str:
-        return infer_label_column(Dataset.from_dict({name: [0] for name in features}, features=Features(features)))
+        return infer_label_column(Dataset.from_dict({name: [] for name in features}, features=Features(features)))
 
     assert infer(img=Value("string"), species=classes) == "species"
     assert infer(id=number, labels=number) == "labels"
@@ -24,6 +26,10 @@ def test_infer_label_column() -> None:
     assert infer(domain=classes, label=number) == "label"
     with pytest.raises(ValueError, match="fine_label, coarse_label all could; pass label_column"):
         infer(fine_label=classes, coarse_label=classes)
+    lists, one, large = Sequence(number), Sequence(number, length=1), LargeList(number)
+    assert infer(labels=lists, species=classes) == "species" == infer(targets=large, species=classes)
+    assert infer(label=lists) == infer(label=one) == infer(label=lists, targets=lists) == "label"
+    assert infer(label=one, species=classes) == "label"
     with pytest.raises(ValueError, match="no label column found among id, text"):
         infer(id=number, text=Value("string"))
 
@@ -106,6 +112,17 @@ def test_other_map_style_datasets() -> None:
         class_labels(MapStyle(items, targets=[0, 1, 2]))
     with pytest.raises(ValueError, match="not integers"):
         class_labels(MapStyle([{"label": "cat"}]))
+
+
+def test_numbers_that_are_not_whole_are_no_classes() -> None:
+    assert [whole(value) for value in (2, 2.0, np.array([2]), torch.tensor(2), np.uint8(2))] == [2] * 5
+    for value in (0.7, torch.tensor(0.7), float("nan"), float("inf"), None, "2"):
+        with pytest.raises(ValueError, match="must be an integer, found"):
+            whole(value)
+    with pytest.raises(ValueError, match="must be an integer, found 0.5"):
+        class_labels(MapStyle([(None, 1.0), (None, 0.5)]))
+    with pytest.raises(ValueError, match=r"labels in 'label' must be integers, found 0.5"):
+        class_of({"label": 0.5}, "label")
 
 
 def test_labels_of_a_subset_load_no_image(monkeypatch):

@@ -14,10 +14,11 @@ from torch.utils.data import TensorDataset
 from transformers.utils.logging import get_logger
 
 from selmix_hf import Stage1Trainer
-from selmix_hf.data.collators import ImageCollator, default_collator
+from selmix_hf.data.collators import default_collator
 from selmix_hf.data.examples import image_columns
 from selmix_hf.data.labels import class_labels
 from selmix_hf.data.pixels import decoded, num_channels, picture
+from selmix_hf.data.views import ShiftAndFlip
 
 GREY = np.arange(0, 240, 8, dtype=np.uint8).reshape(5, 6)
 RGB = np.stack([GREY, GREY[::-1], 255 - GREY], 2)
@@ -76,6 +77,17 @@ def test_grey_images_of_any_depth(value):
 )
 def test_images_in_colour(value):
     assert np.array_equal(np.asarray(picture(value)), RGB)
+
+
+def test_numbers_of_any_type_in_items_of_a_torch_dataset():
+    for value in (GREY / 255, torch.as_tensor(GREY).long(), torch.as_tensor(GREY / 255), GREY > 100):
+        assert image_columns([(value, 0)]) == [0] and image_columns([{"image": value, "label": 0}]) == ["image"]
+        assert image_columns([{"image": value, "pixel_values": torch.zeros(3, 5, 6)}]) == []
+        assert image_columns([{"boxes": value, "label": 0}]) == []
+        ready = default_collator([(value, 0)], None, None, None, "label")  # for a model that takes H x W
+        assert ready([(value, 0)])["pixel_values"].shape == (1, 5, 6)
+    white = torch.ones(5, 6, 3, dtype=torch.bfloat16)
+    assert image_columns([(white, 0)]) == [0] and (np.asarray(picture(white)) == 255).all()
 
 
 def test_black_and_white():
@@ -237,5 +249,10 @@ def test_a_model_of_one_channel(tmp_path):
     batch = run.data_collator.eval_collator([tiny.images()[0]])
     grey = torch.as_tensor(np.array(tiny.images()[0]["image"].convert("L")))
     assert torch.allclose(batch["pixel_values"], grey / 127.5 - 1, atol=1e-6)
-    collator = default_collator(tiny.images(), None, None, lambda image: torch.zeros(1, *image.size), "label", model)
-    assert isinstance(collator, ImageCollator) and collator.mode == "L"
+    seen = []
+    own = default_collator(
+        tiny.images(), processor, None, lambda image: seen.append(image) or grey[None], "label", model
+    )
+    assert own([tiny.images()[0]])["pixel_values"].shape == (1, 1, 16, 16) and seen[0].mode == "RGB"
+    views = default_collator(tiny.images(), processor, None, ShiftAndFlip(processor), "label", model)
+    assert views([tiny.images()[0]])["pixel_values"].shape == (1, 1, 16, 16)
