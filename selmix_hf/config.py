@@ -15,7 +15,9 @@ from selmix_hf.config_checks import (
     check_values,
     parse_constraints,
     parse_prior,
+    plain_numbers,
     say_if_looked_at_once,
+    work_out_backbone_rate,
 )
 from selmix_hf.data.bad_images import ON_BAD_IMAGE
 from selmix_hf.data.weighted import checked_sampling
@@ -27,7 +29,6 @@ from selmix_hf.mixing.registry import MIXING
 from selmix_hf.options import check_options, choice, count, naming_the_nearest, number, option, options_of, switch
 from selmix_hf.trainer_options import OWN_METRICS, PAIRS, check_schedule, check_trainer_options, expanded
 
-WORKED_OUT_BACKBONE_RATE = 1e-4
 _PAIRS, _OF_CLASSES = 128_000, 10  # so many pairs for so many classes; for more, as the square root of their number
 _LOOKS = 200  # at the gain set in a run, at most
 
@@ -303,9 +304,7 @@ class SelMixConfig(TrainingArguments):
             self.class_prior = to_list()  # an array or a tensor would not go into JSON
         if self.sampling is not None:
             self.sampling = checked_sampling(self.sampling)
-        self.backbone_rate_follows = self.backbone_learning_rate is None  # from the head's
-        if self.backbone_learning_rate is None:
-            self.backbone_learning_rate = self.learning_rate / 30 if self.learning_rate else WORKED_OUT_BACKBONE_RATE
+        work_out_backbone_rate(self)
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         check_values(self)
@@ -316,6 +315,10 @@ class SelMixConfig(TrainingArguments):
         say_if_looked_at_once(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # nothing to pin for, and torch would warn at every loader
+
+    def to_dict(self) -> dict[str, Any]:
+        """As Trainer's, in plain numbers."""
+        return plain_numbers(super().to_dict())  # type: ignore[no-untyped-call]  # theirs has no types
 
     @property
     def temperature(self) -> float | str:

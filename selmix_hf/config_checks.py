@@ -11,10 +11,11 @@ from transformers.utils import logging
 
 from selmix_hf.method.pair_distribution import check_policy
 from selmix_hf.mixing.registry import MIXING
-from selmix_hf.options import Option, refuse_pair_options
+from selmix_hf.options import Option, WorkedOut, refuse_pair_options
 
 logger = logging.get_logger(__name__)
 
+_BACKBONE_RATE = 1e-4  # beside a rate of the head that is worked out
 WEAKEST_BETA_MIN = 0.4  # below, results fell where classes have dozens of images: docs/analysis.md
 _UNTOUCHED_EPOCHS = 3.0
 _BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
@@ -85,6 +86,17 @@ def check_values(args: Any) -> None:
         raise ValueError("remove_unused_columns must stay False: the raw columns are needed to make pairs.")
     if args.auto_find_batch_size:
         raise ValueError("auto_find_batch_size would change the length of a period: set the batch size.")
+
+
+def work_out_backbone_rate(args: Any) -> None:
+    """Where it was not given."""
+    if args.backbone_learning_rate is None:
+        args.backbone_learning_rate = WorkedOut(args.learning_rate / 30 if args.learning_rate else _BACKBONE_RATE)
+
+
+def plain_numbers(options: dict[str, Any]) -> dict[str, Any]:
+    """Options by name, without a mark at those that were worked out: Trainer asks for their exact type."""
+    return {name: float(value) if isinstance(value, WorkedOut) else value for name, value in options.items()}
 
 
 def check_evaluations(args: Any, max_steps: int | None) -> None:

@@ -19,6 +19,11 @@ _Class = TypeVar("_Class", bound=type)
 _SAID = {"[0, inf)": "not be negative", "(0, inf)": "be positive", "(0, 1)": "lie between 0 and 1"}
 
 
+class WorkedOut(float):
+    """The value of an option that was not given, and follows from others or from the data: a configuration that is
+    made of this one, as by `dataclasses.replace`, works it out anew."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """What is known of an option beside its type and its help.
@@ -53,12 +58,13 @@ class Option:
     on_card: bool = True
 
     def checked(self, name: str, value: Any) -> Any:
-        """The value; a number of numpy's, which would not go into JSON, as a plain one.
+        """The value; a number of numpy's, which would not go into JSON, as a plain one, and None for one that was
+        worked out.
 
         Raises:
             ValueError: of another kind, or out of range.
         """
-        if value is None and self.default is None:
+        if isinstance(value, WorkedOut) or (value is None and self.default is None):
             return None
         is_switch = isinstance(value, bool)
         right = {

@@ -15,7 +15,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from selmix_hf import SelMixConfig
-from selmix_hf.options import Option, count, number, options_of
+from selmix_hf.options import Option, WorkedOut, count, number, options_of
 
 QUIET = {"use_cpu": True}
 OPTIONS = options_of(SelMixConfig)
@@ -44,6 +44,19 @@ def test_learning_rates_are_given_or_left_to_the_data():
     assert (config.learning_rate, config.backbone_learning_rate) == (None, pytest.approx(0.0001))
     assert SelMixConfig(learning_rate=0.6, **QUIET).backbone_learning_rate == pytest.approx(0.02)
     assert SelMixConfig(backbone_learning_rate=0.0, **QUIET).backbone_learning_rate == 0
+
+
+def test_what_was_worked_out_follows_in_a_configuration_made_of_another():
+    config = SelMixConfig(learning_rate=0.3, **QUIET)
+    assert dataclasses.replace(config, learning_rate=0.6).backbone_learning_rate == pytest.approx(0.02)
+    assert dataclasses.replace(config, backbone_learning_rate=0.01, learning_rate=0.6).backbone_learning_rate == 0.01
+    given = dataclasses.replace(config, backbone_learning_rate=0.01)
+    assert dataclasses.replace(given, learning_rate=0.6).backbone_learning_rate == 0.01
+    assert type(config.to_dict()["backbone_learning_rate"]) is float
+    run = SelMixConfig(**QUIET)
+    run.learning_rate = WorkedOut(0.7)  # as a run does
+    again = dataclasses.replace(run, seed=1)
+    assert (again.learning_rate, again.backbone_learning_rate) == (None, pytest.approx(0.0001))
 
 
 @pytest.mark.parametrize(

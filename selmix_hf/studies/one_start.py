@@ -122,13 +122,14 @@ class OneStart:
                 self.configured(max_steps=1, warmup_steps=0), self.rows["train"], self.rows["validation"]
             )
             trainer.train()
-            self._rate = trainer.args.learning_rate
+            self._rate = float(trainer.args.learning_rate)
         return self._rate
 
     def configured(self, **options: Any) -> SelMixConfig:
         """The run's settings with others in their place; without them nothing is evaluated or saved while it
         trains."""
         kept: dict[str, Any] = {**NOTHING_KEPT, "pseudo_label_steps": None}  # the last follows refresh_steps
+        kept["backbone_learning_rate"] = float(self.config.backbone_learning_rate or 0)  # whatever the head's
         if not options.get("freeze_backbone", self.config.freeze_backbone):
             kept["feature_cache_dir"] = None
         return dataclasses.replace(self.config, **kept | options)

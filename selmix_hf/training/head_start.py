@@ -23,6 +23,7 @@ from selmix_hf.head_fitting.side_by_side import LOSSES, FittedHead, fit_side_by_
 from selmix_hf.method.confusion import confusion_counts, predicted_classes
 from selmix_hf.method.objectives import Objective, recalls
 from selmix_hf.method.ranking import ranking
+from selmix_hf.options import WorkedOut
 from selmix_hf.training.state import PairState
 
 logger = logging.get_logger(__name__)
@@ -168,13 +169,13 @@ class HeadStart:
         """
         args = trainer.args
         if checkpoint is not None:
-            args.learning_rate = given_rate or PairState.load(checkpoint).learning_rate
+            args.learning_rate = given_rate or WorkedOut(PairState.load(checkpoint).learning_rate)
             return None
         may_begin = args.head_start == "best" and args.gain_set_use == "steer" and trainer.sample_weights is None
         if given_rate and not may_begin:
             return None
         start = cls.of(trainer)
-        args.learning_rate = given_rate or start.learning_rate
+        args.learning_rate = given_rate or WorkedOut(start.learning_rate)
         return start if may_begin else None
 
     def begin(self, trainer: Any, is_new_best: Callable[[], bool] | None) -> None:

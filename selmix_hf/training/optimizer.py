@@ -28,7 +28,7 @@ def make_optimizer(trainer: Trainer, model: Any, head: ClassifierHead) -> torch.
     cls, options = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(args, model)
     check_optimizer(cls, options, args.optim)
     decaying = set(trainer.get_decay_parameter_names(model))
-    rates = args.learning_rate, args.backbone_learning_rate
+    rates = float(args.learning_rate), float(args.backbone_learning_rate)  # plain ones: checkpoints have them
     made: torch.optim.Optimizer = cls(parameter_groups(model, head, decaying, *rates, args.weight_decay), **options)
     return made
 

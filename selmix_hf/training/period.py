@@ -96,7 +96,7 @@ class Periods(TrainerCallback):
         trainer = self.trainer
         average = None if trainer.unlabeled is None else trainer.unlabeled.average
         trainer.pair_state.average = {} if average is None else average.tensors
-        trainer.pair_state.learning_rate = trainer.args.learning_rate
+        trainer.pair_state.learning_rate = float(trainer.args.learning_rate)
         trainer.pair_state.selection = trainer.selection.saved()
         trainer.pair_state.save(folder)
 

@@ -84,7 +84,8 @@ def hyperparameter_search(
     def run(trial: Any) -> Any:
         options[trial.number] = chosen = hp_space(trial)
         folder = hp_name(trial) if hp_name is not None else f"run-{trial.number}"
-        own = with_options(args, **chosen, output_dir=os.path.join(str(args.output_dir), folder), push_to_hub=False)
+        options_of_trial = {**chosen, "output_dir": os.path.join(str(args.output_dir), folder), "push_to_hub": False}
+        own = dataclasses.replace(args, **options_of_trial)
         one = trainer_for(trainer, own, trial)
         if prunes:
             one.add_callback(_Pruning(trial, value_of))
@@ -107,17 +108,6 @@ def given_args(trainer: Any) -> TrainingArguments:
     positional, named = trainer.made_with
     found = [value for value in (*positional, *named.values()) if isinstance(value, TrainingArguments)]
     return found[0] if found else type(trainer.args)()
-
-
-def with_options(args: TrainingArguments, **options: Any) -> TrainingArguments:
-    """A copy of arguments with other options; the rate of a backbone that follows from the head's does so again.
-
-    Raises:
-        TypeError, ValueError: options that are none, or that cannot be.
-    """
-    if getattr(args, "backbone_rate_follows", False):
-        options = {"backbone_learning_rate": None, **options}
-    return dataclasses.replace(args, **options)
 
 
 def trainer_for(trainer: Any, args: TrainingArguments, trial: Any) -> Any:

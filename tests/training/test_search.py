@@ -9,7 +9,6 @@ import tiny
 from transformers import TrainerCallback, TrainingArguments
 
 from selmix_hf import SelMixTrainer, Stage1Trainer
-from selmix_hf.training.search import with_options
 
 SHORT = {"max_steps": 4, "refresh_steps": 2, "objective": "mean_recall", "freeze_backbone": True}
 WORKED_OUT = {"learning_rate": None, "head_start": "best", "backbone_learning_rate": None}
@@ -125,14 +124,6 @@ def test_an_option_that_does_not_exist_is_named(optuna, tmp_path):
     run = trainer(tiny.config(tmp_path, **SHORT))
     with pytest.raises(TypeError, match="SelMixConfig has no option 'learning_rat', did you mean 'learning_rate'"):
         run.hyperparameter_search(lambda trial: {"learning_rat": 1.0}, n_trials=1)
-
-
-def test_the_rate_of_the_backbone_follows_in_a_trial(tmp_path):
-    args = tiny.config(tmp_path, learning_rate=0.3, backbone_learning_rate=None)
-    assert with_options(args, learning_rate=0.6).backbone_learning_rate == pytest.approx(0.02)
-    assert with_options(args, learning_rate=0.6, backbone_learning_rate=0.5).backbone_learning_rate == 0.5
-    given = tiny.config(tmp_path, learning_rate=0.3, backbone_learning_rate=0.01)
-    assert with_options(given, learning_rate=0.6).backbone_learning_rate == 0.01
 
 
 @pytest.mark.parametrize(
