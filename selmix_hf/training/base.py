@@ -28,6 +28,7 @@ from selmix_hf.hub.upload import (
 )
 from selmix_hf.models.peft_models import adapter_saved, base_name_of, has_adapter, mark_card
 from selmix_hf.models.trainable import as_trained
+from selmix_hf.training.changed_options import USED_WHEN_MADE, options_now, require_usable
 from selmix_hf.training.checkpoints import load_weights
 from selmix_hf.training.model_init import called_for, with_classes_of
 from selmix_hf.training.resuming import require_checkpoint, sentence_on_used_folder
@@ -60,12 +61,19 @@ class PushingTrainer(Trainer):
     numbering: Numbering | None = None  # of the classes
     data_facts: dict[str, Any] | None = None  # of `same_data`
     model_init: Any  # a function, or None
+    own_rules: tuple[str, ...] = ()  # of `trainer_options.RULES`, beside those of every trainer
+    used_when_made = USED_WHEN_MADE
+    known_options: dict[str, Any]  # as they were when the trainer was made, or its latest run ended
     made_with: tuple[tuple[Any, ...], dict[str, Any]]  # the arguments, for others like it
 
     def __new__(cls, *args: Any, **kwargs: Any) -> PushingTrainer:
         made = super().__new__(cls)
         made.made_with = args, kwargs
         return made
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.known_options = options_now(self)
 
     # --- a run ---------------------------------------------------------------------------------------------------
 
@@ -74,10 +82,12 @@ class PushingTrainer(Trainer):
 
         Raises:
             FileNotFoundError: nothing to resume from, see `resuming.require_checkpoint`.
-            ValueError: the arguments name a checkpoint that this call does not, or a checkpoint is of other classes or
-                labels, see `same_data.require_same_data`.
+            ValueError: the arguments name a checkpoint that this call does not, a checkpoint is of other classes or
+                labels, see `same_data.require_same_data`, or options were changed that the trainer has used already,
+                see `changed_options`.
             BadImageError: an image cannot be decoded.
         """
+        require_usable(self, self.known_options)
         if resume_from_checkpoint is None and self.args.resume_from_checkpoint:
             raise ValueError(
                 f"resume_from_checkpoint={self.args.resume_from_checkpoint!r} in the arguments is for scripts, and "
@@ -90,8 +100,11 @@ class PushingTrainer(Trainer):
             logger.warning(said)
         if self.args.world_size > 1 and getattr(self.model, "_is_accelerate_prepared", False):
             self.model._is_accelerate_prepared = False  # type: ignore[union-attr]
-        with naming_sets(self._own_sets()):
-            return super().train(checkpoint, *args, **kwargs)
+        try:
+            with naming_sets(self._own_sets()):
+                return super().train(checkpoint, *args, **kwargs)
+        finally:
+            self.known_options = options_now(self)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As Trainer's.

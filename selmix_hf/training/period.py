@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from selmix_hf.features.frozen import head_alone
 from selmix_hf.method.confusion import ClassStatistics
 from selmix_hf.reports.metrics import refresh_report
+from selmix_hf.training.changed_options import options_now, require_usable
 from selmix_hf.training.checkpoints import load_pair_state
 from selmix_hf.training.health import require_finite_weights, say_if_never_feasible
 from selmix_hf.training.model_init import new_model
@@ -22,22 +23,13 @@ from selmix_hf.training.state import PairState, geometry_of
 from selmix_hf.training.steering import Refresh
 
 _WHOLE_RUN = 2000  # steps
-_USED_WHEN_MADE = (
-    *("learning_rate", "reuse_samples", "mixing", "sampling", "feature_dtype", "feature_cache_dir"),
-    *("objective", "constraints", "class_prior", "worst_share", "constraint_tolerance"),
-    *("min_rate", "min_memory", "constraint_update", "constraint_rate"),
-)
 
 
 @contextmanager
 def running(trainer: Any) -> Iterator[None]:
     """Around a run of a `SelMixTrainer`: a new model where it makes one, what is kept of features, and with a frozen
-    backbone the head that stands for the model.
-
-    Raises:
-        ValueError: options were changed that the trainer has used already.
-    """
-    trainer.periods.require_options()
+    backbone the head that stands for the model."""
+    require_usable(trainer, trainer.known_options)  # before a new model takes the place of the old one
     with ExitStack() as stack:
         stack.enter_context(new_model(trainer))
         if trainer.args.freeze_backbone:
@@ -48,7 +40,6 @@ def running(trainer: Any) -> Iterator[None]:
         finally:
             trainer.gain_set.forget()
             trainer.train_features = None
-            trainer.periods.remember_options()
 
 
 class Periods(TrainerCallback):
@@ -57,20 +48,7 @@ class Periods(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self.trainer, self.resumed = trainer, False
-        self.remember_options()
-
-    def remember_options(self) -> None:
-        """Those that a trainer uses when it is made."""
-        self._used = {name: getattr(self.trainer.args, name) for name in _USED_WHEN_MADE}
-
-    def require_options(self) -> None:
-        """Raise ValueError where one of them was changed since."""
-        for name, used in self._used.items():
-            if (now := getattr(self.trainer.args, name)) != used:
-                raise ValueError(
-                    f"{name} was set to {now!r} after the trainer was made, which has used {used!r}: make a new "
-                    f"trainer, with args=dataclasses.replace(args, {name}={now!r})."
-                )
+        trainer.known_options = options_now(trainer)  # what was worked out is no change
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.start_run()

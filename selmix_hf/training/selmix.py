@@ -28,6 +28,7 @@ from selmix_hf.models.peft_models import find_trained_head
 from selmix_hf.reports.metrics import counts_of
 from selmix_hf.training import checks
 from selmix_hf.training.base import PushingTrainer
+from selmix_hf.training.changed_options import USED_BY_PARTS
 from selmix_hf.training.evaluations import Evaluations
 from selmix_hf.training.gain_set import GainSet
 from selmix_hf.training.head_start import HeadStart
@@ -102,6 +103,7 @@ class SelMixTrainer(PushingTrainer):
     data_collator: SelMixCollator
     model: PreTrainedModel
     objective: Objective
+    used_when_made = (*PushingTrainer.used_when_made, *USED_BY_PARTS)
 
     def __init__(
         self,

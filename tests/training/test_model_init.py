@@ -90,14 +90,3 @@ def test_a_model_init_takes_nothing_or_a_trial():
 def test_a_model_of_other_classes_is_refused():
     with pytest.raises(ValueError, match="model_init made a model of 3 classes, and before one of 4"):
         with_classes_of(tiny.model(num_classes=3), tiny.model())
-
-
-def test_options_that_a_trainer_has_used_are_not_changed_in_it(tmp_path):
-    run = tiny.trainer(tmp_path, learning_rate=None, max_steps=2, **tiny.BARE)
-    run.train()
-    run.train()  # the rate that was worked out is no change
-    run.args.learning_rate = 0.5
-    with pytest.raises(
-        ValueError, match=r"learning_rate was set to 0.5 after the trainer was made.*replace\(args, lea"
-    ):
-        run.train()

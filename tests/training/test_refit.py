@@ -90,6 +90,6 @@ def test_a_head_without_a_bias_is_refitted_without_one(tmp_path):
     start = trainer.head.weight, torch.zeros(4)
     weight, bias = retrain_head(features, labels, 4, start=start, fit_bias=False, steps=20)
     assert bias.tolist() == [0] * 4 and not torch.equal(weight, start[0])
-    trainer.args.gain_set_use = "refit"
+    trainer = tiny.trainer(tmp_path, model, freeze_backbone=True, gain_set_use="refit", **tiny.BARE)
     trainer.train()
     assert trainer.head.bias is None

@@ -131,8 +131,8 @@ def test_a_loss_of_the_users_own_and_accumulation(tmp_path):
     losses = []
     for accumulation, size in ((1, 12), (2, 6)):
         torch.manual_seed(0)
-        trainer = make(tmp_path, loss=LogitAdjustedLoss(COUNTS), gradient_accumulation_steps=accumulation, max_steps=1)
-        trainer._train_batch_size = trainer.args.per_device_train_batch_size = size
+        options = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": size}
+        trainer = make(tmp_path, loss=LogitAdjustedLoss(COUNTS), max_steps=1, **options)
         trainer.train()
         losses.append(trainer.state.log_history[0]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
