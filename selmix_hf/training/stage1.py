@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from selmix_hf.data.bad_images import kept_images
@@ -25,7 +26,7 @@ from selmix_hf.data.collators import Collator, ImageTransform, SelMixCollator, d
 from selmix_hf.data.random_state import seed_of_draws
 from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
-from selmix_hf.method.confusion import require_all_classes
+from selmix_hf.method.confusion import predicted_classes, require_all_classes
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
 from selmix_hf.mixing.mixup import mix_with_partners
 from selmix_hf.reports.metrics import classification_metrics, counts_of
@@ -38,6 +39,7 @@ from selmix_hf.trainer_options import (
 from selmix_hf.training.base import PushingTrainer
 from selmix_hf.training.checks import check_eval_sets, check_model, check_smoothing
 from selmix_hf.training.deferred_reweighting import DeferredReweighting
+from selmix_hf.training.health import blamed_on_weights, require_finite_weights
 from selmix_hf.training.model_init import given_or_made
 from selmix_hf.training.optimizer import check_optimizer_options
 from selmix_hf.training.same_data import data_facts
@@ -95,7 +97,7 @@ class Stage1Trainer(PushingTrainer):
 
     train_dataset: Any
     numbering: Numbering
-    own_rules: tuple[str, ...] = ()  # of `trainer_options.RULES`, beside those of every trainer
+    used_when_made = (*PushingTrainer.used_when_made, "label_smoothing_factor")
 
     def __init__(
         self,
@@ -227,6 +229,32 @@ class Stage1Trainer(PushingTrainer):
             sampler_fn=lambda dataset: sampler,
             is_training=True,
         )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's.
+
+        Raises:
+            FloatingPointError: weights that are not finite, before they are saved or at the end.
+        """
+        output = super().train(*args, **kwargs)
+        require_finite_weights(self.model, self.state.global_step)
+        return output
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        require_finite_weights(self.model, self.state.global_step)
+        super()._save_checkpoint(model, trial)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As Trainer's; logits that are no numbers are refused (`confusion.predicted_classes`), whatever is measured
+        of them."""
+        blamed = blamed_on_weights(self.model, self.state.global_step) if self.is_in_train else nullcontext()
+        with blamed:
+            output: EvalLoopOutput = super().evaluation_loop(*args, **kwargs)
+            found = output.predictions
+            logits = found[0] if isinstance(found, tuple) else found
+            if isinstance(logits, np.ndarray) and logits.ndim == 2:
+                predicted_classes(torch.from_numpy(logits))
+        return output
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """As Trainer's, once the length of the run is known."""

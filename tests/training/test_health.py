@@ -8,10 +8,11 @@ import pytest
 import tiny
 import torch
 from runs import BOTH, LEARN, At, spoil_at
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, TrainingArguments
 
 import selmix_hf.training.steering
 from benchmarks import regenerate
+from selmix_hf import FixMatchTrainer, Stage1Trainer
 from selmix_hf.method.confusion import confusion_matrix
 from selmix_hf.method.objective_names import get_objective
 from selmix_hf.method.objectives import coverages, h_mean, mean_recall
@@ -387,3 +388,31 @@ def test_a_gain_that_is_not_finite_stops(freeze, tmp_path):
     assert not (tmp_path / "checkpoint-8").exists()
     saved = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-4")
     assert all(bool(value.isfinite().all()) for value in tiny.weights(saved).values())
+
+
+def no_numbers(kind="convnext"):
+    model = tiny.model(kind)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    return model
+
+
+@pytest.mark.parametrize("semi_supervised", [False, True])
+def test_stage_1_neither_trains_nor_predicts_what_is_no_number(semi_supervised, tmp_path):
+    args = TrainingArguments(
+        str(tmp_path), use_cpu=True, max_steps=1, report_to="none", disable_tqdm=True, save_steps=1
+    )
+    data = {"train_dataset": tiny.images(), "processing_class": tiny.processor(), "compute_metrics": lambda given: {}}
+    if semi_supervised:
+        run = FixMatchTrainer(no_numbers(), args, unlabeled_dataset=tiny.unlabeled(), **data)
+    else:
+        run = Stage1Trainer(no_numbers(), args, **data)
+    for held in (tiny.images((1, 1, 1, 1)), tiny.images((1, 1, 1, 1)).remove_columns("label")):
+        with pytest.raises(ValueError, match="4 of 4 rows of scores have no largest one"):
+            run.predict(held)
+    with pytest.raises(FloatingPointError, match="the weights are not finite at step 1"):
+        run.train()
+    assert not (tmp_path / "checkpoint-1").exists()
+    args.save_strategy = "no"
+    with pytest.raises(FloatingPointError, match="the weights are not finite at step 1"):
+        run.train()

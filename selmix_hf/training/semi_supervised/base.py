@@ -26,6 +26,7 @@ from selmix_hf.data.random_state import seed_of_draws
 from selmix_hf.data.views import ShiftAndFlip
 from selmix_hf.models.head import logits_of
 from selmix_hf.trainer_options import VIEWS
+from selmix_hf.training.health import require_finite_weights
 from selmix_hf.training.semi_supervised.average import WeightAverageCallback
 from selmix_hf.training.semi_supervised.draws import Draw, DrawDataset, DrawSampler, ViewCollator
 from selmix_hf.training.stage1 import Stage1Trainer
@@ -225,6 +226,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        require_finite_weights(self.model, self.state.global_step)
         if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
             folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             os.makedirs(folder, exist_ok=True)
