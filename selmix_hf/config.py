@@ -27,6 +27,7 @@ from selmix_hf.method.objectives import Objective
 from selmix_hf.method.pair_distribution import PAIR_SAMPLING
 from selmix_hf.mixing.registry import MIXING
 from selmix_hf.options import check_options, choice, count, naming_the_nearest, number, option, options_of, switch
+from selmix_hf.reports.registry import lower_is_better
 from selmix_hf.trainer_options import OWN_METRICS, PAIRS, check_schedule, check_trainer_options, expanded
 
 _PAIRS, _OF_CLASSES = 128_000, 10  # so many pairs for so many classes; for more, as the square root of their number
@@ -56,8 +57,8 @@ class SelMixConfig(TrainingArguments):
     - `logging_nan_inf_filter` False: a loss that is not finite stops the run before the update, not hidden.
     - `eval_strategy` "epoch", `save_strategy` "best", `save_total_limit` 2, `load_best_model_at_end` True,
       `metric_for_best_model` "selection_score": the best checkpoint by the objective, feasible ones first, the start
-      included, ties broken by the recalls (`selection.ranking`). Unless set, greater_is_better is False for a name
-      that ends in "loss" and True for any other.
+      included, ties broken by the recalls (`selection.ranking`). Unless set, greater_is_better is False for a
+      loss, "violation" and "zero_recall_classes", and True for any other.
     - `remove_unused_columns` False: the collator needs the raw columns.
     - `report_to` stays "none" unless set.
 
@@ -306,7 +307,7 @@ class SelMixConfig(TrainingArguments):
             self.sampling = checked_sampling(self.sampling)
         work_out_backbone_rate(self)
         if self.greater_is_better is None and self.metric_for_best_model is not None:
-            self.greater_is_better = not self.metric_for_best_model.endswith("loss")
+            self.greater_is_better = not lower_is_better(self.metric_for_best_model)
         check_values(self)
         super().__post_init__()  # type: ignore[no-untyped-call]  # theirs has no types
         check_processes(self)

@@ -205,6 +205,12 @@ METRICS: dict[str, ReportedMetric] = {  # in the order of reports
 }
 
 
+def lower_is_better(metric: str) -> bool:
+    """Of a metric_for_best_model, which may have the name of a set in front; that of a loss or of a violation too."""
+    lower = [name for name, one in METRICS.items() if not one.higher_is_better]
+    return metric.endswith(("loss", "violation", *lower))
+
+
 def metric_title(name: str) -> str:
     """Of a metric or of any other objective, for a person."""
     return METRICS[name].title if name in METRICS else name.replace("_", " ")

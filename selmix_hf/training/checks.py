@@ -5,10 +5,13 @@ Shape suffixes: N samples, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import TrainingArguments
 from transformers.utils import logging
@@ -38,6 +41,7 @@ _PROCESSORS = {
     "input_values": ("AutoFeatureExtractor", "preprocessor_config.json"),
     "input_ids": ("AutoTokenizer", "tokenizer"),
 }
+_CONSTANT = ("worst_share", "classes_measured")  # the same at every evaluation
 
 
 def check_model_and_args(
@@ -145,9 +149,9 @@ def check_objective(objective: Objective, num_classes: int) -> None:
 def check_eval_sets(
     eval_dataset: Any,
     args: TrainingArguments,
-    read: Callable[[Any, str, bool], object],
+    read: Callable[[Any, str, bool], NDArray[np.int64]],
     collator: Any,
-    metrics: Callable[[], Iterable[str]] | None = None,
+    metrics: Callable[[NDArray[np.int64]], Mapping[str, Any]] | None = None,
 ) -> None:
     """Refuse, before the run, what evaluation would stop at.
 
@@ -157,7 +161,8 @@ def check_eval_sets(
         read: reads and checks the labels of a dataset, called by a name, and whether the checkpoint is chosen there
             by the objective.
         collator: batches its examples.
-        metrics: tells what an evaluation will measure; None where a user's own function adds to it.
+        metrics: tells what an evaluation of a set with these labels (N) will measure; None where a user's own function
+            adds to it.
 
     Raises:
         ValueError: bad labels, columns of other names than in the gain set, or a metric_for_best_model that is not
@@ -169,26 +174,38 @@ def check_eval_sets(
         raise ValueError("eval_dataset is empty: give one set, several by name, or none for gain_dataset.")
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
     needed = args.eval_strategy != "no" and bool(metric)
+    labels = {}
     for name, dataset in eval_dataset.items() if several else [(None, eval_dataset)]:
         title = "eval_dataset" if name is None else f"eval_dataset[{name!r}]"
         require_random_access(dataset, title)
-        read(dataset, title, needed and metric in [f"{name}_{of}" if several else of for of in OF_ALL_CLASSES])
+        labels[name] = read(
+            dataset, title, needed and metric in [f"{name}_{of}" if several else of for of in OF_ALL_CLASSES]
+        )
         probe_batch(dataset, collator, title)
-    if several and needed and not any(metric.startswith(f"{name}_") for name in eval_dataset):
+    if not needed:
+        return
+    chosen_on = [name for name in labels if name is None or metric.startswith(f"{name}_")]
+    if not chosen_on:
         choices = ", ".join(f"'eval_{name}_{metric}'" for name in eval_dataset)
         raise ValueError(
             f"eval_dataset holds several sets, and metric_for_best_model={args.metric_for_best_model!r} names none of "
             f"them: set it to one of {choices}."
         )
-    prefixes = [f"{name}_" for name in eval_dataset if metric.startswith(f"{name}_")] if several else []
-    own = metric.removeprefix(prefixes[0] if prefixes else "")
-    if not needed or metrics is None or own == "loss":
+    if metrics is None and not args.prediction_loss_only:
         return
-    known = [name for name in metrics() if not name.startswith("recall/")]  # those are measured after the run
-    if own not in known:
-        raise ValueError(
-            f"metric_for_best_model={args.metric_for_best_model!r} is not measured; {known_names(own, known)}"
-        )
+    known: list[str] = []
+    for name in chosen_on:  # the name of one set may begin that of another
+        found = {} if metrics is None or args.prediction_loss_only else metrics(labels[name])
+        known = ["loss", *(of for of, value in found.items() if isinstance(value, Real) and of not in _CONSTANT)]
+        own = metric if name is None else metric.removeprefix(f"{name}_")
+        if own in known:
+            return
+    of_class = "recall/" if "/" in own else ""
+    shown = [of for of in known if (of.startswith(of_class) if of_class else "/" not in of)]
+    where = " with prediction_loss_only=True" if args.prediction_loss_only else ""
+    raise ValueError(
+        f"metric_for_best_model={args.metric_for_best_model!r} is not measured{where}; {known_names(own, shown)}"
+    )
 
 
 def check_unlabeled(dataset: Any, teacher: Any, true_labels: Any, args: SelMixConfig) -> None:

@@ -173,7 +173,7 @@ class SelMixTrainer(PushingTrainer):
         self.objective = args.make_objective(objective, sets.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
         self.make_parts()
-        measured = None if compute_metrics else lambda: self._metrics(torch.eye(self.head.num_classes).long())
+        measured = None if compute_metrics else self.evaluations.of_perfect
         checks.check_eval_sets(self.eval_dataset, args, sets.evaluated, self.data_collator.eval_collator, measured)
 
     def find_head(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
@@ -30,6 +30,7 @@ from selmix_hf.method.confusion import predicted_classes, require_all_classes
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
 from selmix_hf.mixing.mixup import mix_with_partners
 from selmix_hf.reports.metrics import classification_metrics, counts_of
+from selmix_hf.reports.registry import lower_is_better
 from selmix_hf.trainer_options import (
     OWN_METRICS,
     check_schedule,
@@ -69,7 +70,8 @@ class Stage1Trainer(PushingTrainer):
         model_init: instead of `model`, makes one for every `train`.
         args: `TrainingArguments`; `remove_unused_columns` is switched off, the transforms need the raw columns, and
             `dataloader_drop_last` holds for training alone. `label_smoothing_factor` smooths the labels of `loss`, on
-            the logits as the loss adjusts them.
+            the logits as the loss adjusts them. `greater_is_better` is False where `metric_for_best_model` is a loss
+            or "zero_recall_classes".
         train_dataset: labelled; its class counts make the loss.
         eval_dataset: optional, one or several by name.
         processing_class, data_collator, train_transform, eval_transform, label_column, class_order: as for
@@ -131,6 +133,8 @@ class Stage1Trainer(PushingTrainer):
             raise ValueError("Stage1Trainer needs train_dataset: its class counts make the loss.")
         if not isinstance(args, TrainingArguments):
             raise TypeError(f"args must be TrainingArguments, found {type(args).__name__}.")
+        if lower_is_better(args.metric_for_best_model or ""):
+            args.greater_is_better = False  # Trainer's default knows it of a loss alone
         check_trainer_options(args, *self.own_rules, "" if compute_metrics else OWN_METRICS)
         check_smoothing(args, None if isinstance(loss, str) else "loss")
         model = given_or_made(model, model_init, args, kwargs)
@@ -278,22 +282,18 @@ class Stage1Trainer(PushingTrainer):
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, Mapping) else [self.eval_dataset]
         if not all(_can_be_read(one) for one in sets):
             return
-        size, own = len(self.numbering.names), self._own_metrics
+        own = self._own_metrics
+        measured = None if own is None else lambda labels_N: own(EvalPrediction(labels_N, labels_N))
+        check_eval_sets(self.eval_dataset, self.args, self._read, self._eval_collator, measured)
 
-        def measured() -> dict[str, Any]:
-            assert own is not None
-            return own(EvalPrediction(np.eye(size), np.arange(size)))
-
-        known = None if own is None else measured
-        check_eval_sets(self.eval_dataset, self.args, self._read, self._eval_collator, known)
-
-    def _read(self, dataset: Any, title: str, chooses: bool = False) -> None:
+    def _read(self, dataset: Any, title: str, chooses: bool = False) -> NDArray[np.int64]:
         names = self.numbering.names
         labels_N = read_labels(dataset, title, self._label_column, len(names), names, all_classes=False)
         if self._own_metrics is not None:
             sizes_K = torch.from_numpy(np.bincount(labels_N, minlength=len(names)))
             require_all_classes(sizes_K, names, title, _leave_out(len(names)))
         self._seen[id(dataset)] = dataset
+        return labels_N
 
     @staticmethod
     def _check_sampling(args: TrainingArguments, loss: str | nn.Module, given: str) -> None:

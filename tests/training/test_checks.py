@@ -145,6 +145,12 @@ def test_what_is_missing():
 def test_a_metric_that_nobody_measures_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match="'eval_min_recal' is not measured; did you mean 'min_recall'"):
         tiny.trainer(tmp_path, metric_for_best_model="eval_min_recal")
+    for of_no_run in ("worst_class", "recall_low/red", "recall/red", "classes_measured"):
+        with pytest.raises(ValueError, match=f"'{of_no_run}' is not measured; (?!.*(worst_class,|recall_low/r))"):
+            tiny.trainer(tmp_path, metric_for_best_model=of_no_run)
+    without = tiny.images((4, 4, 4, 0))  # grey, the tail
+    with pytest.raises(ValueError, match="'tail_recall' is not measured; .*Known: .*head_recall"):
+        tiny.trainer(tmp_path, eval_dataset=without, absent_classes="leave out", metric_for_best_model="tail_recall")
     tiny.trainer(tmp_path, metric_for_best_model="h_mean")
     tiny.trainer(tmp_path, metric_for_best_model="eval_mine", compute_metrics=lambda prediction: {"mine": 1.0})
 

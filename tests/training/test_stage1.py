@@ -263,6 +263,20 @@ FIVE = {"counts": (2, 2, 2, 2, 2), "names": ("a", "b", "c", "d", "e")}
             "metric_for_best_model='selection_score' is not measured",
         ),
         (
+            {"eval_dataset": COUNTS, "eval_strategy": "epoch", "metric_for_best_model": "recall/rde"},
+            "'recall/rde' is not measured; did you mean 'recall/red'.* Known: recall/blue, recall/green, recall/grey",
+        ),
+        (
+            {
+                "eval_dataset": COUNTS,
+                "eval_strategy": "epoch",
+                "metric_for_best_model": "accuracy",
+                "prediction_loss_only": True,
+                "compute_metrics": lambda given: {"accuracy": 1.0},
+            },
+            "'accuracy' is not measured with prediction_loss_only=True; Known: loss",
+        ),
+        (
             {"eval_dataset": {"a": COUNTS}, "eval_strategy": "epoch", "metric_for_best_model": "min_recall"},
             "metric_for_best_model='min_recall' names none of them: set it to one of 'eval_a_min_recall'",
         ),
@@ -280,6 +294,13 @@ def test_evaluation_sets_are_read_before_training(options, sentence, tmp_path):
 
     with pytest.raises(ValueError, match=sentence):
         make(tmp_path, **{**options, "eval_dataset": made(options["eval_dataset"])})
+
+
+def test_a_checkpoint_is_chosen_by_what_is_measured_and_the_right_way(tmp_path):
+    how = {"eval_dataset": tiny.images(COUNTS), "eval_strategy": "epoch"}
+    assert make(tmp_path, metric_for_best_model="recall/red", **how).args.greater_is_better
+    run = make(tmp_path, metric_for_best_model="zero_recall_classes", **how)
+    assert run.args.greater_is_better is False
 
 
 def test_a_set_given_to_evaluate_is_read_too(tmp_path):
