@@ -19,6 +19,13 @@ from transformers import HfArgumentParser
 
 from selmix_hf.trainer_options import expanded
 
+_PATHS = frozenset(
+    """
+    output_dir feature_cache_dir resume_from_checkpoint accelerator_config fsdp_config deepspeed
+    model_name_or_path dataset split lists image_root class_names
+    """.split()
+)
+
 
 def parse_arguments(dataclass_types: type | Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """One instance of each dataclass, from the command line and from the YAML file that `--config` names.
@@ -121,23 +128,42 @@ def _loaded(path: Path) -> Any:
 
     try:
         text = path.read_text(encoding="utf-8")
-        nodes = [yaml.compose(text, yaml.SafeLoader)]
-        for node in nodes:
-            if isinstance(node, yaml.MappingNode):
-                keys = [key.value for key, _ in node.value]
-                if twice := [key for k, key in enumerate(keys) if key in keys[:k]]:
-                    raise ValueError(f"{path} has the key {twice[0]!r} twice: leave one of them.")
-                nodes += [value for _, value in node.value]
+        _check_node(yaml.compose(text, yaml.SafeLoader), path)
         return yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
 
 
+def _check_node(node: Any, path: Path, option: str = "", around: tuple[Any, ...] = ()) -> None:
+    """Raise ValueError where a key occurs twice, or what an option has contains itself.
+
+    Args:
+        node: of YAML's, or None.
+        option: that it belongs to.
+        around: the nodes that it is part of.
+    """
+    if node in around:
+        raise ValueError(f"{path}: {option} has an alias that refers to what it is part of: write the value out.")
+    inner = getattr(node, "value", ())
+    if isinstance(inner, str):
+        return
+    pairs = [one if isinstance(one, tuple) else (None, one) for one in inner]
+    keys = [key.value for key, _ in pairs if key is not None]
+    if twice := [key for k, key in enumerate(keys) if key in keys[:k]]:
+        raise ValueError(f"{path} has the key {twice[0]!r} twice: leave one of them.")
+    for key, value in pairs:
+        _check_node(value, path, option or str(key.value if key else ""), (*around, node))
+
+
 def _in_full(name: str, value: Any) -> Any:
-    """A path, or several, without a shell's abbreviations: quotes and YAML files keep those from the shell."""
+    """An option, a path without a shell's abbreviations: quotes and YAML files keep those from the shell."""
     if isinstance(value, list):
         return [_in_full(name, one) for one in value]
-    return expanded(name, value) if isinstance(value, str) and re.match(r"(~|.*/\$|\$)", value) else value
+    return (
+        expanded(name, value)
+        if name in _PATHS and isinstance(value, str) and re.match(r"(~|.*/\$|\$)", value)
+        else value
+    )
 
 
 def _converted(value: Any, key: str, path: Path, parser: _Parser, hint: Any) -> Any:
@@ -147,6 +173,13 @@ def _converted(value: Any, key: str, path: Path, parser: _Parser, hint: Any) -> 
     nested = type(value) in (_origin(hint), *map(_origin, get_args(hint)))
     if nested and (isinstance(value, dict) or (isinstance(value, list) and action.nargs != "+")):
         return json.dumps(value) if action.type is str else value  # as on the command line
+    if isinstance(value, bool) and str in (kinds := (hint, *get_args(hint))) and bool not in kinds:
+        words = "yes, on and true" if value else "no, off and false"
+        word = "yes" if value else "no"
+        raise ValueError(
+            f"{path}: {key} takes {_described(action)}, found {value}, which YAML makes of {words} where they have no "
+            f'quotes: write {key}: "{word}".'
+        )
     wanted = f"{path}: {key} takes {_described(action)}, found {value!r}."
     if isinstance(value, list) != (action.nargs == "+") or isinstance(value, dict) or value is None:
         raise ValueError(wanted)

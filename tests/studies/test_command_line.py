@@ -1,12 +1,15 @@
 """The parser of the recipes: YAML below, command line above, and a sentence for every slip."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pytest
 
+from recipes.cifar10_lt import Arguments
 from selmix_hf.config import SelMixConfig
-from selmix_hf.studies.command_line import parse_arguments, with_default
+from selmix_hf.studies.command_line import _PATHS, parse_arguments, with_default
+from selmix_hf.studies.published_lists import ListArguments
 
 
 @dataclass
@@ -175,12 +178,35 @@ def test_the_options_of_a_run_are_named_too(yaml_file):
 
 def test_paths_are_written_out_as_a_shell_would(yaml_file, monkeypatch, tmp_path):
     monkeypatch.setenv("DATA", str(tmp_path))
-    path = yaml_file("model: ~/start\nsplit: ${DATA}/split.json\noutput_dir: $DATA/out\n")
+    path = yaml_file('model: m\nsplit: ${DATA}/split.json\noutput_dir: ~/out\nhub_token: "$abc"\nrun_name: ~10k\n')
     recipe, config = parse_arguments((Recipe, SelMixConfig), ["--config", path])
-    assert recipe.model == str(Path.home() / "start") and recipe.split == f"{tmp_path}/split.json"
-    assert config.output_dir == f"{tmp_path}/out"
+    assert recipe.split == f"{tmp_path}/split.json" and config.output_dir == str(Path.home() / "out")
+    assert (config.hub_token, config.run_name) == ("$abc", "~10k")  # no paths
+    with pytest.raises(ValueError, match="split has a variable that is not set, found '\\$NOT_SET/a'"):
+        parse_arguments(Recipe, ["--model", "m", "--split", "$NOT_SET/a"])
     (recipe,) = parse_arguments(Recipe, ["--model", "costs $5", "--split", "$DATA/a"])
     assert (recipe.model, recipe.split) == ("costs $5", f"{tmp_path}/a")
+
+
+def test_every_option_that_is_a_path_is_known_as_one():
+    texts = {one.name: one.metadata.get("help", "") for kind in (Arguments, ListArguments) for one in fields(kind)}
+    found = {name for name, text in texts.items() if re.search(r"\b([Ff]older|File|JSON file)\b", text)}
+    assert found and found <= _PATHS
+
+
+@pytest.mark.parametrize("text", ["constraints: &a {coverage: *a}", "constraints: &a {<<: *a}", "seeds: &a [[*a]]"])
+def test_what_contains_itself_is_refused(text, yaml_file):
+    with pytest.raises(ValueError, match=f"{text.partition(':')[0]} has an alias that refers to what it is part of"):
+        parse_arguments((Recipe, SelMixConfig), ["--config", yaml_file(text)])
+
+
+@pytest.mark.parametrize(("text", "found"), [("eval_strategy: no", "False"), ("run_name: on", "True")])
+def test_a_word_that_yaml_makes_a_switch_of_needs_quotes(text, found, yaml_file):
+    word = '"no"' if found == "False" else '"yes"'
+    with pytest.raises(
+        ValueError, match=f"found {found}, which YAML makes of .* write {text.partition(':')[0]}: {word}"
+    ):
+        parse_arguments((Recipe, SelMixConfig), ["--config", yaml_file(text)])
 
 
 def test_a_missing_file_gets_a_sentence(tmp_path):
