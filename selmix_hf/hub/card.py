@@ -83,7 +83,7 @@ def render(
         base_id=hub_id(base),
         task=task,
         objective=objective,
-        settings=args.to_dict()  # type: ignore[no-untyped-call]  # theirs has no types
+        settings=args.to_dict()
         | {name: value for name, value in (("mixing", mixing), ("sampling", sampling)) if value is not None},
         class_names=class_names,
         train_counts=train_counts.tolist(),

@@ -39,7 +39,7 @@ def settings_of(config: SelMixConfig, recipe: Any) -> dict[str, Any]:
     own = SelMixConfig.__annotations__
     values = {
         name: value
-        for name, value in config.to_dict().items()  # type: ignore[no-untyped-call]  # theirs has no types
+        for name, value in config.to_dict().items()
         if name in own or (name in default and value != default[name])
     }
     return {

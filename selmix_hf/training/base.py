@@ -62,7 +62,7 @@ class PushingTrainer(Trainer):
     data_facts: dict[str, Any] | None = None  # of `same_data`
     model_init: Any  # a function, or None
     own_rules: tuple[str, ...] = ()  # of `trainer_options.RULES`, beside those of every trainer
-    used_when_made = USED_WHEN_MADE
+    used_when_made: tuple[str, ...] = USED_WHEN_MADE
     known_options: dict[str, Any]  # as they were when the trainer was made, or its latest run ended
     made_with: tuple[tuple[Any, ...], dict[str, Any]]  # the arguments, for others like it
 
@@ -74,6 +74,10 @@ class PushingTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.known_options = options_now(self)
+
+    def check_evaluations(self, searched: bool = False) -> None:
+        """Refuse what evaluation would stop at, see `checks.check_eval_sets`."""
+        raise NotImplementedError
 
     # --- a run ---------------------------------------------------------------------------------------------------
 

@@ -152,6 +152,7 @@ def check_eval_sets(
     read: Callable[[Any, str, bool], NDArray[np.int64]],
     collator: Any,
     metrics: Callable[[NDArray[np.int64]], Mapping[str, Any]] | None = None,
+    searched: bool = False,
 ) -> None:
     """Refuse, before the run, what evaluation would stop at.
 
@@ -163,6 +164,7 @@ def check_eval_sets(
         collator: batches its examples.
         metrics: tells what an evaluation of a set with these labels (N) will measure; None where a user's own function
             adds to it.
+        searched: whether a search for options takes the metric, or the loss, of what `evaluate` tells after a run.
 
     Raises:
         ValueError: bad labels, columns of other names than in the gain set, or a metric_for_best_model that is not
@@ -172,8 +174,8 @@ def check_eval_sets(
     several = isinstance(eval_dataset, Mapping)
     if several and not eval_dataset:
         raise ValueError("eval_dataset is empty: give one set, several by name, or none for gain_dataset.")
-    metric = (args.metric_for_best_model or "").removeprefix("eval_")
-    needed = args.eval_strategy != "no" and bool(metric)
+    metric = (args.metric_for_best_model or "loss" * searched).removeprefix("eval_")
+    needed = searched or (args.eval_strategy != "no" and bool(metric))
     labels = {}
     for name, dataset in eval_dataset.items() if several else [(None, eval_dataset)]:
         title = "eval_dataset" if name is None else f"eval_dataset[{name!r}]"

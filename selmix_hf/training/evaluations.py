@@ -5,7 +5,7 @@ Shape suffix: K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from selmix_hf.method.confusion import (
 )
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.ranking import ascending_recalls
-from selmix_hf.reports.metrics import classification_metrics
+from selmix_hf.reports.metrics import classification_metrics, counts_of
 from selmix_hf.training.sets import LEAVE_OUT
 
 logger = logging.get_logger(__name__)
@@ -103,9 +103,13 @@ class Evaluations:
             own["violation"] = self.objective.violation(confusion_KK)
         return {**own, **report}
 
-    def of_perfect(self, labels: NDArray[np.int64]) -> dict[str, Any]:
+    def of_perfect(self, labels: NDArray[np.int64], per_class: bool) -> dict[str, Any]:
         """What would be measured in a run where all of a set with these labels (N) was classified rightly."""
-        return self.metrics(torch.from_numpy(np.bincount(labels, minlength=len(self.class_names))).diag())
+        return self.metrics(torch.from_numpy(np.bincount(labels, minlength=len(self.class_names))).diag(), per_class)
+
+    def beside(self, compute_metrics: Callable[..., Any], given: Any, per_class: bool) -> dict[str, Any]:
+        """`metrics` of what Trainer gives a user's own function, and what that makes of it."""
+        return {**self.metrics(counts_of(given, len(self.class_names)), per_class), **compute_metrics(given)}
 
     def of_statistics(self, statistics: ClassStatistics, per_class: bool) -> EvalLoopOutput:
         """What `evaluate` tells of a set: its loss and `metrics`, without predictions."""

@@ -17,6 +17,9 @@ from selmix_hf.training.model_init import called_for
 
 logger = logging.get_logger(__name__)
 
+_DIRECTIONS = ("maximize", "minimize")
+_OF_THE_SEARCH = {"output_dir", "push_to_hub"}
+
 
 def hyperparameter_search(
     trainer: Any,
@@ -50,7 +53,8 @@ def hyperparameter_search(
         of several objectives a list.
 
     Raises:
-        ValueError: no `model_init`, no `hp_space`, another backend, several processes, or several trials at a time.
+        ValueError: no `model_init`, no `hp_space` or one that gives no options, no `eval_dataset`, a metric that is
+            not measured, another direction or backend, several processes, or several trials at a time.
         ImportError: optuna is not installed.
     """
     if trainer.model_init is None:
@@ -67,6 +71,13 @@ def hyperparameter_search(
         raise ValueError(f"hyperparameter_search knows backend='optuna' alone, found {backend!r}.")
     if trainer.args.world_size > 1 or kwargs.pop("n_jobs", 1) != 1:
         raise ValueError("hyperparameter_search runs one trial at a time, in one process: start it by plain python.")
+    wrong = [one for one in ([direction] if isinstance(direction, str) else direction or []) if one not in _DIRECTIONS]
+    if wrong:
+        raise ValueError(f"direction must be 'maximize' or 'minimize', or a list of them, found {wrong[0]!r}.")
+    if trainer.eval_dataset is None:
+        raise ValueError("hyperparameter_search compares trials on eval_dataset, and there is none: give one.")
+    if compute_objective is None:
+        trainer.check_evaluations(searched=True)
     try:
         optuna: Any = import_module("optuna")
     except ImportError as error:
@@ -82,7 +93,7 @@ def hyperparameter_search(
     options: dict[int, dict[str, Any]] = {}
 
     def run(trial: Any) -> Any:
-        options[trial.number] = chosen = hp_space(trial)
+        options[trial.number] = chosen = _options_of(hp_space(trial))
         folder = hp_name(trial) if hp_name is not None else f"run-{trial.number}"
         options_of_trial = {**chosen, "output_dir": os.path.join(str(args.output_dir), folder), "push_to_hub": False}
         own = dataclasses.replace(args, **options_of_trial)
@@ -101,6 +112,18 @@ def hyperparameter_search(
         for one in (study.best_trials if several else [study.best_trial])
     ]
     return found if several else found[0]
+
+
+def _options_of(chosen: Any) -> dict[str, Any]:
+    """What a user's hp_space gave."""
+    if not isinstance(chosen, dict):
+        raise ValueError(f"hp_space must return options by name, a dictionary, found {chosen!r}.")
+    if taken := _OF_THE_SEARCH & chosen.keys():
+        raise ValueError(
+            f"hp_space must leave {min(taken)} out: a trial has a folder of its own below that of the search, which "
+            "hp_name may name, and pushes nothing."
+        )
+    return chosen
 
 
 def given_args(trainer: Any) -> TrainingArguments:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from selmix_hf.method.confusion import ClassStatistics
 from selmix_hf.method.objectives import Objective
 from selmix_hf.mixing.mixer import InputMixer, Mixing
 from selmix_hf.models.peft_models import find_trained_head
-from selmix_hf.reports.metrics import counts_of
 from selmix_hf.training import checks
 from selmix_hf.training.base import PushingTrainer
 from selmix_hf.training.changed_options import USED_BY_PARTS
@@ -173,8 +173,12 @@ class SelMixTrainer(PushingTrainer):
         self.objective = args.make_objective(objective, sets.train_counts)
         checks.check_objective(self.objective, self.head.num_classes)
         self.make_parts()
-        measured = None if compute_metrics else self.evaluations.of_perfect
-        checks.check_eval_sets(self.eval_dataset, args, sets.evaluated, self.data_collator.eval_collator, measured)
+        self.check_evaluations()
+
+    def check_evaluations(self, searched: bool = False) -> None:
+        measured = None if self.compute_metrics else partial(self.evaluations.of_perfect, per_class=searched)
+        how = self.sets.evaluated, self.data_collator.eval_collator, measured, searched
+        checks.check_eval_sets(self.eval_dataset, self.args, *how)
 
     def find_head(self) -> None:
         """Of the model that there is now, and what mixes its inputs."""
@@ -332,11 +336,8 @@ class SelMixTrainer(PushingTrainer):
                 statistics = self.passes.statistics_of(dataset, labels_N, self._show_progress)
         return self.evaluations.of_statistics(statistics, per_class=not self.is_in_train)
 
-    def _metrics(self, counts: Tensor) -> dict[str, Any]:
-        return self.evaluations.metrics(counts, per_class=not self.is_in_train)
-
     def _metrics_beside(self, compute_metrics: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
-        return lambda given: {**self._metrics(counts_of(given, self.head.num_classes)), **compute_metrics(given)}
+        return lambda given: self.evaluations.beside(compute_metrics, given, per_class=not self.is_in_train)
 
     def begin_selection(self) -> None:
         """Forget what earlier runs chose by."""

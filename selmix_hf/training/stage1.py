@@ -98,6 +98,7 @@ class Stage1Trainer(PushingTrainer):
     """
 
     train_dataset: Any
+    model: PreTrainedModel
     numbering: Numbering
     used_when_made = (*PushingTrainer.used_when_made, "label_smoothing_factor")
 
@@ -189,7 +190,7 @@ class Stage1Trainer(PushingTrainer):
             **kwargs,
         )
         self.model_init = model_init
-        self._check_eval_sets()
+        self.check_evaluations()
         if loss == "ldam_drw":
             self.add_callback(DeferredReweighting(cast(LongTailLoss, self.loss), counts_K.tolist()))
 
@@ -277,14 +278,14 @@ class Stage1Trainer(PushingTrainer):
         with self._evaluating():
             return super().get_test_dataloader(test_dataset)
 
-    def _check_eval_sets(self) -> None:
-        """Those that can be read ahead of the run."""
+    def check_evaluations(self, searched: bool = False) -> None:
+        """Of the sets that can be read ahead of the run."""
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, Mapping) else [self.eval_dataset]
         if not all(_can_be_read(one) for one in sets):
             return
         own = self._own_metrics
         measured = None if own is None else lambda labels_N: own(EvalPrediction(labels_N, labels_N))
-        check_eval_sets(self.eval_dataset, self.args, self._read, self._eval_collator, measured)
+        check_eval_sets(self.eval_dataset, self.args, self._read, self._eval_collator, measured, searched)
 
     def _read(self, dataset: Any, title: str, chooses: bool = False) -> NDArray[np.int64]:
         names = self.numbering.names

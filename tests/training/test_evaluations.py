@@ -17,7 +17,7 @@ def test_selection_puts_feasible_checkpoints_first(tmp_path):
     run = tiny.trainer(tmp_path, objective="mean_recall", constraints={"coverage": 0.9}, max_steps=4, **tiny.BARE)
     feasible = torch.tensor([[6, 4, 0, 0], [4, 6, 0, 0], [0, 0, 6, 4], [0, 0, 4, 6]])
     infeasible = torch.tensor([[10, 0, 0, 0], [0, 10, 0, 0], [0, 0, 10, 0], [0, 0, 6, 4]])
-    first, second = run._metrics(feasible), run._metrics(infeasible)
+    first, second = run.evaluations.metrics(feasible), run.evaluations.metrics(infeasible)
     assert first["psi"] == first["selection_score"] == pytest.approx(0.6)
     assert second["psi"] == pytest.approx(0.85) and second["smallest_coverage"] == pytest.approx(0.4)
     assert second["selection_score"] < -1e6 < first["selection_score"]
@@ -45,7 +45,7 @@ def test_a_class_prior_of_ones_own(tmp_path):
     run = tiny.trainer(tmp_path, objective="mean_recall", **options)
     run.train()
     counts = torch.tensor([[9, 0, 0, 0], [0, 8, 0, 0], [0, 0, 7, 0], [0, 0, 0, 9]])
-    assert run._metrics(counts)["smallest_coverage"] == pytest.approx(0.1 * 4)
+    assert run.evaluations.metrics(counts)["smallest_coverage"] == pytest.approx(0.1 * 4)
 
 
 @BOTH

@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from selmix_hf import SelMixTrainer, Stage1Trainer
 
+COUNTS = (2, 2, 2, 2)
 SHORT = {"max_steps": 4, "refresh_steps": 2, "objective": "mean_recall", "freeze_backbone": True}
 WORKED_OUT = {"learning_rate": None, "head_start": "best", "backbone_learning_rate": None}
 
@@ -136,6 +137,11 @@ def test_an_option_that_does_not_exist_is_named(optuna, tmp_path):
         ),
         ({"backend": "ray"}, ValueError, "knows backend='optuna' alone, found 'ray'"),
         ({"n_jobs": 2}, ValueError, "runs one trial at a time, in one process"),
+        (
+            {"direction": "max"},
+            ValueError,
+            "direction must be 'maximize' or 'minimize', or a list of them, found 'max'",
+        ),
         ({}, ImportError, r"needs optuna: pip install 'selmix-hf\[search\]'"),
     ],
 )
@@ -149,3 +155,33 @@ def test_sentences(options, error, sentence, tmp_path, monkeypatch):
         ValueError, match=r"starts every trial from a new model: give SelMixTrainer\(model_init=...\), a"
     ):
         given.hyperparameter_search(lambda trial: {})
+
+
+@pytest.mark.parametrize(
+    ("options", "sets", "sentence"),
+    [
+        ({"metric_for_best_model": "accurcy"}, COUNTS, "'accurcy' is not measured; did you mean 'accuracy'"),
+        ({}, None, "compares trials on eval_dataset, and there is none"),
+        ({}, {"a": COUNTS, "b": COUNTS}, "metric_for_best_model=None names none of them: .* 'eval_a_loss', 'eval_b_l"),
+    ],
+)
+def test_what_no_trial_could_be_compared_by(options, sets, sentence, tmp_path):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **options)
+    made = {name: tiny.images(one) for name, one in sets.items()} if isinstance(sets, dict) else sets
+    data = {"train_dataset": tiny.images(), "eval_dataset": tiny.images(sets) if made is COUNTS else made}
+    run = Stage1Trainer(args=args, model_init=tiny.model, processing_class=tiny.processor(), **data)
+    with pytest.raises(ValueError, match=sentence):
+        run.hyperparameter_search(lambda trial: {})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        (None, "hp_space must return options by name, a dictionary, found None"),
+        ({"output_dir": "x"}, "hp_space must leave output_dir out"),
+    ],
+)
+def test_what_hp_space_must_give(optuna, chosen, sentence, tmp_path):
+    run = trainer(tiny.config(tmp_path, **SHORT))
+    with pytest.raises(ValueError, match=sentence):
+        run.hyperparameter_search(lambda trial: chosen, n_trials=1)
