@@ -247,7 +247,7 @@ class SelMixConfig(TrainingArguments):
     pseudo_label_share: float = number(
         1.0, "Share of each class that is used, the most confident.", "(0, 1]", of_pseudo_labels=True
     )
-    on_bad_image: str = choice("raise", "Images that cannot be decoded: 'raise' or 'skip'.", ON_BAD_IMAGE)
+    on_bad_image: str = choice("raise", "Broken images: 'raise' or 'skip'.", ON_BAD_IMAGE, kept_on_resume=False)
     min_rate: float = number(10.0, "Rate of a minimum's multipliers.", "[0, inf)", of_pairs=True, kept_on_resume=False)
     min_memory: float = number(
         0.8, "Memory of a minimum's multipliers.", "[0, 1)", of_pairs=True, kept_on_resume=False
