@@ -115,7 +115,7 @@ def test_what_a_resumed_run_may_change_is_said_one_by_one():
         *("class_prior", "tail_share", "constraint_tolerance", "min_rate", "min_memory"),
         *("constraint_update", "constraint_rate", "inverse_temperature", "target_share"),
         *("learning_rate", "backbone_learning_rate", "max_steps", "head_start"),
-        *("feature_views", "feature_dtype", "feature_cache_dir", "absent_classes"),
+        *("feature_views", "feature_dtype", "feature_cache_dir", "absent_classes", "on_bad_image"),
     }
     kept = SelMixConfig(confusion_temperature=0.2, refresh_steps=5, **QUIET).kept_on_resume(with_pseudo_labels=False)
     assert kept == {
@@ -132,7 +132,6 @@ def test_what_a_resumed_run_may_change_is_said_one_by_one():
         "pair_sampling": "selmix",
         "mixing": "feature",
         "beta_min": 0.6,
-        "on_bad_image": "raise",
     }
     config = SelMixConfig(confusion="hard", pseudo_label_steps=10, **QUIET)
     assert "confusion_temperature" not in config.kept_on_resume(with_pseudo_labels=False)

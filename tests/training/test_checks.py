@@ -33,7 +33,7 @@ ERRORS = {
             "label_column": "target",
         },
         ValueError,
-        "train_dataset: column 'target' holds .*float64.*, not an integer class",
+        "the labels in 'target' must be integers, found 0.5",
     ),
     "streaming": (
         {"train_dataset": lambda: tiny.images().to_iterable_dataset()},

@@ -21,8 +21,8 @@ QUIET = {"report_to": "none", "use_cpu": True}
 
 def play(run, hits_by_step):
     """Let the evaluations of a run find what is given instead of what its model predicts."""
-    measure = run._metrics
-    run._metrics = lambda _: measure(counts_of(hits_by_step[run.state.global_step]))
+    measure = run.evaluations.metrics
+    run.evaluations.metrics = lambda _, *more: measure(counts_of(hits_by_step[run.state.global_step]), *more)
     return run
 
 
@@ -50,18 +50,20 @@ def test_a_run_whose_score_stays_zero_does_not_return_the_start(name, sets, own_
 def test_of_several_sets_the_named_one_decides(tmp_path):
     sets = {"a": tiny.images(), "b": tiny.images(tiny.GAIN_COUNTS, seed=1)}
     run = tiny.trainer(tmp_path, eval_dataset=sets, metric_for_best_model="eval_a_selection_score", max_steps=8)
-    measure = run._metrics
+    measure = run.evaluations.metrics
     by_set = {"eval_a": {0: START, 4: FEWER_AT_ZERO, 8: START}, "eval_b": {0: START, 4: START, 8: BETTER_REST}}
-    run._metrics = lambda _: measure(counts_of(by_set[run.evaluations.prefix][run.state.global_step]))
+    run.evaluations.metrics = lambda _, *more: measure(
+        counts_of(by_set[run.evaluations.prefix][run.state.global_step])
+    )
     run.train()
     assert run.state.best_global_step == 4
 
 
 def test_a_callback_that_looks_at_another_set_changes_nothing(tmp_path):
     run, other = tiny.trainer(tmp_path, max_steps=8), tiny.images((2, 2, 2, 2), seed=3)
-    measure, looking = run._metrics, []
+    measure, looking = run.evaluations.metrics, []
 
-    def metrics(_):
+    def metrics(_, *more):
         of_other = {0: BETTER_REST, 4: START, 8: START}
         of_own = {0: START, 4: BETTER_REST, 8: BETTER_MEAN}
         return measure(counts_of((of_other if looking else of_own)[run.state.global_step]))
@@ -73,7 +75,7 @@ def test_a_callback_that_looks_at_another_set_changes_nothing(tmp_path):
                 run.evaluate(other)
                 looking.clear()
 
-    run._metrics = metrics
+    run.evaluations.metrics = metrics
     run.add_callback(Look())
     run.train()
     assert run.state.best_global_step == 4
@@ -89,10 +91,13 @@ def test_two_trainings_in_a_row_choose_each_for_itself(tmp_path):
 @pytest.mark.parametrize("name", ["loss", "min_recall"])
 def test_other_metrics_choose_by_their_value_alone(name, tmp_path):
     run = tiny.trainer(tmp_path, metric_for_best_model=name, max_steps=8)
-    measure = run._metrics
+    measure = run.evaluations.metrics
     values = {0: 0.5, 4: 0.5, 8: 0.4 if name == "loss" else 0.6}
     hits = {0: START, 4: BETTER_REST, 8: START}
-    run._metrics = lambda _: {**measure(counts_of(hits[run.state.global_step])), name: values[run.state.global_step]}
+    run.evaluations.metrics = lambda _, *more: {
+        **measure(counts_of(hits[run.state.global_step])),
+        name: values[run.state.global_step],
+    }
     run.train()
     assert (run.state.best_global_step, run.state.best_metric) == (8, values[8])
 
@@ -134,8 +139,8 @@ def unpredicted(step_hits):
 def run_of(tmp_path, hits_by_step, **options):
     """A run for macro precision whose evaluations find what is given."""
     run = tiny.trainer(tmp_path, objective=options.pop("objective", macro_precision), max_steps=12, **options)
-    measure = run._metrics
-    run._metrics = lambda _: measure(unpredicted(hits_by_step[run.state.global_step]))
+    measure = run.evaluations.metrics
+    run.evaluations.metrics = lambda _, *more: measure(unpredicted(hits_by_step[run.state.global_step]))
     return run
 
 
@@ -180,8 +185,8 @@ def test_where_no_evaluation_has_a_score_the_start_is_not_returned(tmp_path, cap
 
 def test_a_loss_that_is_nan_is_never_the_best(tmp_path, caplog):
     run = tiny.trainer(tmp_path, metric_for_best_model="loss", max_steps=8)
-    measure, loss = run._metrics, {0: math.nan, 4: 0.7, 8: math.nan}
-    run._metrics = lambda counts: {**measure(counts), "loss": loss[run.state.global_step]}
+    measure, loss = run.evaluations.metrics, {0: math.nan, 4: 0.7, 8: math.nan}
+    run.evaluations.metrics = lambda counts, *more: {**measure(counts, *more), "loss": loss[run.state.global_step]}
     run.train()
     assert run.state.best_global_step == 4 and "eval_loss is nan at step 0" in caplog.text
 
