@@ -125,6 +125,7 @@ class Evaluations:
         logits: Any = output.predictions
         if logits is None:  # prediction_loss_only
             return output
+        logits = logits[0] if isinstance(logits, tuple) else logits  # of several heads that are averaged: their mean
         logits_NK, labels = torch.as_tensor(logits), output.label_ids
         classes_N = predicted_classes(logits_NK)
         if labels is None or f"{self.prefix}_mean_recall" in (output.metrics or {}):

@@ -151,3 +151,11 @@ def test_the_first_look_under_a_name_breaks_ties():
     found.prefix = "eval_b"
     found.metrics(torch.tensor([[1, 9], [9, 1]]))
     assert found.recalls["eval_b_selection_score"] == ascending_recalls(torch.tensor([[1, 9], [9, 1]])) != first
+
+
+def test_what_a_model_gives_beside_its_logits_is_not_measured(tmp_path):
+    """A distilled DeiT gives the mean of two heads, then each of them; it takes no labels, so Trainer has none."""
+    run = tiny.trainer(tmp_path, "deit-distilled", **tiny.BARE)
+    test = tiny.images((3, 3, 3, 3), 2)
+    mean, *own = run.predict(test).predictions
+    assert len(own) == 2 and np.allclose(mean, (own[0] + own[1]) / 2, atol=1e-6)
