@@ -202,7 +202,8 @@ def _in_order(order: Sequence[str | int], names: list[str], num_classes: int) ->
             f"class_order must have each of {excerpt(names)} of train_dataset once, in the order of the model's "
             f"{num_classes} outputs; found {excerpt(list(map(str, order)))}."
         )
-    return [names[known.index(name)] for name in found]
+    name_of = dict(zip(known, names, strict=True))
+    return [name_of[name] for name in found]
 
 
 class Numbering:

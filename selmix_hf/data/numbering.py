@@ -7,6 +7,7 @@ model, L classes that a dataset names.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ def are_numbers(names: Sequence[str]) -> bool:
 def at_two_numbers(names: Sequence[str], own: Sequence[str]) -> list[int]:
     """The classes in `own` (L) whose names stand at another number in `names` (K)."""
     known_K, own_L = folded(names, own)
-    return [k for k, name in enumerate(own_L) if name in known_K and known_K[k : k + 1] != [name]]
+    known = set(known_K)
+    return [k for k, name in enumerate(own_L) if name in known and known_K[k : k + 1] != [name]]
 
 
 def numbers_by_name(
@@ -63,7 +65,8 @@ def numbers_by_name(
         ValueError: a class that has samples is not in `names`, or shares its name.
     """
     known_K, own_L = folded(names, own)
-    number_of = {name: k for k, name in enumerate(known_K) if known_K.count(name) == own_L.count(name) == 1}
+    often, often_own = Counter(known_K), Counter(own_L)
+    number_of = {name: k for k, name in enumerate(known_K) if often[name] == often_own[name] == 1}
     numbers_L = np.array([number_of.get(name, -1) for name in own_L], np.int64)
     unknown = [own[k] for k in np.flatnonzero(numbers_L < 0).tolist() if used is None or used[k]]
     if unknown:
