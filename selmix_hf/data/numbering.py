@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features
 from numpy.typing import NDArray
-from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
 from selmix_hf.data.bad_images import read_one
 from selmix_hf.data.examples import Column, class_of, has_column, is_tuple
 from selmix_hf.data.labels import class_labels, excerpt, item_label_column
 from selmix_hf.data.random_state import isolated_random_state
-from selmix_hf.data.seeded import fetch
+from selmix_hf.data.seeded import ChangedItems
 
 logger = logging.get_logger(__name__)
 
@@ -78,7 +77,7 @@ def numbers_by_name(
     return numbers_L
 
 
-class Renumbered(TorchDataset[Any]):
+class Renumbered(ChangedItems):
     """A map-style dataset whose classes have other numbers than it gives them.
 
     Args:
@@ -99,28 +98,18 @@ class Renumbered(TorchDataset[Any]):
         own: Sequence[str],
         labels: NDArray[np.int64],
     ) -> None:
-        self.dataset, self.column, self.numbers = dataset, column, numbers
+        super().__init__(dataset)
+        self.column, self.numbers, self.labels = column, numbers, numbers[labels]
         self.classes, self.own_names = list(names), list(own)
-        self.labels = numbers[labels]
-        self.format = getattr(dataset, "format", None)
         if hasattr(dataset, "_fingerprint"):  # features do not depend on it
             self._fingerprint = dataset._fingerprint
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._renumbered(read_one(self.dataset, index))
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        return list(map(self._renumbered, fetch(self.dataset, indices)))
 
     def __getattr__(self, name: str) -> Any:
         if name == self.__dict__.get("column"):  # where `labels.class_labels` looks first
             return self.labels
         raise AttributeError(name)
 
-    def _renumbered(self, item: Any) -> Any:
+    def changed(self, item: Any) -> Any:
         column = _place_of_class(item, self.column)
         if isinstance(column, int):
             return item[0], self._number(item, column)

@@ -23,6 +23,29 @@ class SeededExample(NamedTuple):
     seed: int
 
 
+class ChangedItems(Dataset[Any]):
+    """A map-style dataset with a change to each of its items; a subclass says which, in `changed`.
+
+    Args:
+        dataset: its `format` stays, which says whether it has a transform of its own.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset, self.format = dataset, getattr(dataset, "format", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.changed(read_one(self.dataset, index))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        return list(map(self.changed, fetch(self.dataset, indices)))
+
+    def changed(self, item: Any) -> Any:
+        raise NotImplementedError
+
+
 class SeededDataset(Dataset[SeededExample]):
     """Every sample of a dataset once, each with a seed of its own: the same views for any batches and workers.
 

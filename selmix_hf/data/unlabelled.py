@@ -10,12 +10,10 @@ from typing import Any
 
 import datasets
 import numpy as np
-from torch.utils.data import Dataset
 
-from selmix_hf.data.bad_images import read_one
 from selmix_hf.data.examples import first_item, is_tuple
 from selmix_hf.data.labels import LABEL_NAMES
-from selmix_hf.data.seeded import fetch
+from selmix_hf.data.seeded import ChangedItems
 
 
 def without_labels(dataset: Any, labelled: Any, label_column: Any) -> Unlabelled | None:
@@ -30,7 +28,7 @@ def without_labels(dataset: Any, labelled: Any, label_column: Any) -> Unlabelled
 _ROWS_OF_DIGEST = 32
 
 
-class Unlabelled(Dataset[Any]):
+class Unlabelled(ChangedItems):
     """Samples with a constant in the place of their class, so that no true label can reach a collator.
 
     Args:
@@ -40,8 +38,8 @@ class Unlabelled(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, label_keys: Sequence[str] = ()) -> None:
-        self.dataset, self.label_keys = dataset, tuple(label_keys)
-        self.format = getattr(dataset, "format", None)
+        super().__init__(dataset)
+        self.label_keys = tuple(label_keys)
         if hasattr(dataset, "_fingerprint"):
             self._fingerprint = f"{dataset._fingerprint}-unlabelled"
 
@@ -59,16 +57,7 @@ class Unlabelled(Dataset[Any]):
         content = [{name: _content(value) for name, value in row.items()} for row in stored]
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._without_label(read_one(self.dataset, index))
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        return list(map(self._without_label, fetch(self.dataset, indices)))
-
-    def _without_label(self, sample: Any) -> Any:
+    def changed(self, sample: Any) -> Any:
         if isinstance(sample, Mapping):
             found = [name for name in LABEL_NAMES if name in sample]
             return {**sample, **dict.fromkeys((*self.label_keys, *found), 0)}
