@@ -73,6 +73,9 @@ class Sets:
         self.train = with_gain_set(train, gain) if args.gain_set_use == "train" else train
         self.args, self.gain, self._given_truth, self._given_weights = args, gain, truth, sample_weights
         self._class_order = class_order
+        self._evaluated: dict[
+            int, tuple[Any, NDArray[np.int64]]
+        ] = {}  # sets with their labels, by the ids, which they keep
         self.sampling: Any = args.sampling if sample_weights is None else SAMPLE_WEIGHTS
         self.label_column = label_column_of(self.train, label_column)
         self.unlabeled: Unlabelled | None = without_labels(unlabeled, self.train, self.label_column)
@@ -119,8 +122,10 @@ class Sets:
 
     def evaluated(self, dataset: Any, name: str, chooses: bool = False) -> NDArray[np.int64]:
         """As `labels_of`, of a set that may lack classes where `absent_classes` says so; not one that chooses the
-        checkpoint by the objective, which is of all classes."""
-        labels_N = self.labels_of(dataset, name, all_classes=False)
+        checkpoint by the objective, which is of all classes. A set is read once."""
+        if id(dataset) not in self._evaluated:
+            self._evaluated[id(dataset)] = dataset, self.labels_of(dataset, name, all_classes=False)
+        labels_N = self._evaluated[id(dataset)][1]
         if chooses or self.args.absent_classes == "refuse":
             reason = "it chooses the checkpoint by the objective, which is of all classes"
             counts_K = torch.from_numpy(np.bincount(labels_N, minlength=self.num_classes))
