@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset
 from transformers.utils import logging
 
-from selmix_hf.data.examples import first_item, has_column, has_features
+from selmix_hf.data.examples import first_item, has_column, has_features, is_stream
 from selmix_hf.data.labels import class_labels, excerpt, infer_label_column, item_label_column, require_column
 from selmix_hf.data.numbering import (
     Renumbered,
@@ -247,11 +247,11 @@ class Numbering:
             return dataset
         if id(dataset) in self._made:
             return self._made[id(dataset)]
-        column = self.label_column if _is_stream(dataset) else column_in(dataset, self.label_column)
+        column = self.label_column if is_stream(dataset) else column_in(dataset, self.label_column)
         own = self._names_in(dataset, column)
         if len(own) == len(self.names) and own != self._unnamed:
             self._take_names(own)
-        if _is_stream(dataset):
+        if is_stream(dataset):
             if at_two_numbers(self.names, own):
                 raise ValueError(
                     f"{title} is a stream whose classes, {excerpt(own)}, stand at other numbers than the model's, "
@@ -285,10 +285,6 @@ class Numbering:
             return names_of_data(dataset, column) or self._unnamed
         except ValueError:  # no labels, or not known which: for who reads them
             return self._unnamed
-
-
-def _is_stream(dataset: Any) -> bool:
-    return isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__")
 
 
 def set_class_names(config: Any, names: Sequence[str]) -> None:

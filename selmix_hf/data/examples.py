@@ -129,11 +129,16 @@ def has_column(example: Any, column: Column) -> bool:
     return column in example if isinstance(example, Mapping) else isinstance(column, int) and column < len(example)
 
 
+def is_stream(dataset: Any) -> bool:
+    """Whether it has no random access; so nothing has."""
+    return isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__")
+
+
 def require_random_access(dataset: Any, name: str) -> None:
     if isinstance(dataset, str | Mapping):
         found = f"several ({', '.join(dataset)}): give one" if isinstance(dataset, Mapping) else repr(dataset)
         raise TypeError(f"{name} must be one dataset that is loaded, found {found}.")
-    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
+    if is_stream(dataset):
         raise TypeError(
             f"{name} is a {type(dataset).__name__}: a streaming dataset has no random access, which sampling by "
             "class needs. Load it without streaming=True, or materialise it by Dataset.from_list(list(dataset))."

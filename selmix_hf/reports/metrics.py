@@ -193,8 +193,13 @@ def counts_of(prediction: Any, num_classes: int) -> Tensor:
         scores, labels = prediction.predictions, prediction.label_ids
     else:
         scores, labels = prediction
-    scores = scores[0] if isinstance(scores, tuple) else scores
-    return confusion_counts(_as_tensor(labels), _as_tensor(scores), num_classes)
+    return confusion_counts(_as_tensor(labels), _as_tensor(scores_of(scores)), num_classes)
+
+
+def scores_of(predictions: Any) -> Any:
+    """Classes (N) or scores (N x K) of what Trainer collects: the first of a tuple, such as the mean of two heads that
+    a distilled DeiT gives before each of them."""
+    return predictions[0] if isinstance(predictions, tuple) else predictions
 
 
 def _as_tensor(values: Any) -> Tensor:

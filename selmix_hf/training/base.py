@@ -30,7 +30,7 @@ from selmix_hf.models.peft_models import adapter_saved, base_name_of, has_adapte
 from selmix_hf.models.trainable import as_trained
 from selmix_hf.training.changed_options import USED_WHEN_MADE, options_now, require_usable
 from selmix_hf.training.checkpoints import load_weights
-from selmix_hf.training.model_init import called_for, with_classes_of
+from selmix_hf.training.model_init import called_for, with_names_of
 from selmix_hf.training.resuming import require_checkpoint, sentence_on_used_folder
 from selmix_hf.training.same_data import require_same_data, save_facts
 from selmix_hf.training.search import hyperparameter_search
@@ -170,13 +170,11 @@ class PushingTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save and self.data_facts is not None:  # before Trainer's part, which may push the folder
-            save_facts(
-                f"{self._get_output_dir(trial)}/{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", self.data_facts
-            )
+            save_facts(self.checkpoint_folder(trial), self.data_facts)
         super()._save_checkpoint(model, trial)
 
     def call_model_init(self, trial: Any = None) -> Any:
-        return with_classes_of(as_trained(called_for(self.model_init, trial)()), self.model)
+        return with_names_of(as_trained(called_for(self.model_init, trial)()), self.model)
 
     hyperparameter_search = hyperparameter_search
 
@@ -188,9 +186,9 @@ class PushingTrainer(Trainer):
         if not load_weights(self.model, self.state.best_model_checkpoint):
             super()._load_best_model()
 
-    def checkpoint_folder(self) -> str:
+    def checkpoint_folder(self, trial: Any = None) -> str:
         """That of the current step."""
-        return os.path.join(self._get_output_dir(None), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        return os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
 
     def step_of_weights(self) -> int:
         """After a run that ended with its best checkpoint the weights are older than the last step."""

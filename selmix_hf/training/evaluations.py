@@ -28,7 +28,7 @@ from selmix_hf.method.confusion import (
 )
 from selmix_hf.method.objectives import Objective
 from selmix_hf.method.ranking import ascending_recalls
-from selmix_hf.reports.metrics import classification_metrics, counts_of
+from selmix_hf.reports.metrics import classification_metrics, counts_of, scores_of
 from selmix_hf.training.sets import LEAVE_OUT
 
 logger = logging.get_logger(__name__)
@@ -122,10 +122,9 @@ class Evaluations:
         Raises:
             ValueError: logits without a largest one, see `confusion.predicted_classes`; labels as `confusion_counts`.
         """
-        logits: Any = output.predictions
+        logits = scores_of(output.predictions)
         if logits is None:  # prediction_loss_only
             return output
-        logits = logits[0] if isinstance(logits, tuple) else logits  # of several heads that are averaged: their mean
         logits_NK, labels = torch.as_tensor(logits), output.label_ids
         classes_N = predicted_classes(logits_NK)
         if labels is None or f"{self.prefix}_mean_recall" in (output.metrics or {}):

@@ -66,7 +66,7 @@ def _made(model_init: Callable[..., Any], args: TrainingArguments) -> Any:
     return as_trained(called_for(model_init, None)())
 
 
-def with_classes_of(model: Any, other: Any) -> Any:
+def with_names_of(model: Any, other: Any) -> Any:
     """A new model, which gets the names of the classes that another one has by now.
 
     Raises:
@@ -92,7 +92,7 @@ def new_model(trainer: Any) -> Iterator[None]:
     old: nn.Module = trainer.model
     model_init, trainer.model_init = trainer.model_init, None  # or Trainer would make one more
     try:
-        trainer.model = trainer.model_wrapped = with_classes_of(_made(model_init, trainer.args), old)
+        trainer.model = trainer.model_wrapped = with_names_of(_made(model_init, trainer.args), old)
         trainer.model.to(trainer.args.device)
         trainer.optimizer = trainer.lr_scheduler = None
         trainer.find_head()

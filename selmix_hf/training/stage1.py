@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
@@ -23,13 +23,14 @@ from transformers.utils import logging
 from selmix_hf.data.bad_images import kept_images
 from selmix_hf.data.classes import Numbering, label_column_of, read_labels
 from selmix_hf.data.collators import Collator, ImageTransform, SelMixCollator, default_collator
+from selmix_hf.data.examples import is_stream
 from selmix_hf.data.random_state import seed_of_draws
 from selmix_hf.data.seeded import DrawnSamples
 from selmix_hf.data.weighted import SAMPLE_WEIGHTS, WeightedSampler, sampling_weights
 from selmix_hf.method.confusion import predicted_classes, require_all_classes
 from selmix_hf.method.losses import BalancedSoftmaxLoss, LDAMLoss, LogitAdjustedLoss, LongTailLoss
 from selmix_hf.mixing.mixup import mix_with_partners
-from selmix_hf.reports.metrics import classification_metrics, counts_of
+from selmix_hf.reports.metrics import classification_metrics, counts_of, scores_of
 from selmix_hf.reports.registry import lower_is_better
 from selmix_hf.trainer_options import (
     OWN_METRICS,
@@ -255,8 +256,7 @@ class Stage1Trainer(PushingTrainer):
         blamed = blamed_on_weights(self.model, self.state.global_step) if self.is_in_train else nullcontext()
         with blamed:
             output: EvalLoopOutput = super().evaluation_loop(*args, **kwargs)
-            found = output.predictions
-            logits = found[0] if isinstance(found, tuple) else found
+            logits = scores_of(output.predictions)
             if isinstance(logits, np.ndarray) and logits.ndim == 2:
                 predicted_classes(torch.from_numpy(logits))
         return output
@@ -267,7 +267,7 @@ class Stage1Trainer(PushingTrainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        if not isinstance(eval_dataset, str) and _can_be_read(eval_dataset):
+        if not isinstance(eval_dataset, str) and not is_stream(eval_dataset):
             eval_dataset = self.numbered(eval_dataset, "eval_dataset")
             if self._seen.get(id(eval_dataset)) is not eval_dataset:
                 self._read(eval_dataset, "eval_dataset")
@@ -281,7 +281,7 @@ class Stage1Trainer(PushingTrainer):
     def check_evaluations(self, searched: bool = False) -> None:
         """Of the sets that can be read ahead of the run."""
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, Mapping) else [self.eval_dataset]
-        if not all(_can_be_read(one) for one in sets):
+        if any(map(is_stream, sets)):
             return
         own = self._own_metrics
         measured = None if own is None else lambda labels_N: own(EvalPrediction(labels_N, labels_N))
@@ -340,11 +340,6 @@ def _leave_out(num_classes: int) -> str:
         f"add samples of these classes, or pass compute_metrics=make_compute_metrics({num_classes}, absent='leave "
         "out') to the trainer for numbers of the other classes alone"
     )
-
-
-def _can_be_read(dataset: Any) -> bool:
-    """Not where there is none, nor of a stream."""
-    return hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
 
 
 def _mix(name: str, value: Any, share: float, order_B: Tensor) -> Any:

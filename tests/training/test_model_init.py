@@ -6,7 +6,7 @@ import torch
 from transformers import ViTForImageClassification
 
 from selmix_hf import SelMixTrainer
-from selmix_hf.training.model_init import called_for, with_classes_of
+from selmix_hf.training.model_init import called_for, with_names_of
 
 
 def trainer(folder, model_init, **options):
@@ -89,4 +89,4 @@ def test_a_model_init_takes_nothing_or_a_trial():
 
 def test_a_model_of_other_classes_is_refused():
     with pytest.raises(ValueError, match="model_init made a model of 3 classes, and before one of 4"):
-        with_classes_of(tiny.model(num_classes=3), tiny.model())
+        with_names_of(tiny.model(num_classes=3), tiny.model())

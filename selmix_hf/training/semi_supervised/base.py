@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput
 
 from selmix_hf.data.bad_images import kept_images, naming_sets
 from selmix_hf.data.collators import ImageCollator, ImageTransform
@@ -228,7 +228,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         require_finite_weights(self.model, self.state.global_step)
         if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
-            folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            folder = self.checkpoint_folder(trial)
             os.makedirs(folder, exist_ok=True)
             self.average.save(folder, self.model, self._geometry())
         super()._save_checkpoint(model, trial)
