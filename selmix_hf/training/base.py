@@ -1,18 +1,15 @@
-"""What every trainer here does otherwise than Trainer: processes that train one model, weights that are loaded as they
-were saved, and ways to the Hub."""
+"""What every trainer here does otherwise than Trainer: processes that train one model, sets that are numbered
+and named, and ways to the Hub."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from selmix_hf.data.bad_images import Rows, naming_sets
@@ -29,10 +26,10 @@ from selmix_hf.hub.upload import (
 from selmix_hf.models.peft_models import adapter_saved, base_name_of, has_adapter, mark_card
 from selmix_hf.models.trainable import as_trained
 from selmix_hf.training.changed_options import USED_WHEN_MADE, options_now, require_usable
-from selmix_hf.training.checkpoints import load_weights
 from selmix_hf.training.model_init import called_for, with_names_of
 from selmix_hf.training.resuming import require_checkpoint, sentence_on_used_folder
-from selmix_hf.training.same_data import require_same_data, save_facts
+from selmix_hf.training.same_data import require_same_data
+from selmix_hf.training.saving import SavingTrainer
 from selmix_hf.training.search import hyperparameter_search
 
 logger = logging.get_logger(__name__)
@@ -44,22 +41,19 @@ _WITHOUT_BASE = (
 )
 
 
-class PushingTrainer(Trainer):
-    """`transformers.Trainer` with other ways to the Hub, after a run and during it: pushes upload a model and nothing
+class PushingTrainer(SavingTrainer):
+    """A `SavingTrainer` with other ways to the Hub, after a run and during it: pushes upload a model and nothing
     else, say what to do when they fail, and never stop a run.
 
     After its `evaluate` or `predict` a run on several processes still averages gradients. A look at data marks the
     bare model as prepared; accelerate then leaves it as it is when training begins, without DistributedDataParallel,
     and every process silently trains a model of its own.
-
-    Weights are loaded by from_pretrained, since Trainer's own way skips those that are saved under older names.
     """
 
     hub_model_id: str | None  # type: ignore[assignment]
     _training_pushes: TrainingPushes | None = None
     _resumes_from: str | None = None  # the checkpoint, during and after train()
     numbering: Numbering | None = None  # of the classes
-    data_facts: dict[str, Any] | None = None  # of `same_data`
     model_init: Any  # a function, or None
     own_rules: tuple[str, ...] = ()  # of `trainer_options.RULES`, beside those of every trainer
     used_when_made: tuple[str, ...] = USED_WHEN_MADE
@@ -168,32 +162,10 @@ class PushingTrainer(Trainer):
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         return super().get_test_dataloader(self.numbered(test_dataset, "test_dataset"))
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.args.should_save and self.data_facts is not None:  # before Trainer's part, which may push the folder
-            save_facts(self.checkpoint_folder(trial), self.data_facts)
-        super()._save_checkpoint(model, trial)
-
     def call_model_init(self, trial: Any = None) -> Any:
         return with_names_of(as_trained(called_for(self.model_init, trial)()), self.model)
 
     hyperparameter_search = hyperparameter_search
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not load_weights(self.model, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if not load_weights(self.model, self.state.best_model_checkpoint):
-            super()._load_best_model()
-
-    def checkpoint_folder(self, trial: Any = None) -> str:
-        """That of the current step."""
-        return os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-
-    def step_of_weights(self) -> int:
-        """After a run that ended with its best checkpoint the weights are older than the last step."""
-        best = self.state.best_global_step if self.args.load_best_model_at_end and not self.is_in_train else None
-        return self.state.global_step if best is None else best
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = str(self.args.output_dir if output_dir is None else output_dir)

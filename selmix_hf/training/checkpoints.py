@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PreTrainedModel
+import torch
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.models.peft_models import has_adapter, load_adapter
@@ -53,6 +56,9 @@ def load_weights(model: Any, folder: str | os.PathLike[str] | None) -> bool:
 
     Returns:
         False where Trainer's way has to be taken: models that are not of transformers.
+
+    Raises:
+        ValueError: a weight is not there, which would be random.
     """
     if has_adapter(model):
         load_adapter(model, str(folder))
@@ -60,6 +66,16 @@ def load_weights(model: Any, folder: str | os.PathLike[str] | None) -> bool:
     if not isinstance(model, PreTrainedModel):
         return False
     with isolated_random_state(0):
-        loaded = type(model).from_pretrained(folder, config=model.config, dtype=model.dtype)
+        options: dict[str, Any] = {"config": model.config, "dtype": model.dtype, "output_loading_info": True}
+        loaded, info = type(model).from_pretrained(folder, **options)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"the weights in {folder} lack {len(missing)} tensors, the first {missing[0]!r}.")
     model.load_state_dict(loaded.state_dict(), strict=True)
     return True
+
+
+def write_arguments(folder: str | os.PathLike[str], args: TrainingArguments) -> None:
+    """Write training_args.bin as Trainer does, without the token of the Hub."""
+    kept = copy.copy(args)
+    kept.hub_token = None
+    torch.save(kept, os.path.join(folder, TRAINING_ARGS_NAME))

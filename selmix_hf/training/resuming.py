@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import sort_checkpoints
+from transformers.utils import logging
+
+from selmix_hf.training import manifest
+
+logger = logging.get_logger(__name__)
 
 _STATE = "trainer_state.json"  # Trainer writes it last
 _NEEDED = (OPTIMIZER_NAME, SCHEDULER_NAME)  # Trainer goes on without them, and ends at other weights
+
+
+OF_MODEL = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")  # files that a model is loaded from
 
 
 def require_checkpoint(asked: Any, output_dir: str | None) -> str | None:
     """The folder to resume from.
 
     Args:
-        asked: what `Trainer.train` takes as `resume_from_checkpoint`: a folder, True for the latest one in output_dir,
-            or None or False for none.
+        asked: what `Trainer.train` takes as `resume_from_checkpoint`: a folder; True for the latest one in output_dir
+            that is whole, later ones are said, and where none was written to its end the run begins anew; or None or
+            False for none.
         output_dir: of the run.
 
     Raises:
         FileNotFoundError: no such folder, or one without the state of a run, its optimizer or its schedule.
+        ValueError: the folder is not whole, see `manifest.fault_of`.
     """
     if not asked:
         return None
@@ -34,23 +47,71 @@ def require_checkpoint(asked: Any, output_dir: str | None) -> str | None:
             f"resume_from_checkpoint=True asks for the latest checkpoint, but {there} Leave it out to start anew, or "
             "set output_dir to that of the run to resume; save_strategy says when checkpoints are written."
         )
-    folder = Path(found[-1] if asked is True else str(asked))
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"resume_from_checkpoint: there is no folder {str(folder)!r} (looked in {Path.cwd()}). {there}"
-        )
+    if asked is not True:
+        folder = Path(str(asked))
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"resume_from_checkpoint: there is no folder {str(folder)!r} (looked in {Path.cwd()}). {there}"
+            )
+        _require_usable(folder, there)
+        return str(folder)
+    unfinished = [path for path in found if _is_unfinished(Path(path))]
+    faults = []
+    for folder in map(Path, reversed([path for path in found if path not in unfinished])):
+        try:
+            _require_usable(folder, there)
+        except (FileNotFoundError, ValueError) as error:
+            faults.append(error)
+        else:
+            for error in faults:
+                logger.warning(f"{error} The run goes on from {folder.name}.")
+            _say_unfinished(unfinished, f"goes on from {folder.name}")
+            return str(folder)
+    if faults:
+        raise faults[0]
+    _say_unfinished(unfinished, "begins anew")
+    return None
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Also of a trainer that writes no manifest."""
+    return manifest.is_unfinished(folder) or not (folder / _STATE).is_file()
+
+
+def _say_unfinished(folders: Sequence[str], what: str) -> None:
+    if folders:
+        names = ", ".join(Path(folder).name for folder in folders)
+        logger.warning(f"{names} of {Path(folders[0]).parent} was not written to its end: the run {what}.")
+
+
+def _require_usable(folder: Path, there: str) -> None:
+    begin = f"resume_from_checkpoint: {str(folder)!r}"
+    require_whole(folder, begin)
     if not (folder / _STATE).is_file():
         raise FileNotFoundError(
-            f"resume_from_checkpoint: {str(folder)!r} has no {_STATE}, so it is a saved model or an unfinished "
-            f"checkpoint, not one to resume from. {there} To start anew from its weights, load the model from it."
+            f"{begin} has no {_STATE}, so it is a saved model or an unfinished checkpoint, not one to resume from. "
+            f"{there} To start anew from its weights, load the model from it."
         )
     if missing := [name for name in _NEEDED if not (folder / name).is_file()]:
         raise FileNotFoundError(
-            f"resume_from_checkpoint: {str(folder)!r} has no {' and no '.join(missing)}: save_only_model=True, or a "
-            "push to the Hub, leaves those out, and the run would go on to other weights. To start anew from its "
-            "weights, load the model from it."
+            f"{begin} has no {' and no '.join(missing)}, which save_only_model=True or a push to the Hub leaves out. "
+            "The run would go on to other weights. To start anew from its weights, load the model from it."
         )
-    return str(folder)
+
+
+def require_whole(folder: str | os.PathLike[str], title: str, patterns: Sequence[str] = ("*",)) -> None:
+    """Refuse a checkpoint whose files are not those that were written.
+
+    Args:
+        folder: of the checkpoint; `title` is what the error calls it.
+        patterns: of the names of files that matter.
+
+    Raises:
+        ValueError: see `manifest.fault_of`.
+    """
+    fault = manifest.fault_of(folder, lambda name: any(fnmatch(name, pattern) for pattern in patterns))
+    if fault is not None:
+        raise ValueError(f"{title} cannot be used: {fault}.")
 
 
 def sentence_on_used_folder(args: TrainingArguments) -> str | None:

@@ -344,7 +344,7 @@ class SelMixTrainer(PushingTrainer):
         self.selection, self.evaluations.recalls = Selection(self.objective, self.args, self.say), {}
 
     def is_new_best(self) -> bool:
-        """Evaluate as the choice of the checkpoint does; whether nothing so far was better."""
+        """Evaluate as the choice of the checkpoint does."""
         return bool(self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None))
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -365,9 +365,11 @@ class SelMixTrainer(PushingTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         require_finite_weights(self.model, self.state.global_step)
         with self.timed("saving"):
-            if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
-                self.periods.save(self.checkpoint_folder())
             super()._save_checkpoint(model, trial)
+
+    def save_own(self, folder: str) -> None:
+        super().save_own(folder)
+        self.periods.save(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         self.periods.resume(checkpoint)  # every resume comes by here

@@ -6,7 +6,6 @@ Shape suffixes: B labelled samples, U = mu B unlabelled ones, V views, K classes
 from __future__ import annotations
 
 import math
-import os
 from typing import Any, cast
 
 import numpy as np
@@ -227,11 +226,11 @@ class SemiSupervisedTrainer(Stage1Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         require_finite_weights(self.model, self.state.global_step)
-        if self.args.should_save:  # before Trainer's part, which may push the folder to the Hub
-            folder = self.checkpoint_folder(trial)
-            os.makedirs(folder, exist_ok=True)
-            self.average.save(folder, self.model, self._geometry())
         super()._save_checkpoint(model, trial)
+
+    def save_own(self, folder: str) -> None:
+        super().save_own(folder)
+        self.average.save(folder, self.model, self._geometry())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.average.load(resume_from_checkpoint, self.model, self._geometry())

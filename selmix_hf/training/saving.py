@@ -1,0 +1,101 @@
+"""Checkpoints that are whole or said not to be, written and loaded as every trainer here does it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import logging
+
+from selmix_hf.training import manifest
+from selmix_hf.training.checkpoints import load_weights, write_arguments
+from selmix_hf.training.resuming import OF_MODEL, require_whole
+from selmix_hf.training.same_data import save_facts
+
+logger = logging.get_logger(__name__)
+
+
+class SavingTrainer(Trainer):
+    """`transformers.Trainer` whose checkpoints are closed by a manifest.
+
+    Weights are loaded by from_pretrained, since Trainer's own way skips those that are saved under older names.
+    """
+
+    data_facts: dict[str, Any] | None = None  # of `same_data`
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer's, but a run that goes on from its last step has ended: Trainer would do one step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As Trainer's; the manifest, written last, says that it is whole, and older ones are deleted after it."""
+        self._look_for_best(trial)
+        folder, limit = self.checkpoint_folder(trial), self.args.save_total_limit
+        if self.args.should_save:
+            manifest.begin(folder)
+            self.save_own(folder)  # before Trainer's part, which may push the folder to the Hub
+        self.args.save_total_limit = None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_arguments(folder, self.args)
+            manifest.finish(folder)
+            rotate_checkpoints(self._get_output_dir(trial), limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def save_own(self, folder: str) -> None:
+        """Write what a resumed run needs beside what Trainer saves into a checkpoint."""
+        if self.data_facts is not None:
+            save_facts(folder, self.data_facts)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not load_weights(self.model, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:  # every resume comes by here
+            self._look_for_best(None)
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_best_model(self) -> None:
+        self._look_for_best(None)
+        best = self.state.best_model_checkpoint
+        if best is None:
+            return  # gone, as was said: the weights of the last step stay
+        require_whole(best, "the best checkpoint", OF_MODEL)
+        if not load_weights(self.model, best):
+            super()._load_best_model()
+
+    def _look_for_best(self, trial: Any) -> None:
+        """Find the best checkpoint where the run's folder was moved; where it is gone, say so and choose anew."""
+        state = self.state
+        best = state.best_model_checkpoint
+        if best is None or os.path.isdir(best):
+            return
+        here = os.path.join(self._get_output_dir(trial), os.path.basename(best))
+        if os.path.isdir(here):
+            state.best_model_checkpoint = here
+        elif not self.is_in_train or state.best_global_step != state.global_step:  # else a better one is being saved
+            logger.warning(f"the best checkpoint {best} is gone: the best of the evaluations from now on is kept.")
+            state.best_model_checkpoint = state.best_metric = state.best_global_step = None
+            self.begin_selection()
+
+    def begin_selection(self) -> None:
+        """Forget what the best checkpoint was chosen by."""
+
+    def checkpoint_folder(self, trial: Any = None) -> str:
+        """That of the current step."""
+        return os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+
+    def step_of_weights(self) -> int:
+        """After a run that ended with its best checkpoint the weights are older than the last step."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end and not self.is_in_train else None
+        return self.state.global_step if best is None else best
