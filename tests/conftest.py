@@ -96,7 +96,7 @@ def warnings(monkeypatch):
     from transformers.utils import logging
 
     found = []
-    for room in ("training.base", "hub.upload"):
+    for room in ("training.base", "training.resuming", "training.saving", "hub.upload"):
         logger = logging.get_logger(f"selmix_hf.{room}")
         monkeypatch.setattr(logger, "warning", lambda text, *_: found.append(text))
     return found

@@ -81,7 +81,8 @@ def _is_unfinished(folder: Path) -> bool:
 def _say_unfinished(folders: Sequence[str], what: str) -> None:
     if folders:
         names = ", ".join(Path(folder).name for folder in folders)
-        logger.warning(f"{names} of {Path(folders[0]).parent} was not written to its end: the run {what}.")
+        were = "were not written to their end" if folders[1:] else "was not written to its end"
+        logger.warning(f"{names} of {Path(folders[0]).parent} {were}: the run {what}.")
 
 
 def _require_usable(folder: Path, there: str) -> None:

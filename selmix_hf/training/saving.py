@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
@@ -16,6 +17,8 @@ from selmix_hf.training.resuming import OF_MODEL, require_whole
 from selmix_hf.training.same_data import save_facts
 
 logger = logging.get_logger(__name__)
+
+_FROM_NOW_ON = "the best of the evaluations from now on is kept"
 
 
 class SavingTrainer(Trainer):
@@ -35,7 +38,8 @@ class SavingTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As Trainer's; the manifest, written last, says that it is whole, and older ones are deleted after it."""
-        self._look_for_best(trial)
+        if self.state.best_global_step != self.state.global_step:  # else it is this one
+            self._look_for_best(_FROM_NOW_ON, trial)
         folder, limit = self.checkpoint_folder(trial), self.args.save_total_limit
         if self.args.should_save:
             manifest.begin(folder)
@@ -62,20 +66,22 @@ class SavingTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:  # every resume comes by here
-            self._look_for_best(None)
+            recorded = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+            self.state.best_model_checkpoint = recorded.best_model_checkpoint  # Trainer forgets one that was moved
+            self._look_for_best(_FROM_NOW_ON)
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_best_model(self) -> None:
-        self._look_for_best(None)
+        self._look_for_best("the weights of the last step stay")
         best = self.state.best_model_checkpoint
         if best is None:
-            return  # gone, as was said: the weights of the last step stay
+            return
         require_whole(best, "the best checkpoint", OF_MODEL)
         if not load_weights(self.model, best):
             super()._load_best_model()
 
-    def _look_for_best(self, trial: Any) -> None:
-        """Find the best checkpoint where the run's folder was moved; where it is gone, say so and choose anew."""
+    def _look_for_best(self, then: str, trial: Any = None) -> None:
+        """Find the best checkpoint where the run's folder was moved; where it is gone, say what then."""
         state = self.state
         best = state.best_model_checkpoint
         if best is None or os.path.isdir(best):
@@ -83,8 +89,9 @@ class SavingTrainer(Trainer):
         here = os.path.join(self._get_output_dir(trial), os.path.basename(best))
         if os.path.isdir(here):
             state.best_model_checkpoint = here
-        elif not self.is_in_train or state.best_global_step != state.global_step:  # else a better one is being saved
-            logger.warning(f"the best checkpoint {best} is gone: the best of the evaluations from now on is kept.")
+            logger.warning(f"the best checkpoint {best} is in {here} now.")
+        else:
+            logger.warning(f"the best checkpoint {best} is gone: {then}.")
             state.best_model_checkpoint = state.best_metric = state.best_global_step = None
             self.begin_selection()
 

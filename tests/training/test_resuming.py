@@ -6,6 +6,7 @@ import pytest
 import tiny
 from transformers import TrainingArguments
 
+from selmix_hf.training import manifest
 from selmix_hf.training.passes import Passes
 from selmix_hf.training.resuming import require_checkpoint
 from selmix_hf.training.stage1 import Stage1Trainer
@@ -46,19 +47,41 @@ def test_no_checkpoint_in_output_dir(name, tmp_path):
         require_checkpoint(True, str(tmp_path / name))
 
 
-def test_a_saved_model_is_no_checkpoint(tmp_path):
-    checkpoint(tmp_path, 8)
-    (tmp_path / "checkpoint-12").mkdir()
-    with pytest.raises(
-        FileNotFoundError, match="'.*checkpoint-12' has no trainer_state.json, .* holds checkpoint-8, ch"
-    ):
-        require_checkpoint(True, str(tmp_path))
+def test_a_saved_model_is_no_checkpoint(tmp_path, warnings):
+    older = checkpoint(tmp_path, 8)
+    saved = tmp_path / "checkpoint-12"
+    saved.mkdir()
+    sentence = "'.*checkpoint-12' has no trainer_state.json, .* holds checkpoint-8, ch"
+    with pytest.raises(FileNotFoundError, match=sentence):
+        require_checkpoint(str(saved), str(tmp_path))
+    assert require_checkpoint(True, str(tmp_path)) == older
+    said = f"checkpoint-12 of {tmp_path} was not written to its end: the run goes on from checkpoint-8."
+    assert warnings == [said]
+
+
+def test_a_run_whose_checkpoints_are_all_unfinished_begins_anew(tmp_path, warnings):
+    for step in (4, 8):
+        manifest.begin(checkpoint(tmp_path, step))
+    assert require_checkpoint(True, str(tmp_path)) is None
+    assert warnings == [f"checkpoint-4, checkpoint-8 of {tmp_path} were not written to their end: the run begins anew."]
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, warnings):
+    paths = [checkpoint(tmp_path, step) for step in (4, 8)]
+    for path in paths:
+        manifest.finish(path)
+    (tmp_path / "checkpoint-8" / "optimizer.pt").write_text("[]")
+    sentence = "'.*checkpoint-8' cannot be used: optimizer.pt is damaged: its sha256 is not that in manifest.json."
+    with pytest.raises(ValueError, match=sentence):
+        require_checkpoint(paths[1], str(tmp_path))
+    assert require_checkpoint(True, str(tmp_path)) == paths[0]
+    assert len(warnings) == 1 and warnings[0].endswith("manifest.json. The run goes on from checkpoint-4.")
 
 
 def test_a_checkpoint_of_the_model_alone_is_not_resumed(tmp_path):
     run = tiny.trainer(tmp_path, save_strategy="epoch", save_only_model=True)
     run.train()
-    with pytest.raises(FileNotFoundError, match=r"has no optimizer\.pt and no scheduler\.pt: save_only_model=True, "):
+    with pytest.raises(FileNotFoundError, match=r"has no optimizer\.pt and no scheduler\.pt, which save_only_m"):
         tiny.trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
