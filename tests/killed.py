@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import socket
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def make(kind, folder, **options):
     given = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2} | options
     if kind in ("selmix", "frozen"):
         learn = {"learning_rate": 0.02, "eval_strategy": "steps", "eval_steps": 2, "objective": "mean_recall"}
-        return tiny.trainer(folder, freeze_backbone=kind == "frozen", **learn, **given)
+        return tiny.trainer(folder, freeze_backbone=kind == "frozen", **learn | given)
     args = TrainingArguments(
         str(folder), use_cpu=True, report_to="none", disable_tqdm=True, learning_rate=0.01, **given
     )
@@ -32,16 +33,30 @@ def make(kind, folder, **options):
     return Stage1Trainer(tiny.model(), args, **sets)
 
 
-def train(kind, folder):
+def train(kind, folder, **options):
     """Begin, or go on from the latest whole checkpoint."""
     torch.set_num_threads(1)
-    run = make(kind, folder)
+    run = make(kind, folder, **options)
     run.train(resume_from_checkpoint=any(Path(folder).glob("checkpoint-*")))
     os._exit(0)  # nothing of the parent's is run
 
 
-def child(function, *arguments):
-    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+def train_as(rank, port, kind, folder):
+    """One of two processes."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    train(kind, folder)
+
+
+def two(kind, folder):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    return [child(train_as, rank, port, kind, folder) for rank in (0, 1)]
+
+
+def child(function, *arguments, **options):
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments, kwargs=options)
     process.start()
     return process
 
@@ -60,8 +75,7 @@ def half_written(folder):
 
 def kill_at_random(process, generator, most):
     process.join(generator.uniform(0, most))
-    process.kill()
-    process.join()
+    end(process)
 
 
 def kill_while_writing(process, generator, folder):
@@ -72,6 +86,10 @@ def kill_while_writing(process, generator, folder):
         while process.is_alive() and not half_written(folder):
             time.sleep(0.0002)
     time.sleep(generator.uniform(0, 0.01))
+    end(process)
+
+
+def end(process):
     process.kill()
     process.join()
 
