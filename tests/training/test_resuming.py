@@ -63,7 +63,9 @@ def test_a_run_whose_checkpoints_are_all_unfinished_begins_anew(tmp_path, warnin
     for step in (4, 8):
         manifest.begin(checkpoint(tmp_path, step))
     assert require_checkpoint(True, str(tmp_path)) is None
-    assert warnings == [f"checkpoint-4, checkpoint-8 of {tmp_path} were not written to their end: the run begins anew."]
+    assert warnings == [
+        f"checkpoint-4, checkpoint-8 of {tmp_path} were not written to their end: the run begins anew."
+    ]
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, warnings):
