@@ -91,11 +91,11 @@ class PushingTrainer(SavingTrainer):
                 f"resume_from_checkpoint={self.args.resume_from_checkpoint!r} in the arguments is for scripts, and "
                 "train() would begin anew: call train(resume_from_checkpoint=args.resume_from_checkpoint)."
             )
-        checkpoint = self._resumes_from = require_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        checkpoint = self._resumes_from = require_checkpoint(resume_from_checkpoint, self.args.output_dir, self.say)
         if checkpoint is not None and self.data_facts is not None:
             require_same_data(checkpoint, self.data_facts)
-        if checkpoint is None and self.is_world_process_zero() and (said := sentence_on_used_folder(self.args)):
-            logger.warning(said)
+        if checkpoint is None and (said := sentence_on_used_folder(self.args)):
+            self.say(said)
         if self.args.world_size > 1 and getattr(self.model, "_is_accelerate_prepared", False):
             self.model._is_accelerate_prepared = False  # type: ignore[union-attr]
         try:

@@ -66,8 +66,10 @@ def load_weights(model: Any, folder: str | os.PathLike[str] | None) -> bool:
     if not isinstance(model, PreTrainedModel):
         return False
     with isolated_random_state(0):
-        options: dict[str, Any] = {"config": model.config, "dtype": model.dtype, "output_loading_info": True}
-        loaded, info = type(model).from_pretrained(folder, **options)
+        found: Any = type(model).from_pretrained(
+            folder, config=model.config, dtype=model.dtype, output_loading_info=True
+        )
+    loaded, info = found
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"the weights in {folder} lack {len(missing)} tensors, the first {missing[0]!r}.")
     model.load_state_dict(loaded.state_dict(), strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 FILE_NAME = "manifest.json"
@@ -75,7 +75,7 @@ def _facts(path: Path) -> dict[str, object]:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _write(folder: Path, content: dict[str, object]) -> None:
+def _write(folder: Path, content: Mapping[str, object]) -> None:
     unfinished = folder / f"{FILE_NAME}.tmp"
     with open(unfinished, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)

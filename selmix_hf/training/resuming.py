@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ logger = logging.get_logger(__name__)
 
 _STATE = "trainer_state.json"  # Trainer writes it last
 _NEEDED = (OPTIMIZER_NAME, SCHEDULER_NAME)  # Trainer goes on without them, and ends at other weights
-
-
 OF_MODEL = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")  # files that a model is loaded from
 
 
-def require_checkpoint(asked: Any, output_dir: str | None) -> str | None:
+def require_checkpoint(
+    asked: Any, output_dir: str | None, say: Callable[[str], object] = logger.warning
+) -> str | None:
     """The folder to resume from.
 
     Args:
@@ -32,6 +32,7 @@ def require_checkpoint(asked: Any, output_dir: str | None) -> str | None:
             that is whole, later ones are said, and where none was written to its end the run begins anew; or None or
             False for none.
         output_dir: of the run.
+        say: takes the sentences.
 
     Raises:
         FileNotFoundError: no such folder, or one without the state of a run, its optimizer or its schedule.
@@ -60,16 +61,16 @@ def require_checkpoint(asked: Any, output_dir: str | None) -> str | None:
     for folder in map(Path, reversed([path for path in found if path not in unfinished])):
         try:
             _require_usable(folder, there)
-        except (FileNotFoundError, ValueError) as error:
-            faults.append(error)
+        except (FileNotFoundError, ValueError) as fault:
+            faults.append(fault)
         else:
-            for error in faults:
-                logger.warning(f"{error} The run goes on from {folder.name}.")
-            _say_unfinished(unfinished, f"goes on from {folder.name}")
+            for one in faults:
+                say(f"{one} The run goes on from {folder.name}.")
+            _say_unfinished(unfinished, f"goes on from {folder.name}", say)
             return str(folder)
     if faults:
         raise faults[0]
-    _say_unfinished(unfinished, "begins anew")
+    _say_unfinished(unfinished, "begins anew", say)
     return None
 
 
@@ -78,11 +79,11 @@ def _is_unfinished(folder: Path) -> bool:
     return manifest.is_unfinished(folder) or not (folder / _STATE).is_file()
 
 
-def _say_unfinished(folders: Sequence[str], what: str) -> None:
+def _say_unfinished(folders: Sequence[str], what: str, say: Callable[[str], object]) -> None:
     if folders:
         names = ", ".join(Path(folder).name for folder in folders)
         were = "were not written to their end" if folders[1:] else "was not written to its end"
-        logger.warning(f"{names} of {Path(folders[0]).parent} {were}: the run {what}.")
+        say(f"{names} of {Path(folders[0]).parent} {were}: the run {what}.")
 
 
 def _require_usable(folder: Path, there: str) -> None:

@@ -34,7 +34,7 @@ class SavingTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
-            super()._run_epoch(*args, **kwargs)
+            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As Trainer's; the manifest, written last, says that it is whole, and older ones are deleted after it."""
@@ -89,9 +89,9 @@ class SavingTrainer(Trainer):
         here = os.path.join(self._get_output_dir(trial), os.path.basename(best))
         if os.path.isdir(here):
             state.best_model_checkpoint = here
-            logger.warning(f"the best checkpoint {best} is in {here} now.")
+            self.say(f"the best checkpoint {best} is in {here} now.")
         else:
-            logger.warning(f"the best checkpoint {best} is gone: {then}.")
+            self.say(f"the best checkpoint {best} is gone: {then}.")
             state.best_model_checkpoint = state.best_metric = state.best_global_step = None
             self.begin_selection()
 
@@ -106,3 +106,8 @@ class SavingTrainer(Trainer):
         """After a run that ended with its best checkpoint the weights are older than the last step."""
         best = self.state.best_global_step if self.args.load_best_model_at_end and not self.is_in_train else None
         return self.state.global_step if best is None else best
+
+    def say(self, sentence: str) -> None:
+        """Warn, once of all processes."""
+        if self.is_world_process_zero():
+            logger.warning(sentence)

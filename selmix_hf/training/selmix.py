@@ -394,8 +394,3 @@ class SelMixTrainer(PushingTrainer):
 
     def _show_progress(self) -> None:
         self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-
-    def say(self, sentence: str) -> None:
-        """Warn, once of all processes."""
-        if self.is_world_process_zero():
-            logger.warning(sentence)

@@ -47,28 +47,28 @@ def test_no_checkpoint_in_output_dir(name, tmp_path):
         require_checkpoint(True, str(tmp_path / name))
 
 
-def test_a_saved_model_is_no_checkpoint(tmp_path, warnings):
+def test_a_saved_model_is_no_checkpoint(tmp_path):
     older = checkpoint(tmp_path, 8)
     saved = tmp_path / "checkpoint-12"
     saved.mkdir()
     sentence = "'.*checkpoint-12' has no trainer_state.json, .* holds checkpoint-8, ch"
     with pytest.raises(FileNotFoundError, match=sentence):
         require_checkpoint(str(saved), str(tmp_path))
-    assert require_checkpoint(True, str(tmp_path)) == older
-    said = f"checkpoint-12 of {tmp_path} was not written to its end: the run goes on from checkpoint-8."
-    assert warnings == [said]
+    said = []
+    assert require_checkpoint(True, str(tmp_path), said.append) == older
+    sentence = f"checkpoint-12 of {tmp_path} was not written to its end: the run goes on from checkpoint-8."
+    assert said == [sentence]
 
 
-def test_a_run_whose_checkpoints_are_all_unfinished_begins_anew(tmp_path, warnings):
+def test_a_run_whose_checkpoints_are_all_unfinished_begins_anew(tmp_path):
     for step in (4, 8):
         manifest.begin(checkpoint(tmp_path, step))
-    assert require_checkpoint(True, str(tmp_path)) is None
-    assert warnings == [
-        f"checkpoint-4, checkpoint-8 of {tmp_path} were not written to their end: the run begins anew."
-    ]
+    said = []
+    assert require_checkpoint(True, str(tmp_path), said.append) is None
+    assert said == [f"checkpoint-4, checkpoint-8 of {tmp_path} were not written to their end: the run begins anew."]
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, warnings):
+def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     paths = [checkpoint(tmp_path, step) for step in (4, 8)]
     for path in paths:
         manifest.finish(path)
@@ -76,8 +76,9 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, warnings):
     sentence = "'.*checkpoint-8' cannot be used: optimizer.pt is damaged: its sha256 is not that in manifest.json."
     with pytest.raises(ValueError, match=sentence):
         require_checkpoint(paths[1], str(tmp_path))
-    assert require_checkpoint(True, str(tmp_path)) == paths[0]
-    assert len(warnings) == 1 and warnings[0].endswith("manifest.json. The run goes on from checkpoint-4.")
+    said = []
+    assert require_checkpoint(True, str(tmp_path), said.append) == paths[0]
+    assert len(said) == 1 and said[0].endswith("manifest.json. The run goes on from checkpoint-4.")
 
 
 def test_a_checkpoint_of_the_model_alone_is_not_resumed(tmp_path):

@@ -58,7 +58,7 @@ def test_a_moved_run_keeps_its_best_checkpoint(best, tmp_path, warnings):
     assert Path(resumed.state.best_model_checkpoint).parent == tmp_path / "after"
     now = Path(resumed.state.best_model_checkpoint)
     if best == 0:
-        assert warnings == [f"the best checkpoint {tmp_path / 'before' / now.name} is in {now} now."]
+        assert f"the best checkpoint {tmp_path / 'before' / now.name} is in {now} now." in warnings
     assert resumed.state.best_metric == whole.state.best_metric
     assert tiny.largest_difference(resumed.model.state_dict(), whole.model.state_dict()) == 0
 
