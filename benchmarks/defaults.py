@@ -129,8 +129,10 @@ def cifar10_sets(root: Path, start: Path | None, halvings: int = 2) -> tuple[Set
 
     reference = root / "checkpoints" / "cifar10-lt-r100-tf_efficientnet_lite0"
     folder = reference if start is None else start
-    model = AutoModelForImageClassification.from_pretrained(folder).to(memory_format=torch.channels_last)
-    collator = ImageCollator(AutoImageProcessor.from_pretrained(folder), image_column="img")
+    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False).to(
+        memory_format=torch.channels_last
+    )
+    collator = ImageCollator(AutoImageProcessor.from_pretrained(folder, trust_remote_code=False), image_column="img")
     rows = Dataset.from_parquet(str(root / "data" / "cifar10" / "train.parquet"))
     splits = LongTailedSplit.load(reference / "split.json").apply(rows)
     head = find_head(model, {"pixel_values": collator([rows[0], rows[1]])["pixel_values"]})

@@ -102,9 +102,8 @@ def _cifar(network: str, loss: str) -> Callable[[Path, Path], Start]:
 def _cifar_probe(folder: Path, root: Path) -> Start:
     """Features of the ImageNet network as it is, at 64 px."""
     splits = images.cifar10_lt(root)
-    model = AutoModelForImageClassification.from_pretrained(root / images.IMAGENET).to(
-        memory_format=torch.channels_last
-    )
+    model = AutoModelForImageClassification.from_pretrained(root / images.IMAGENET, trust_remote_code=False)
+    model = model.to(memory_format=torch.channels_last)
     _, processor = images.load(root / images.REFERENCE)
     sets = {"train": splits["train"], "gain": splits["validation"], "test": splits["test"]}
     return probed(_features(model, sets, ImageCollator(processor, image_column="img")), 10)
@@ -135,8 +134,10 @@ def _glyphs(loss: str) -> Callable[[Path, Path], Start]:
 def _texts(folder: Path, root: Path) -> Start:
     """One-line descriptions of Debian's packages, 57 sections."""
     data, checkpoint = root / "data" / "debian_sections", root / "checkpoints" / "debian-sections-minilm"
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        checkpoint, dtype=torch.float32, trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     parts = {"train": "train", "gain": "validation", "test": "test"}
     rows = {part: Dataset.from_parquet(str(data / f"{name}.parquet")) for part, name in parts.items()}
     sets = {

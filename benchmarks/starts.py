@@ -85,15 +85,17 @@ def crop_and_flip(processor: Any, start: Start) -> Callable[[Any], torch.Tensor]
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    model = AutoModelForImageClassification.from_pretrained(folder)
-    return model.to(memory_format=torch.channels_last), AutoImageProcessor.from_pretrained(folder)
+    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False)
+    return model.to(memory_format=torch.channels_last), AutoImageProcessor.from_pretrained(
+        folder, trust_remote_code=False
+    )
 
 
 def untrained(start: Start, root: Path, num_classes: int) -> tuple[Any, Any]:
     set_seed(0)
     if start.network == "lite0":
         model = AutoModelForImageClassification.from_pretrained(
-            root / IMAGENET, num_labels=num_classes, ignore_mismatched_sizes=True
+            root / IMAGENET, num_labels=num_classes, ignore_mismatched_sizes=True, trust_remote_code=False
         )
         pixels = model.config.pretrained_cfg = {**model.config.pretrained_cfg, "input_size": [3, 64, 64]}
     else:

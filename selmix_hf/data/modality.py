@@ -72,8 +72,11 @@ class Modality:
             name: a Hub id or a folder.
             options: of the model's from_pretrained.
         """
-        model, info = self.model_class.from_pretrained(name, output_loading_info=True, dtype=torch.float32, **options)
-        return model, info, None if self.processor_class is None else self.processor_class.from_pretrained(name)
+        options = {"trust_remote_code": False, "dtype": torch.float32, "output_loading_info": True, **options}
+        model, info = self.model_class.from_pretrained(name, **options)
+        if self.processor_class is None:
+            return model, info, None
+        return model, info, self.processor_class.from_pretrained(name, trust_remote_code=False)
 
     def fit_processor(self, model: Any, processor: Any) -> None:
         """Make the processor suit the model and what was asked for.

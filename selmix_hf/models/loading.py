@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from selmix_hf.data.modality import Images, Modality
 from selmix_hf.data.numbering import class_names_in, with_classes_of
 from selmix_hf.models import wide_resnet
 from selmix_hf.models.head_search import find_head
+from selmix_hf.models.plain_files import NotPlainError, require_plain
 
 _IMAGES = Images()
 
@@ -116,21 +118,29 @@ def listed(names: Sequence[str]) -> str:
 
 
 def load_classifier(
-    name: str, class_names: Sequence[str], image_size: int | None = None, modality: Modality = _IMAGES
+    name: str,
+    class_names: Sequence[str],
+    image_size: int | None = None,
+    modality: Modality = _IMAGES,
+    weights_file: str | None = None,
 ) -> tuple[Any, Any]:
     """A classifier trained on the given classes, its weights float32, and its image processor, tokenizer, ...
+
+    Weights are read from safetensors, and code that comes with a checkpoint is never run.
 
     Args:
         name: a Hub id or a folder.
         class_names: K names, for the check and the message.
         image_size: side in pixels, in the place of the checkpoint's own; saved with the model.
         modality: what it classifies; default: images.
+        weights_file: pickled weights that are to be read instead, by their name: "pytorch_model.bin".
 
     Raises:
         FileNotFoundError: nothing that can be loaded.
+        NotPlainError: see `plain_files.require_plain`.
         ValueError: another number of classes, weights that are missing, or a processor that does not suit.
     """
-    model, info, processor = _load(name, modality)
+    model, info, processor = _load(name, modality, weights_file)
     if model.config.num_labels != len(class_names):
         raise ValueError(
             f"the checkpoint {name!r} tells {model.config.num_labels} classes apart, the data have "
@@ -148,12 +158,11 @@ def load_classifier(
     return model, processor if image_size is None else _resized(model, processor, image_size)
 
 
-def _load(name: str, modality: Modality, **options: Any) -> tuple[Any, dict[str, Any], Any]:
+def _load(name: str, modality: Modality, weights_file: str | None, **options: Any) -> tuple[Any, dict[str, Any], Any]:
     """Model, what was missing in its checkpoint, processor."""
-    try:
-        model, info, processor = modality.load(name, **options)
-    except (OSError, ValueError) as error:
-        raise _not_found(name, modality, error) from error
+    with _looked_for(name, modality):
+        require_plain(name, weights_file)
+        model, info, processor = modality.load(name, use_safetensors=weights_file is None, **options)
     modality.fit_processor(model, processor)
     return model, info, processor
 
@@ -164,10 +173,8 @@ def knows_classes(name: str, class_names: Sequence[str]) -> bool:
     Raises:
         FileNotFoundError: nothing that can be loaded.
     """
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise _not_found(name, _IMAGES, error) from error
+    with _looked_for(name, _IMAGES):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     return sorted(map(str, (config.id2label or {}).values())) == sorted(class_names)
 
 
@@ -177,6 +184,7 @@ def load_for_classes(
     image_size: int | None = None,
     modality: Modality = _IMAGES,
     probe: Callable[[Any], dict[str, Any]] = _IMAGES.probe,
+    weights_file: str | None = None,
 ) -> tuple[Any, Any]:
     """A pretrained model with a head for the given classes, to be trained first, and its processor.
 
@@ -184,12 +192,13 @@ def load_for_classes(
     layers that many text and audio classifiers have between backbone and head, where a checkpoint lacks them.
 
     Args:
-        name, class_names, image_size, modality: as for `load_classifier`; the name of a `wide_resnet` gives one with
-            random weights.
+        name, class_names, image_size, modality, weights_file: as for `load_classifier`; the name of a `wide_resnet`
+            gives one with random weights.
         probe: from the processor to model inputs, by which the head is found; default: a blank image.
 
     Raises:
         FileNotFoundError: nothing that can be loaded.
+        NotPlainError: see `plain_files.require_plain`.
         ValueError: weights of the backbone are missing, or a processor that does not suit.
     """
     if name in wide_resnet.default_cfgs:
@@ -202,15 +211,14 @@ def load_for_classes(
         set_class_names(model.config, class_names)
         processor = TimmWrapperImageProcessor(pretrained_cfg=cfg, architecture=name)
         return model, processor if image_size is None else _resized(model, processor, image_size)
-    try:
+    with _looked_for(name, modality):
+        require_plain(name, weights_file)
         config_class = getattr(modality.model_class, "config_class", None) or AutoConfig
-        config = config_class.from_pretrained(name, num_labels=len(class_names))
-    except (OSError, ValueError) as error:
-        raise _not_found(name, modality, error) from error
+        config = config_class.from_pretrained(name, num_labels=len(class_names), trust_remote_code=False)
     set_class_names(config, class_names)
     if getattr(config, "model_args", None):  # a timm model saved with its number of classes
         config.model_args = {k: v for k, v in config.model_args.items() if k != "num_classes"}
-    model, info, processor = _load(name, modality, config=config, ignore_mismatched_sizes=True)
+    model, info, processor = _load(name, modality, weights_file, config=config, ignore_mismatched_sizes=True)
     head = find_head(model, probe(processor))
     missing = [
         key
@@ -230,11 +238,18 @@ def _of_backbone(key: str, prefix: str) -> bool:
     return not prefix or (key.startswith(f"{prefix}.") and not key.startswith(f"{prefix}.pooler."))
 
 
-def _not_found(name: str, modality: Modality, error: Exception) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"no {modality.wanted} could be loaded from {name!r}, as a folder in {Path.cwd()} or from the Hub "
-        f"({str(error).splitlines()[0]}). Give a folder that save_pretrained wrote, or a Hub id with the network on."
-    )
+@contextmanager
+def _looked_for(name: str, modality: Modality) -> Iterator[None]:
+    try:
+        yield
+    except NotPlainError:
+        raise
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"no {modality.wanted} could be loaded from {name!r}, as a folder in {Path.cwd()} or from the Hub "
+            f"({str(error).splitlines()[0]}). Give a folder that save_pretrained wrote, or a Hub id with the network "
+            "on."
+        ) from error
 
 
 def _resized(model: Any, processor: Any, side: int) -> Any:

@@ -21,6 +21,7 @@ from selmix_hf.studies.start import (
     augmentation,
     refuse_options_of_images,
 )
+from selmix_hf.training.readable import read_json
 from selmix_hf.training.stage1 import Stage1Trainer
 
 _DONE = "stage1.json"  # written last: the folder is complete
@@ -76,7 +77,7 @@ class Stage1:
         self.settings |= {name: getattr(data.modality, name) for name in of_texts if hasattr(data.modality, name)}
         if (self.folder / _DONE).is_file():
             found = {option.name: option.default for option in fields(arguments)}  # of one that came later
-            found |= json.loads((self.folder / _DONE).read_text(encoding="utf-8"))
+            found |= read_json(self.folder / _DONE)
             others = [name for name in self.settings if found.get(name) != self.settings[name]]
             if others:
                 raise ValueError(
@@ -87,7 +88,12 @@ class Stage1:
             return
         set_seed(config.seed)  # of the new head
         model, processor = load_for_classes(
-            arguments.model_name_or_path, data.class_names, arguments.image_size, data.modality, data.probe
+            arguments.model_name_or_path,
+            data.class_names,
+            arguments.image_size,
+            data.modality,
+            data.probe,
+            arguments.weights_file,
         )
         data = data.prepared(processor)
         if arguments.channels_last:

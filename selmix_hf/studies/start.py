@@ -31,6 +31,10 @@ class BenchmarkArguments:
     model_name_or_path: str = field(
         metadata={"help": "The model to fine-tune: a Hub id, or a folder with config.json and weights."}
     )
+    weights_file: str | None = field(
+        default=None,
+        metadata={"help": "The model's weights where they are pickled and you trust them: pytorch_model.bin."},
+    )
     image_size: int | None = field(
         default=None, metadata={"help": "Side of the images in pixels; default: the checkpoint's own."}
     )
@@ -178,7 +182,8 @@ def load_start(arguments: BenchmarkArguments, data: BenchmarkData, checkpoint: s
     Raises:
         FileNotFoundError, ValueError: as `loading.load_classifier` and `class_order.number_outputs`.
     """
-    model, processor = load_classifier(checkpoint, data.class_names, arguments.image_size, data.modality)
+    asked = arguments.weights_file if checkpoint == arguments.model_name_or_path else None  # stage 1 saves safetensors
+    model, processor = load_classifier(checkpoint, data.class_names, arguments.image_size, data.modality, asked)
     resolve_class_names(model, data.splits["train"], data.label_column, len(data.class_names))
     number_outputs(model, data.class_names, data.probe(processor))
     if arguments.channels_last:
