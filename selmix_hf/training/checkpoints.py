@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
 
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.models.peft_models import has_adapter, load_adapter
+from selmix_hf.models.plain_files import require_safetensors
 from selmix_hf.training.state import PairState
 
 
@@ -58,8 +57,9 @@ def load_weights(model: Any, folder: str | os.PathLike[str] | None) -> bool:
         False where Trainer's way has to be taken: models that are not of transformers.
 
     Raises:
-        ValueError: a weight is not there, which would be random.
+        ValueError: a weight is not there, which would be random, or all are pickled.
     """
+    require_safetensors(str(folder))
     if has_adapter(model):
         load_adapter(model, str(folder))
         return True
@@ -67,7 +67,7 @@ def load_weights(model: Any, folder: str | os.PathLike[str] | None) -> bool:
         return False
     with isolated_random_state(0):
         found: Any = type(model).from_pretrained(
-            folder, config=model.config, dtype=model.dtype, output_loading_info=True
+            folder, config=model.config, dtype=model.dtype, output_loading_info=True, use_safetensors=True
         )
     loaded, info = found
     if missing := sorted(info["missing_keys"]):
@@ -76,8 +76,11 @@ def load_weights(model: Any, folder: str | os.PathLike[str] | None) -> bool:
     return True
 
 
-def write_arguments(folder: str | os.PathLike[str], args: TrainingArguments) -> None:
-    """Write training_args.bin as Trainer does, without the token of the Hub."""
-    kept = copy.copy(args)
-    kept.hub_token = None
-    torch.save(kept, os.path.join(folder, TRAINING_ARGS_NAME))
+@contextmanager
+def without_token(args: TrainingArguments) -> Iterator[None]:
+    """Inside, the arguments can be written to a file: they have no token of the Hub."""
+    token, args.hub_token = args.hub_token, None
+    try:
+        yield
+    finally:
+        args.hub_token = token

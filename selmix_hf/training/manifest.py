@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from selmix_hf.training.readable import unreadable
+
 FILE_NAME = "manifest.json"
 _UNFINISHED = "it was not written to its end"
 _OPEN = {"files": None}  # while the files are being written
@@ -29,7 +31,7 @@ def finish(folder: str | os.PathLike[str]) -> None:
 
 def fault_of(folder: str | os.PathLike[str], needed: Callable[[str], bool] = lambda name: True) -> str | None:
     """What is wrong with a checkpoint, or None. Of a folder without a manifest, as older versions and other trainers
-    write it, nothing is known to be wrong.
+    write it, files that are cut are found, see `readable.unreadable`.
 
     Args:
         folder: of the checkpoint.
@@ -39,12 +41,13 @@ def fault_of(folder: str | os.PathLike[str], needed: Callable[[str], bool] = lam
         such as "model.safetensors is damaged: its sha256 is not that of manifest.json".
     """
     try:
-        text = (Path(folder) / FILE_NAME).read_text(encoding="utf-8")
+        text = (Path(folder) / FILE_NAME).read_bytes()
     except FileNotFoundError:
-        return None
+        return unreadable(Path(folder), needed)
     try:
         files = json.loads(text)["files"]
-    except (ValueError, TypeError, KeyError):
+        sizes = {} if files is None else {name: int(facts["size"]) for name, facts in files.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
         return f"{FILE_NAME} is damaged"
     if files is None:
         return _UNFINISHED
@@ -54,8 +57,8 @@ def fault_of(folder: str | os.PathLike[str], needed: Callable[[str], bool] = lam
             continue
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != facts["size"]:
-            return f"{name} is damaged: {path.stat().st_size:,} bytes of {facts['size']:,}"
+        if path.stat().st_size != sizes[name]:
+            return f"{name} is damaged: {path.stat().st_size:,} bytes of {sizes[name]:,}"
         if _facts(path) != facts:
             return f"{name} is damaged: its sha256 is not that in {FILE_NAME}"
     return None

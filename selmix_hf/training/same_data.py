@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selmix_hf.training.readable import read_json
+
 FILE_NAME = "classes.json"  # in every checkpoint
 
 
@@ -42,12 +44,12 @@ def require_same_data(folder: str | os.PathLike[str], facts: dict[str, Any]) -> 
     """Refuse to go on from a checkpoint of other data; one without the file is older and not compared.
 
     Raises:
-        ValueError: classes of other names, or other labels in a set of the same name.
+        ValueError: the file is cut; classes of other names, or other labels in a set of the same name.
     """
     path = Path(folder) / FILE_NAME
     if not path.is_file():
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path)
     advice = "A run goes on with the data that it began with: give those, or start anew from the checkpoint's weights."
     then, now = before["class_names"], facts["class_names"]
     if then != now:

@@ -12,7 +12,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
 from selmix_hf.training import manifest
-from selmix_hf.training.checkpoints import load_weights, write_arguments
+from selmix_hf.training.checkpoints import load_weights, without_token
+from selmix_hf.training.full_disk import saying_that_it_is_full
 from selmix_hf.training.resuming import OF_MODEL, require_whole
 from selmix_hf.training.same_data import save_facts
 
@@ -36,6 +37,11 @@ class SavingTrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        with without_token(self.args):  # training_args.bin
+            super()._save(output_dir, state_dict)
+
+    @saying_that_it_is_full
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As Trainer's; the manifest, written last, says that it is whole, and older ones are deleted after it."""
         if self.state.best_global_step != self.state.global_step:  # else it is this one
@@ -51,7 +57,6 @@ class SavingTrainer(Trainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_arguments(folder, self.args)
             manifest.finish(folder)
             rotate_checkpoints(self._get_output_dir(trial), limit, self.state.best_model_checkpoint, use_mtime=True)
 

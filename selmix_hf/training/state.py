@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from selmix_hf.data.weighted import identity
+from selmix_hf.training.readable import read_tensors
 
 
 @dataclass
@@ -71,15 +72,14 @@ class PairState:
 
         Raises:
             FileNotFoundError: the folder has no such file.
+            ValueError: it is cut, or another program wrote it.
         """
-        from safetensors import safe_open
-
         path = Path(folder) / cls.FILE_NAME
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: the checkpoint was not written by SelMixTrainer, or in part.")
-        with safe_open(path, "pt") as opened:
-            metadata = opened.metadata()
-        tensors = load_file(path)
+        tensors, metadata = read_tensors(path)
+        if missing := {"period", "geometry"} - metadata.keys():
+            raise ValueError(f"{path} has no {' and no '.join(sorted(missing))}: SelMixTrainer did not write it.")
         counts = tensors.pop("start_counts", None)
         if counts is not None:
             rows, columns, values = counts

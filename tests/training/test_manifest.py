@@ -59,3 +59,13 @@ def test_a_manifest_that_was_cut(cut, folder):
     path = folder / "manifest.json"
     path.write_text(path.read_text()[:cut])
     assert manifest.fault_of(folder) == "manifest.json is damaged"
+
+
+def test_a_flipped_bit_of_a_manifest_is_a_fault(folder):
+    path = folder / "manifest.json"
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        for bit in (1, 2, 128):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+            found = manifest.fault_of(folder)
+            assert found is not None or path.read_bytes().split() == whole.split()

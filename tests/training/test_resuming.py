@@ -4,6 +4,7 @@ import os
 
 import pytest
 import tiny
+import torch
 from transformers import TrainingArguments
 
 from selmix_hf.training import manifest
@@ -14,8 +15,9 @@ from selmix_hf.training.stage1 import Stage1Trainer
 
 def checkpoint(folder, step):
     (folder / f"checkpoint-{step}").mkdir(parents=True)
-    for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt"):
-        (folder / f"checkpoint-{step}" / name).write_text("{}")
+    (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.save({}, folder / f"checkpoint-{step}" / name)
     return str(folder / f"checkpoint-{step}")
 
 
@@ -72,7 +74,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     paths = [checkpoint(tmp_path, step) for step in (4, 8)]
     for path in paths:
         manifest.finish(path)
-    (tmp_path / "checkpoint-8" / "optimizer.pt").write_text("[]")
+    damaged = tmp_path / "checkpoint-8" / "optimizer.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"1")
     sentence = "'.*checkpoint-8' cannot be used: optimizer.pt is damaged: its sha256 is not that in manifest.json."
     with pytest.raises(ValueError, match=sentence):
         require_checkpoint(paths[1], str(tmp_path))

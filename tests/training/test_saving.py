@@ -36,11 +36,31 @@ def test_a_checkpoint_is_closed_before_older_ones_are_deleted(tmp_path, monkeypa
 
 
 def test_the_token_is_not_written(tmp_path):
-    run_in(tmp_path, hub_token="a-token", max_steps=2).train()
+    run = run_in(tmp_path, hub_token="a-token", max_steps=2)
+    run.train()
     folder = tmp_path / "checkpoint-2"
     kept = torch.load(folder / "training_args.bin", weights_only=False)
     assert kept.hub_token is None and kept.max_steps == 2
+    run.save_model(tmp_path / "model")
+    assert not torch.load(tmp_path / "model" / "training_args.bin", weights_only=False).hub_token
+    assert run.args.hub_token == "a-token"
     assert not any(b"a-token" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_resumed_run_unpickles_nothing_but_weights(tmp_path, monkeypatch):
+    run_in(tmp_path, max_steps=2).train()
+    (tmp_path / "checkpoint-2" / "manifest.json").unlink()
+    (tmp_path / "checkpoint-2" / "training_args.bin").write_bytes(b"no pickle: it is never read")
+    load, read = torch.load, []
+
+    def safely(file, *args, weights_only, **kwargs):
+        read.append(Path(file).name)
+        assert weights_only
+        return load(file, *args, weights_only=weights_only, **kwargs)
+
+    monkeypatch.setattr(torch, "load", safely)
+    run_in(tmp_path, max_steps=4).train(resume_from_checkpoint=True)
+    assert sorted(read) == ["optimizer.pt", "rng_state.pth", "scheduler.pt"]
 
 
 @pytest.mark.parametrize("best", [0, 4])

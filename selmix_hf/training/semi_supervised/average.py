@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from selmix_hf.models.averages import WeightAverage
 from selmix_hf.training.checkpoints import require_same
+from selmix_hf.training.readable import read_tensors
 
 FILE_NAME = "weight_average.safetensors"
 
@@ -74,17 +74,16 @@ class WeightAverageCallback(TrainerCallback):
 
         Raises:
             FileNotFoundError: the checkpoint is of another trainer.
-            ValueError: its run had another geometry.
+            ValueError: the file is cut, or its run had another geometry.
         """
         if not (path := Path(folder) / FILE_NAME).is_file():
             raise FileNotFoundError(
                 f"{folder} has no {FILE_NAME}, so another trainer wrote it: resume from a checkpoint of this one, or "
                 "start anew from its weights by loading the model from it."
             )
-        with safe_open(path, "pt") as opened:
-            before = json.loads((opened.metadata() or {}).get("geometry", "{}"))
+        tensors, metadata = read_tensors(path)
+        before = json.loads(metadata.get("geometry", "{}"))
         require_same(folder, before, geometry, "its steps would draw other images")
-        tensors = load_file(path)
         parts: dict[str, dict[str, Tensor]] = {"average": {}, "weights": {}}
         for name, value in tensors.items():
             kind, _, own = name.partition(".")
