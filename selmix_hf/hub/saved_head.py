@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,8 +29,11 @@ from selmix_hf.models.architectures import register_architecture
 from selmix_hf.models.fingerprint import backbone_fingerprint
 from selmix_hf.models.head import ClassifierHead
 from selmix_hf.models.peft_models import has_adapter
+from selmix_hf.models.plain_files import require_plain
 
 WEIGHTS, CONFIG = "selmix_head.safetensors", "config.json"
+_FORMAT = 2  # 1 had no checksum
+_FACTS = ("architecture", "base_model", "base_revision", "class_names", "fingerprint")
 
 
 @dataclass
@@ -41,6 +46,10 @@ class SelMixHead:
         base_model, base_revision: where the backbone comes from.
         class_names: K names.
         fingerprint: of the backbone, see `fingerprint.backbone_fingerprint`.
+
+    Raises:
+        ValueError: tensors that are none of floating point, not finite or not of these classes; facts of another type,
+            or a name that two classes share.
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
@@ -49,6 +58,28 @@ class SelMixHead:
     base_revision: str | None
     class_names: list[str]
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        names = self.class_names
+        texts = {name: getattr(self, name) for name in _FACTS if name != "class_names"}
+        for name, value in texts.items():
+            if not isinstance(value, str) and not (name == "base_revision" and value is None):
+                raise ValueError(f"{name} of a head must be a string, found {value!r:.100}.")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"class_names of a head must be a list of strings, found {names!r:.100}.")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"class_names of a head must be distinct, found {twice!r} twice.")
+        if not self.tensors:
+            raise ValueError("a head must have weights, found none.")
+        for name, tensor in self.tensors.items():
+            if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+                found = tensor.dtype if not tensor.is_floating_point() else "some that are infinite or not a number"
+                raise ValueError(f"{name} of a head must be finite floating-point numbers, found {found}.")
+            if len(names) not in tensor.shape:
+                raise ValueError(
+                    f"{name} of a head has shape {tuple(tensor.shape)}, which is not of {len(names)} classes."
+                )
 
     @classmethod
     def from_model(
@@ -101,7 +132,8 @@ class SelMixHead:
         """Write the weights (safetensors) and config.json."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file(self.tensors, Path(folder) / WEIGHTS)
-        config = {"selmix_head": 1} | {name: value for name, value in asdict(self).items() if name != "tensors"}
+        config = {"selmix_head": _FORMAT} | {name: getattr(self, name) for name in _FACTS}
+        config["sha256"] = _checksum(config, Path(folder) / WEIGHTS)
         (Path(folder) / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -112,6 +144,7 @@ class SelMixHead:
 
         Raises:
             FileNotFoundError: there is no such folder or repository, or it holds no head.
+            ValueError: a file is damaged or of another format, or what it says cannot be of a head.
         """
         paths = {}
         for file in (WEIGHTS, CONFIG):
@@ -128,9 +161,12 @@ class SelMixHead:
                     f"{Path.cwd()} nor on the Hub ({reason_of(error)}) A whole model is loaded by "
                     "AutoModelForImageClassification.from_pretrained."
                 ) from error
-        config = json.loads(Path(paths[CONFIG]).read_text(encoding="utf-8"))
-        config.pop("selmix_head", None)
-        return cls(tensors=load_file(paths[WEIGHTS]), **config)
+        try:
+            return cls(**_read(Path(paths[CONFIG]), Path(paths[WEIGHTS])))
+        except ValueError as error:
+            raise ValueError(
+                f"the head in {str(name)!r} cannot be used: {error} Save or download it again."
+            ) from error
 
     def push_to_hub(
         self,
@@ -213,10 +249,12 @@ class SelMixHead:
 
         Raises:
             FileNotFoundError: the base model cannot be loaded.
-            ValueError: as `attach`.
+            ValueError: as `attach`; the architecture is no model of transformers, or see `plain_files.require_plain`.
         """
-        model_class = getattr(transformers, self.architecture)
+        model_class = _class_of(self.architecture)
         try:
+            require_plain(self.base_model, revision=self.base_revision, token=kwargs.get("token"))
+            kwargs = {"trust_remote_code": False, **kwargs}
             config = transformers.AutoConfig.from_pretrained(self.base_model, revision=self.base_revision, **kwargs)
             config.num_labels = len(self.class_names)
             register_architecture(config)
@@ -225,6 +263,7 @@ class SelMixHead:
                 revision=self.base_revision,
                 config=config,
                 ignore_mismatched_sizes=True,
+                use_safetensors=True,
                 **{"dtype": next(iter(self.tensors.values())).dtype, **kwargs},  # the base may be stored in another
             )
         except OSError as error:
@@ -233,3 +272,42 @@ class SelMixHead:
                 f"loaded ({str(error).splitlines()[0]}). Load it yourself and call attach(model)."
             ) from error
         return self.attach(model)
+
+
+def _class_of(architecture: str) -> Any:
+    found = getattr(transformers, architecture, None)
+    if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+        return found
+    raise ValueError(f"the head's architecture {architecture!r} is no model of transformers.")
+
+
+def _read(config_path: Path, weights_path: Path) -> dict[str, Any]:
+    """What makes a head: its tensors and `_FACTS`."""
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{CONFIG} is no JSON ({error}).") from error
+    version = config.get("selmix_head") if isinstance(config, dict) else None
+    if version not in (1, _FORMAT):
+        raise ValueError(f"{CONFIG} must have selmix_head 1 or {_FORMAT}, the format, found {version!r:.100}.")
+    expected = {"selmix_head", *_FACTS} | ({"sha256"} if version == _FORMAT else set())
+    if config.keys() != expected:
+        lacks, more = (
+            ", ".join(sorted(keys)) or "nothing" for keys in (expected - config.keys(), config.keys() - expected)
+        )
+        raise ValueError(f"{CONFIG} lacks {lacks} and has {more} that a head does not have.")
+    if version == _FORMAT and config["sha256"] != _checksum(config, weights_path):
+        raise ValueError(f"{CONFIG} and {WEIGHTS} are not as they were saved: their sha256 is another.")
+    try:
+        tensors = load_file(weights_path)
+    except SafetensorError as error:
+        raise ValueError(f"{WEIGHTS} is no safetensors file ({error}).") from error
+    return {"tensors": tensors, **{name: config[name] for name in _FACTS}}
+
+
+def _checksum(config: dict[str, Any], weights: Path) -> str:
+    """Of both files, wherever the lines of config.json break."""
+    digest = hashlib.sha256(weights.read_bytes())
+    facts = {name: value for name, value in config.items() if name != "sha256"}
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    return digest.hexdigest()
