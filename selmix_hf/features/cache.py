@@ -5,9 +5,11 @@ Shape suffixes: N samples, D features, R rows of a chunk.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -18,14 +20,18 @@ import torch
 from datasets.fingerprint import Hasher
 from safetensors import safe_open
 from torch import Tensor
+from transformers.utils import logging
 
 from selmix_hf.data.collators import Collator
 from selmix_hf.data.seeded import SeededDataset
 from selmix_hf.features.dataset_pass import DatasetPass
 from selmix_hf.models.fingerprint import backbone_fingerprint
 
+logger = logging.get_logger(__name__)
+
 _CHUNK = 1024  # samples: as many are lost where a pass is interrupted
 _DTYPES = {"float32": "F32", "float16": "F16"}
+_DIGEST = 32  # bytes of a sha256
 
 
 class FeatureSource(Protocol):
@@ -41,7 +47,8 @@ class FeatureCache:
 
     A set's features are one safetensors file, written chunk by chunk by all processes and read by memory mapping, so
     that they may be larger than the memory. Until all are there the file ends in ".partial" and a ".done" file beside
-    it says which chunks are: a pass that was interrupted computes the others only.
+    it has the sha256 of the chunks that are: a pass that was interrupted computes the others only. The whole file has
+    the checksum of these in its metadata; one that is damaged is computed anew, and a warning says so.
 
     Args:
         folder: where the files lie; None computes always and keeps the features in memory.
@@ -61,34 +68,49 @@ class FeatureCache:
             dataset: only a `datasets.Dataset` has the fingerprint that makes its features storable.
             collator: makes batches of `SeededExample`s; its options are part of the key.
             seed: of what is random in the collator and in the dataset's own transform.
+
+        Raises:
+            OSError: no room in the folder.
         """
         seeded = SeededDataset(dataset, [seed])
         name = _of_first(self._name(look, dataset, collator, seed) if look.rank == 0 else None)
         if name is None or self.folder is None:
             return self._cast(look.features(seeded, collator))
         path = self.folder / name
-        if not all(_of_all(path.is_file())):
-            self._build(path, look, seeded, collator)
+        shape = (len(seeded), look.head.num_features)
+        whole = path.is_file() and _is_whole(path, shape, self.dtype)
+        if not all(_of_all(whole)):
+            if not whole and path.is_file():
+                logger.warning(f"{path} is damaged, or of an older version: its features are computed anew.")
+                path.unlink(missing_ok=True)
+            self._build(path, look, seeded, collator, shape)
         with safe_open(path, "pt") as opened:
             features_ND: Tensor = opened.get_tensor("features")
         return features_ND
 
-    def _build(self, path: Path, look: DatasetPass, dataset: SeededDataset, collator: Collator) -> None:
+    def _build(
+        self, path: Path, look: DatasetPass, dataset: SeededDataset, collator: Collator, shape: tuple[int, int]
+    ) -> None:
         partial, done_path = path.with_suffix(".partial"), path.with_suffix(".done")
-        shape, starts = (len(dataset), look.head.num_features), range(0, len(dataset), _CHUNK)
+        starts = range(0, len(dataset), _CHUNK)
         path.parent.mkdir(parents=True, exist_ok=True)
         rank, world_size = _place_among_those_who_share(path.parent, look)
         if rank == 0 and not path.is_file():
             _create(partial, done_path, shape, self.dtype, len(starts))
         _of_all(True)
         try:
-            done = np.memmap(done_path, np.uint8, "r+", shape=(len(starts),))
+            done = np.memmap(done_path, np.uint8, "r+", shape=(len(starts), _DIGEST))
             features_ND = np.memmap(partial, self.dtype, "r+", len(_header(shape, self.dtype)), shape)
         except FileNotFoundError:
             if not path.is_file():  # else they are there already, or another run has just finished them
                 raise
         else:
-            own = [start for i, start in enumerate(starts) if i % world_size == rank and not done[i]]
+            own = [
+                start
+                for i, start in enumerate(starts)
+                if i % world_size == rank
+                and not (done[i].any() and np.array_equal(done[i], _digest(features_ND, start)))
+            ]
             batches = [
                 rows_R
                 for start in own
@@ -99,11 +121,13 @@ class FeatureCache:
                 last = int(rows_R[-1])
                 if last + 1 == len(dataset) or (last + 1) % _CHUNK == 0:
                     features_ND.flush()
-                    done[last // _CHUNK] = 1
+                    done[last // _CHUNK] = _digest(features_ND, last // _CHUNK * _CHUNK)
         _of_all(True)
         if rank == 0 and not path.is_file():
-            if not done.all():
+            if not done.any(1).all():
                 raise RuntimeError(f"{partial} is not complete: a process did not write its part. Run again.")
+            with open(partial, "r+b") as file:
+                file.write(_header(shape, self.dtype, done.tobytes()))
             done_path.unlink(missing_ok=True)
             os.replace(partial, path)  # whole or not at all
         _of_all(True)
@@ -147,12 +171,32 @@ def _place_among_those_who_share(folder: Path, look: DatasetPass) -> tuple[int, 
     return int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def _header(shape: tuple[int, int], dtype: str) -> bytes:
-    """What a safetensors file with one tensor begins with."""
+def _header(shape: tuple[int, int], dtype: str, digests: bytes = b"") -> bytes:
+    """What a safetensors file with one tensor begins with; as long whatever the digests of its chunks."""
     size = shape[0] * shape[1] * np.dtype(dtype).itemsize
-    text = json.dumps({"features": {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [0, size]}}).encode()
+    content = {
+        "__metadata__": {"sha256": hashlib.sha256(digests).hexdigest()},
+        "features": {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [0, size]},
+    }
+    text = json.dumps(content).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def _digest(features_ND: np.ndarray, start: int) -> np.ndarray:
+    """sha256 of a chunk, as bytes."""
+    return np.frombuffer(hashlib.sha256(features_ND[start : start + _CHUNK].data).digest(), np.uint8)
+
+
+def _is_whole(path: Path, shape: tuple[int, int], dtype: str) -> bool:
+    """Whether a file of features is as it was written, by this version of the package."""
+    begin = len(_header(shape, dtype))
+    if path.stat().st_size != begin + shape[0] * shape[1] * np.dtype(dtype).itemsize:
+        return False
+    features_ND = np.memmap(path, dtype, "r", begin, shape)
+    digests = b"".join(_digest(features_ND, start).tobytes() for start in range(0, shape[0], _CHUNK))
+    with open(path, "rb") as file:
+        return file.read(begin) == _header(shape, dtype, digests)
 
 
 def _create(partial: Path, done_path: Path, shape: tuple[int, int], dtype: str, num_chunks: int) -> None:
@@ -164,8 +208,8 @@ def _create(partial: Path, done_path: Path, shape: tuple[int, int], dtype: str, 
     """
     header = _header(shape, dtype)
     size = len(header) + shape[0] * shape[1] * np.dtype(dtype).itemsize
-    for path, begin, length in ((done_path, b"", num_chunks), (partial, header, size)):
-        if path.is_file() and path.stat().st_size != length:  # of another version of this package
+    for path, begin, length in ((done_path, b"", num_chunks * _DIGEST), (partial, header, size)):
+        if path.is_symlink() or (path.is_file() and path.stat().st_size != length):  # a link would lead elsewhere
             path.unlink()
         own = path.with_suffix(f"{path.suffix}.{uuid.uuid4().hex}")
         try:
@@ -176,6 +220,16 @@ def _create(partial: Path, done_path: Path, shape: tuple[int, int], dtype: str, 
                 file.truncate(length)
             with suppress(FileExistsError):
                 os.link(own, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OSError(
+                error.errno,
+                f"{path.parent} has no room for the features: {size:,} bytes are needed, and "
+                f"{shutil.disk_usage(path.parent).free:,} are free. Make room, name another folder by "
+                "feature_cache_dir, halve them by feature_dtype='float16', or leave feature_cache_dir out to keep "
+                "them in memory.",
+            ) from error
         finally:
             own.unlink(missing_ok=True)
 

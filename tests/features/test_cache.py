@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import tiny
@@ -60,7 +61,7 @@ def test_a_full_disk_is_met_before_the_pass(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     monkeypatch.setattr(DatasetPass, "feature_batches", None)  # computing would fail otherwise
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="has no room for the features: .* bytes are needed, and .* are free. Make room"):
         FeatureCache(tmp_path).features(look(), DATA, SelMixCollator(COLLATOR))
     assert not list(tmp_path.iterdir())
 
@@ -69,11 +70,88 @@ def test_a_second_run_does_not_take_the_files_of_the_first(tmp_path):
     """It makes files while the first one writes: the first one's stay, with what is in them."""
     partial, done = tmp_path / "a.partial", tmp_path / "a.done"
     _create(partial, done, (5, 3), "float32", 2)
-    done.write_bytes(bytes([1, 0]))
+    done.write_bytes(bytes([1] * 32 + [0] * 32))
     nodes = [path.stat().st_ino for path in (partial, done)]
     _create(partial, done, (5, 3), "float32", 2)
-    assert [path.stat().st_ino for path in (partial, done)] == nodes and done.read_bytes() == bytes([1, 0])
+    assert [path.stat().st_ino for path in (partial, done)] == nodes and done.read_bytes() == bytes(
+        [1] * 32 + [0] * 32
+    )
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def grow(path):
+    path.write_bytes(path.read_bytes() + b"0")
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def rename(path):
+    """A bit of the header, which safetensors would read as another name."""
+    path.write_bytes(path.read_bytes().replace(b"features", b"featurez", 1))
+
+
+@pytest.mark.parametrize("damage", [flip, cut, grow, empty, rename, Path.unlink])
+def test_damaged_features_are_computed_anew(damage, tmp_path, monkeypatch):
+    monkeypatch.setattr("selmix_hf.features.cache._CHUNK", 4)
+    warnings, at, collator = [], look(), SelMixCollator(COLLATOR)
+    monkeypatch.setattr("selmix_hf.features.cache.logger.warning", warnings.append)
+    first = FeatureCache(tmp_path).features(at, DATA, collator).clone()  # the file is damaged in place
+    (path,) = tmp_path.iterdir()
+    written = path.read_bytes()
+    damage(path)
+    assert torch.equal(FeatureCache(tmp_path).features(at, DATA, collator), first)
+    assert path.read_bytes() == written
+    said = [f"{path} is damaged, or of an older version: its features are computed anew."]
+    assert warnings == (said if damage is not Path.unlink else [])
+
+
+@pytest.mark.parametrize("damage", ["flip", "missing"])
+def test_a_damaged_chunk_of_an_interrupted_pass_is_computed_anew(damage, tmp_path, monkeypatch):
+    monkeypatch.setattr("selmix_hf.features.cache._CHUNK", 4)
+    at, collator, batches = look(), SelMixCollator(COLLATOR), DatasetPass.feature_batches
+    whole = FeatureCache(tmp_path / "whole").features(at, DATA, collator)
+
+    def three(*args):
+        for _, batch in zip(range(3), batches(*args), strict=False):
+            yield batch
+        raise Interrupted
+
+    with monkeypatch.context() as broken:
+        broken.setattr(DatasetPass, "feature_batches", three)
+        with pytest.raises(Interrupted):
+            FeatureCache(tmp_path / "cache").features(at, DATA, collator)
+    (partial,) = (tmp_path / "cache").glob("*.partial")
+    if damage == "missing":
+        partial.unlink()
+    else:
+        data = bytearray(partial.read_bytes())
+        data[-15 * at.head.num_features * 4] ^= 1  # of the first row
+        partial.write_bytes(data)
+    assert torch.equal(FeatureCache(tmp_path / "cache").features(at, DATA, collator), whole)
+
+
+def test_a_link_in_the_folder_is_not_written_through(tmp_path):
+    at, collator = look(), SelMixCollator(COLLATOR)
+    FeatureCache(tmp_path / "cache").features(at, DATA, collator)
+    (path,) = (tmp_path / "cache").iterdir()
+    own = tmp_path / "own"
+    own.write_bytes(bytes(path.stat().st_size))
+    path.unlink()
+    path.with_suffix(".partial").symlink_to(own)
+    FeatureCache(tmp_path / "cache").features(at, DATA, collator)
+    assert not any(own.read_bytes()) and not path.is_symlink()
 
 
 def test_incomplete_features_are_never_called_complete(tmp_path, monkeypatch):

@@ -12,10 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 FOLDER = "fits"  # in output_dir
 
@@ -67,10 +71,15 @@ class Fits:
         return self._known[name]
 
 
-def _read(path: Path) -> Fit:
-    with np.load(path) as stored:
-        facts = json.loads(str(stored["facts"]))
-        return Fit(stored["predicted"].astype(np.int64), facts["seconds"], facts["memory_gb"], facts["hardware"])
+def _read(path: Path) -> Fit | None:
+    """None where the file is damaged: the fit is made anew."""
+    try:
+        with np.load(path) as stored:
+            facts = json.loads(str(stored["facts"]))
+            return Fit(stored["predicted"].astype(np.int64), facts["seconds"], facts["memory_gb"], facts["hardware"])
+    except (BadZipFile, ValueError, KeyError, EOFError) as error:
+        logger.warning(f"{path} is damaged ({error}): its fit is made anew.")
+        return None
 
 
 def _write(path: Path, fit: Fit, what: str) -> None:

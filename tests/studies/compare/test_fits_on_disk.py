@@ -36,6 +36,20 @@ def test_what_depends_on_something_else_is_fitted(identity, key, tmp_path):
         Fits(tmp_path, identity)(key, refused)
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_fit_is_made_anew(damage, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("selmix_hf.studies.compare.fits_on_disk.logger.warning", said.append)
+    Fits(tmp_path, {})({}, lambda: FIT)
+    (path,) = tmp_path.iterdir()
+    whole, at = path.read_bytes(), len(path.read_bytes()) // 4
+    kept = {"cut": whole[:-9], "flipped": whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :], "empty": b""}
+    path.write_bytes(kept[damage])
+    assert Fits(tmp_path, {})({}, lambda: FIT) is FIT
+    assert len(said) == 1 and said[0].startswith(f"{path} is damaged (")
+    assert path.read_bytes() == whole
+
+
 def test_an_interrupted_fit_leaves_nothing(tmp_path, monkeypatch):
     fits = Fits(tmp_path, {})
     with pytest.raises(KeyboardInterrupt):
