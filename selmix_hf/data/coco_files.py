@@ -97,7 +97,7 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The parts that are used, each a list of objects with their fields; categories may be missing."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
     parts = {}
     for part, needed in _PARTS.items():

@@ -13,6 +13,7 @@ from datasets import ClassLabel, Dataset, IterableDataset, IterableDatasetDict, 
 from numpy.typing import NDArray
 
 LABEL_NAMES = ("label", "labels", "fine_label", "target", "targets")
+MOST_CLASSES = 1_000_000  # where no names say how many: each number up to the largest label takes memory
 
 
 def label_candidates(dataset: Dataset) -> list[str]:
@@ -119,10 +120,10 @@ def checked_labels(labels: np.ndarray, num_rows: int, column: str, names: Sequen
     if num_rows and labels.dtype.kind not in "iu":  # integers with missing values arrive as floats with nan
         raise ValueError(f"the labels in {column!r} are missing in places or not integers (read as {labels.dtype})")
     labels = labels.astype(np.int64)
-    limit = np.iinfo(np.int64).max if names is None else len(names)
+    limit = MOST_CLASSES if names is None else len(names)
     wrong = np.flatnonzero((labels < 0) | (labels >= limit))
     if wrong.size:
-        allowed = "0 or more" if names is None else f"0 to {limit - 1}"
+        allowed = f"0 or more, below {limit:,} without names" if names is None else f"0 to {limit - 1}"
         raise ValueError(
             f"labels in {column!r} must be {allowed}; {wrong.size} are not, the first is {labels[wrong[0]]} in row "
             f"{wrong[0]} (-1 is customary for unlabelled data: filter those rows out)"

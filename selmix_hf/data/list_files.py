@@ -126,12 +126,13 @@ def datasets_of(
 
 def path_below(image_root: str | os.PathLike[str], image: str) -> str:
     """The path of an image; a leading slash counts as relative. One with `..` must stay in `image_root`, with links
-    to other folders followed; without `..` a link in the folder may lead wherever who laid it wants.
+    to other folders followed. Without `..` a link in the folder may lead wherever who laid it wants: the folder is the
+    user's, and links to a common store are customary; the list is another's, and may not choose where it leads.
 
     Raises:
         ValueError: it leads out.
     """
-    path = os.path.join(image_root, image.lstrip("/"))
+    path = os.path.join(Path(image_root), image.lstrip("/"))  # never "", in front of which a URL would stay one
     if ".." in Path(image).parts:
         root = os.path.realpath(image_root)
         if os.path.commonpath([root, os.path.realpath(path)]) != root:
@@ -151,8 +152,8 @@ def _parse_list_file(path: Path, image_root: Path, limit: int | None) -> tuple[l
         image, _, label = line.strip().replace("\t", " ").rpartition(" ")
         if not image.strip():
             raise ValueError(f"{path}, line {number}: expected 'path label', found {line.strip()!r}")
-        if not (label.isascii() and label.isdigit()):
-            raise ValueError(f"{path}, line {number}: the label must be an integer from 0, found {label!r}")
+        if not (label.isascii() and label.isdigit() and len(label) < 19):
+            raise ValueError(f"{path}, line {number}: the label must be an integer from 0, found {label!r:.40}")
         if limit is not None and int(label) >= limit:
             raise ValueError(f"{path}, line {number}: label {label}, but there are {limit} label_names")
         try:

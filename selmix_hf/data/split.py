@@ -16,7 +16,14 @@ from datasets import Dataset, DatasetDict
 
 from selmix_hf.data.classes import class_name, names_of_column
 from selmix_hf.data.keys import sample_keys
-from selmix_hf.data.labels import class_labels, excerpt, infer_label_column, label_candidates, require_dataset
+from selmix_hf.data.labels import (
+    MOST_CLASSES,
+    class_labels,
+    excerpt,
+    infer_label_column,
+    label_candidates,
+    require_dataset,
+)
 
 _PARTS = ("train", "validation", "unlabeled")
 _FORMAT = "selmix_hf.long_tailed_split/1"
@@ -67,6 +74,9 @@ class LongTailedSplit:
             labels, own = getattr(self, f"{part}_labels"), getattr(self, part)
             if labels is not None and len(labels) != len(own):
                 raise ValueError(f"a split with {len(own)} keys has {len(labels)} labels")
+            for label in labels or ():
+                if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < MOST_CLASSES:
+                    raise ValueError(f"the labels of a split must be 0 to {MOST_CLASSES - 1:,}, found {label!r:.40}")
 
     @property
     def counts(self) -> dict[str, list[int]]:
@@ -134,7 +144,7 @@ class LongTailedSplit:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a JSON file: {error}") from error
         if not isinstance(content, dict) or not all(isinstance(content.get(p, []), list) for p in _PARTS):
             raise ValueError(f"{path} is not a split: expected an object with lists 'train' and 'validation'")

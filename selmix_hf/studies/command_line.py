@@ -25,6 +25,7 @@ _PATHS = frozenset(
     model_name_or_path dataset split lists image_root class_names
     """.split()
 )
+_MOST_VALUES = 100_000  # of a YAML file
 
 
 def parse_arguments(dataclass_types: type | Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -128,31 +129,45 @@ def _loaded(path: Path) -> Any:
 
     try:
         text = path.read_text(encoding="utf-8")
-        _check_node(yaml.compose(text, yaml.SafeLoader), path)
+        _check_node(yaml.compose(text, yaml.SafeLoader), path, {})
         return yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
 
 
-def _check_node(node: Any, path: Path, option: str = "", around: tuple[Any, ...] = ()) -> None:
-    """Raise ValueError where a key occurs twice, or what an option has contains itself.
+def _check_node(node: Any, path: Path, sizes: dict[int, int], option: str = "", around: tuple[Any, ...] = ()) -> int:
+    """Raise ValueError where a key occurs twice, or what an option has contains itself or is `_MOST_VALUES` or more.
 
     Args:
         node: of YAML's, or None.
+        sizes: of the nodes that were checked, by their id: an alias refers to one of them.
         option: that it belongs to.
         around: the nodes that it is part of.
+
+    Returns:
+        how many values it has, with aliases written out.
     """
     if node in around:
         raise ValueError(f"{path}: {option} has an alias that refers to what it is part of: write the value out.")
     inner = getattr(node, "value", ())
     if isinstance(inner, str):
-        return
+        return 1
+    if id(node) in sizes:
+        return sizes[id(node)]
     pairs = [one if isinstance(one, tuple) else (None, one) for one in inner]
     keys = [key.value for key, _ in pairs if key is not None]
     if twice := [key for k, key in enumerate(keys) if key in keys[:k]]:
         raise ValueError(f"{path} has the key {twice[0]!r} twice: leave one of them.")
-    for key, value in pairs:
-        _check_node(value, path, option or str(key.value if key else ""), (*around, node))
+    within = (*around, node)
+    size = 1 + sum(
+        _check_node(value, path, sizes, option or str(key.value if key else ""), within) for key, value in pairs
+    )
+    if size >= _MOST_VALUES:
+        raise ValueError(
+            f"{path}: {option or 'it'} has {_MOST_VALUES:,} values or more, with its aliases written out."
+        )
+    sizes[id(node)] = size
+    return size
 
 
 def _in_full(name: str, value: Any) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from animals import png
+from memory import peak_below
 
 from selmix_hf import load_coco_file, load_coco_files
 
@@ -77,6 +78,8 @@ def test_images_with_several_classes_or_none(root, caplog):
     ("given", "message"),
     [
         ("no JSON", "is not a JSON file"),
+        ("[" * 100_000, "is not a JSON file: maximum recursion"),
+        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "is not a JSON file: Exceeds the limit"),
         ([1], "expected COCO's form, an object whose 'images'"),
         (content([[7]], annotations=[{"image_id": 500}]), "'annotations' is a list of objects with image_id and cat"),
         ({"images": []}, "lists of test sets without annotations have no classes to load"),
@@ -95,6 +98,20 @@ def test_images_with_several_classes_or_none(root, caplog):
 def test_bad_files(root, given, message):
     with pytest.raises(ValueError, match=message):
         load_coco_file(written(root, given), root)
+
+
+def test_an_id_cannot_ask_for_gigabytes(root):
+    path = written(root, content([[10**9], [7]], {7: "cat", 10**9: "dog"}))
+    with peak_below(50e6):
+        dataset = load_coco_file(path, root)
+    assert dataset.features["label"].names == ["cat", "dog"] and dataset["label"][:] == [1, 0]
+
+
+def test_an_address_is_a_path_below_the_root(root, monkeypatch):
+    monkeypatch.chdir(root)
+    images = [{"id": 500, "file_name": "https://a.example/1.png"}]
+    with pytest.raises(FileNotFoundError, match=r"the first are \./https://a.example/1.png"):
+        load_coco_file(written(root, content([[7]], images=images)), "")
 
 
 def test_missing_images_are_named(root):

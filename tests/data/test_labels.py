@@ -6,10 +6,12 @@ import tiny
 import torch
 from animals import NAMES, OPTIONS, forbidden, labelled
 from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, Sequence, Value
+from memory import peak_below
 from torch.utils.data import Subset
 from torch_datasets import Tuples
 
 from selmix_hf.data.examples import class_of
+from selmix_hf.data.held_out import hold_out
 from selmix_hf.data.labels import class_labels, first_of_each, infer_label_column, whole
 from selmix_hf.data.long_tail import long_tailed_split, make_long_tailed
 
@@ -51,7 +53,11 @@ def test_labels_are_read_without_running_the_transform(dataset: Dataset) -> None
 @pytest.mark.parametrize(
     ("values", "names", "message"),
     [
-        ([0, 1, -1, -1], None, "must be 0 or more; 2 are not, the first is -1 in row 2"),
+        (
+            [0, 1, -1, -1],
+            None,
+            "must be 0 or more, below 1,000,000 without names; 2 are not, the first is -1 in row 2",
+        ),
         ([0, -1], NAMES, "must be 0 to 3; 1 are not"),
         ([0, None], NAMES, "missing in places"),
     ],
@@ -163,3 +169,18 @@ def test_labels_of_tuples_without_an_attribute():
 def test_the_first_rows_of_each_class(counts, expected):
     rows, labels = np.array([4, 3, 2, 1]), np.array([1, 0, 1, 1, 0])
     assert first_of_each(rows, labels, counts).tolist() == expected
+
+
+def test_a_label_without_names_cannot_ask_for_gigabytes():
+    """In whatever is counted by class."""
+    dataset = Dataset.from_dict({"label": [0, 1, 1, 10**9] * 20})
+    for call in (
+        class_labels,
+        hold_out,
+        lambda data: make_long_tailed(data, imbalance_factor=2, validation_per_class=1),
+    ):
+        with (
+            peak_below(50e6),
+            pytest.raises(ValueError, match=r"below 1,000,000 without names; .* first is 1000000000"),
+        ):
+            call(dataset)

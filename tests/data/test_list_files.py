@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from animals import NAMES, png
 from datasets import ClassLabel, DatasetDict, Features, Image
+from memory import peak_below
 
 from selmix_hf.data.list_files import load_list_file, load_list_files
 
@@ -39,6 +40,7 @@ def test_list_file_with_spaces_in_paths(image_root: Path) -> None:
         ("train/a/1.png 0\ntrain/b c/2 3.png\n", "line 2: the label must be an integer from 0, found '3.png'"),
         ("train/a/1.png -1", "line 1: the label must be an integer from 0, found '-1'"),
         ("train/a/1.png 1.5", "found '1.5'"),
+        ("train/a/1.png 0\nval/4.png " + "9" * 5000, "line 2: the label must be an integer from 0, found '999"),
         ("train/a/1.png 4", "line 1: label 4, but there are 4 label_names"),
         ("3\n", "line 1: expected 'path label', found '3'"),
         ("\n \n", "list.txt lists no image"),
@@ -118,3 +120,34 @@ def test_paths_stay_below_the_root(image_root: Path) -> None:
     for path in outside:
         with pytest.raises(ValueError, match=r"line 1: '/?[a-z.]*/.*secret.png' leads out of image_root="):
             load_list_file(write(root, f"{path} 0"), root)
+
+
+def test_a_root_that_is_a_link_and_absolute_paths(image_root: Path) -> None:
+    (link := image_root / "link").symlink_to(image_root / "train")
+    path = write(image_root, f"b c/../a/1.png 0\n/a/1.png 0\n{image_root}/secret.png 0")
+    images = load_list_file(path, link, check_files=False).cast_column("image", Image(decode=False))["image"]
+    assert [image["path"] for image in images] == [
+        f"{link}/b c/../a/1.png",
+        f"{link}/a/1.png",
+        f"{link}{image_root}/secret.png",  # below the root, where there is no such file
+    ]
+    with pytest.raises(ValueError, match="leads out of image_root"):
+        load_list_file(write(image_root, "../train/../val/4.png 0"), link)
+
+
+def test_an_address_is_a_path_below_the_root(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """datasets would open one."""
+    monkeypatch.chdir(image_root)
+    with pytest.raises(FileNotFoundError, match=r"1 of 1 images .* the first are \./https://a.example/1.png"):
+        load_list_file(write(image_root, "https://a.example/1.png 0"), "")
+
+
+@pytest.mark.parametrize("text", ["train/a/1.png 1000000000", "train/a/1.png 0\nval/4.png 999999999999999999"])
+def test_a_label_cannot_ask_for_gigabytes(image_root: Path, text: str) -> None:
+    path = write(image_root, text)
+    with peak_below(50e6):
+        with pytest.raises(ValueError, match="but only . of these numbers occur. Where they are ids"):
+            load_list_file(path, image_root)
+        with pytest.raises(ValueError, match="label [0-9]*, but there are 4 label_names"):
+            load_list_file(path, image_root, NAMES)
+        assert load_list_file(path, image_root, dense=True).features["label"].num_classes == text.count("png")

@@ -1,5 +1,6 @@
 """Splits saved and rebuilt: the same rows again, and every file or dataset that is refused."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from animals import NAMES, OPTIONS
 from datasets import ClassLabel, Dataset, DatasetDict
+from memory import peak_below
 
 from selmix_hf.data.labels import class_labels
 from selmix_hf.data.long_tail import long_tailed_split, make_long_tailed
@@ -116,6 +118,16 @@ def test_a_bare_split_may_have_unlabelled_rows(dataset: Dataset, tmp_path: Path)
     (tmp_path / "bare.json").write_text(json.dumps({"train": [0, 1], "validation": [2], "unlabeled": [5, 4]}))
     splits = LongTailedSplit.load(tmp_path / "bare.json").apply(dataset)
     assert splits["unlabeled"]["name"][:] == ["img_5", "img_4"] and "label" not in splits["unlabeled"].column_names
+
+
+@pytest.mark.parametrize("label", [10**9, -1, "0", 0.5, True])
+def test_a_label_of_a_split_cannot_ask_for_gigabytes(tmp_path: Path, label: object) -> None:
+    split = LongTailedSplit((0, 1), (2,), (0, 1), (0,))
+    content = {**split._content(), "train_labels": [0, label]}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "split.json").write_text(json.dumps({**content, "digest": digest, "counts": {}}))
+    with peak_below(50e6), pytest.raises(ValueError, match=r"the labels of a split must be 0 to 999,999, found"):
+        LongTailedSplit.load(tmp_path / "split.json")
 
 
 def test_apply_refuses_another_dataset(dataset: Dataset) -> None:

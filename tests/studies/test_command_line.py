@@ -200,6 +200,18 @@ def test_what_contains_itself_is_refused(text, yaml_file):
         parse_arguments((Recipe, SelMixConfig), ["--config", yaml_file(text)])
 
 
+def test_aliases_are_counted_as_if_they_were_written_out(yaml_file):
+    lines = ["constraints: {a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f" {two}: &{two} [{', '.join([f'*{one}'] * 10)}]" for one, two in zip("abcd", "bcde", strict=True)]
+    with pytest.raises(ValueError, match="constraints has 100,000 values or more, with its aliases written out"):
+        parse_arguments((Recipe, SelMixConfig), ["--config", yaml_file(",\n".join(lines) + "}")])
+
+
+def test_python_in_a_file_is_refused(yaml_file):
+    with pytest.raises(ValueError, match="is not YAML: could not determine a constructor"):
+        parse_arguments(Recipe, ["--config", yaml_file("model: !!python/name:os.getcwd")])
+
+
 @pytest.mark.parametrize(("text", "found"), [("eval_strategy: no", "False"), ("run_name: on", "True")])
 def test_a_word_that_yaml_makes_a_switch_of_needs_quotes(text, found, yaml_file):
     word = '"no"' if found == "False" else '"yes"'
