@@ -166,7 +166,7 @@ class SelMixConfig(TrainingArguments):
     feature_dtype: str = choice(
         "float32", "Precision of stored features: float32 or float16.", ("float32", "float16"), kept_on_resume=False
     )
-    feature_cache_dir: str | None = option(None, "Folder for stored features.", kept_on_resume=False, on_card=False)
+    feature_cache_dir: str | None = option(None, "Folder for stored features.", kept_on_resume=None, on_card=False)
     backbone_learning_rate: float | None = number(
         None, "Learning rate of the backbone; default learning_rate / 30, or 1e-4.", "[0, inf)", kept_on_resume=False
     )
@@ -247,7 +247,7 @@ class SelMixConfig(TrainingArguments):
     pseudo_label_share: float = number(
         1.0, "Share of each class that is used, the most confident.", "(0, 1]", of_pseudo_labels=True
     )
-    on_bad_image: str = choice("raise", "Broken images: 'raise' or 'skip'.", ON_BAD_IMAGE, kept_on_resume=False)
+    on_bad_image: str = choice("raise", "Broken images: 'raise' or 'skip'.", ON_BAD_IMAGE, kept_on_resume=None)
     min_rate: float = number(10.0, "Rate of a minimum's multipliers.", "[0, inf)", of_pairs=True, kept_on_resume=False)
     min_memory: float = number(
         0.8, "Memory of a minimum's multipliers.", "[0, 1)", of_pairs=True, kept_on_resume=False
@@ -262,7 +262,7 @@ class SelMixConfig(TrainingArguments):
     constraint_rate: float = number(
         0.3, "Step of constraint multipliers.", "[0, inf)", of_pairs=True, kept_on_resume=False
     )
-    absent_classes: str = choice("refuse", "Classes that a set lacks.", ABSENT, kept_on_resume=False, on_card=False)
+    absent_classes: str = choice("refuse", "Classes that a set lacks.", ABSENT, kept_on_resume=None, on_card=False)
 
     # changed defaults of TrainingArguments, see the docstring
     max_steps: int = count(

@@ -39,8 +39,9 @@ class Option:
             does 0, as it did in older configurations.
         of_pairs: of no effect where single samples are drawn, and refused there.
         of_pseudo_labels: of no effect without unlabelled samples.
-        kept_on_resume: whether a run must resume with the value that it began with; a function of the configuration
-            where that depends on another option.
+        kept_on_resume: whether a run must resume with the value that it began with, at any rate (True; a function of
+            the configuration where that depends on another option), unless it is to go on inexactly (False), or need
+            not (None), as its weights do not depend on it.
         on_card: whether a model card shows it where it is not the default.
     """
 
@@ -54,7 +55,7 @@ class Option:
     worked_out: bool = False
     of_pairs: bool = False
     of_pseudo_labels: bool = False
-    kept_on_resume: bool | Callable[[Any], bool] = True
+    kept_on_resume: bool | Callable[[Any], bool] | None = True
     on_card: bool = True
 
     def checked(self, name: str, value: Any) -> Any:

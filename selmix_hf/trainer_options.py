@@ -2,8 +2,8 @@
 since they would have no effect, or another than their name says.
 
 To judge an option that a new version of transformers brings, try what it does in `SelMixTrainer`, `Stage1Trainer` and
-a semi-supervised trainer; then name it in `AS_IN_TRAINER`, or write a `Rule`. A test compares the table with the
-installed version.
+a semi-supervised trainer; then name it in `AS_IN_TRAINER`, or write a `Rule`; and in `FREE_ON_RESUME` or
+`SAID_ON_RESUME` where a resumed run may change it. A test compares the table with the installed version.
 """
 
 from __future__ import annotations
@@ -52,6 +52,29 @@ ELSEWHERE = {  # what is refused, converted or made to work: where
     "accelerator_config": "config_checks.check_processes",
     "resume_from_checkpoint": "training.base.PushingTrainer.train",
 }
+# What a run may change when it is resumed. All others it keeps, and a test lists them: judge a new one there.
+FREE_ON_RESUME = frozenset(  # they leave the weights as they are
+    """
+    output_dir per_device_eval_batch_size bf16_full_eval fp16_full_eval use_cache torch_empty_cache_steps
+    auto_find_batch_size logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter
+    include_num_input_tokens_seen log_level log_level_replica disable_tqdm report_to run_name project trackio_space_id
+    trackio_bucket_id trackio_static_space_id prediction_loss_only eval_do_concat_batches eval_use_gather_object
+    eval_accumulation_steps include_for_metrics batch_eval_metrics save_only_model save_on_each_node save_total_limit
+    enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push
+    hub_revision restore_callback_states_from_checkpoint dataloader_num_workers dataloader_pin_memory
+    dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context remove_unused_columns
+    label_names ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend
+    ddp_timeout debug skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint local_rank use_cpu
+    """.split()
+)
+SAID_ON_RESUME = frozenset(  # they alter which weights are kept, or the last digits of them
+    """
+    eval_strategy eval_steps eval_delay eval_on_start save_strategy save_steps load_best_model_at_end
+    torch_compile torch_compile_backend torch_compile_mode activation_checkpointing activation_checkpointing_kwargs
+    gradient_checkpointing gradient_checkpointing_kwargs use_liger_kernel liger_kernel_config tf32 full_determinism
+    fsdp fsdp_config deepspeed parallelism_config
+    """.split()
+)
 
 
 @dataclass(frozen=True)

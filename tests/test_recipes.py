@@ -135,6 +135,12 @@ def test_cifar10_lt_resumes(images, checkpoint, tmp_path):
         assert again["runs"][0]["validation_before"] == pytest.approx(whole["runs"][0]["validation_before"])
     with pytest.raises(SystemExit, match="resume_from_checkpoint goes on with one run: give the one --seed"):
         cifar10_lt.main(cifar10_options(images, checkpoint, tmp_path / "out", *resume, "--seeds", "1", "2"))
+    (tmp_path / "out" / "checkpoint-2" / "optimizer.pt").unlink()
+    with pytest.raises(SystemExit, match=r"cannot be used: optimizer\.pt is missing"):
+        cifar10_lt.main(cifar10_options(images, checkpoint, tmp_path / "out", *more, *resume))
+    inexactly = ["--resume_inexactly", "true"]
+    cifar10_lt.main(cifar10_options(images, checkpoint, tmp_path / "out", *more, *resume, *inexactly))
+    assert "went on from checkpoint-2 inexactly" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

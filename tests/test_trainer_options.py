@@ -10,7 +10,15 @@ from transformers import TrainingArguments
 
 from selmix_hf import SelMixConfig, Stage1Trainer
 from selmix_hf.config import options_of
-from selmix_hf.trainer_options import AS_IN_TRAINER, ELSEWHERE, RULES, check_schedule, expanded
+from selmix_hf.trainer_options import (
+    AS_IN_TRAINER,
+    ELSEWHERE,
+    FREE_ON_RESUME,
+    RULES,
+    SAID_ON_RESUME,
+    check_schedule,
+    expanded,
+)
 
 QUIET = {"use_cpu": True, "report_to": "none"}
 NO_SAVING = {"save_strategy": "no", "load_best_model_at_end": False}
@@ -24,6 +32,21 @@ def test_every_option_of_trainer_is_known():
     assert not theirs - (AS_IN_TRAINER | ruled | ELSEWHERE.keys())
     assert not AS_IN_TRAINER & (ruled | ELSEWHERE.keys())
     assert ruled <= theirs | options_of(SelMixConfig).keys()
+
+
+def test_what_a_resumed_run_keeps_of_trainers_options():
+    """All that FREE_ON_RESUME and SAID_ON_RESUME do not name: a new one is judged here."""
+    theirs = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert not FREE_ON_RESUME & SAID_ON_RESUME
+    assert theirs - FREE_ON_RESUME - SAID_ON_RESUME <= set(
+        """
+        per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps learning_rate
+        lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args optim_target_modules weight_decay
+        adam_beta1 adam_beta2 adam_epsilon max_grad_norm average_tokens_across_devices label_smoothing_factor bf16 fp16
+        neftune_noise_alpha metric_for_best_model greater_is_better ignore_data_skip seed data_seed accelerator_config
+        dataloader_drop_last dataloader_in_order train_sampling_strategy length_column_name
+        """.split()
+    )
 
 
 def selmix(folder, **options):

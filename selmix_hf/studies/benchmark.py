@@ -97,7 +97,9 @@ class Benchmark:
                 print(f"Seed {config.seed}, {config.objective}: {first}{config.max_steps} steps", flush=True)
             began = time.perf_counter()
             with self.timer.part("training steps"):
-                trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+                trainer.train(
+                    resume_from_checkpoint=config.resume_from_checkpoint, inexact=self.arguments.resume_inexactly
+                )
             seconds = round(time.perf_counter() - began, 1)
             with self.timer.part("saving"):
                 trainer.save_model()

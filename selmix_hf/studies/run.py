@@ -76,4 +76,5 @@ def _checkpoint_of(arguments: BenchmarkArguments, config: SelMixConfig) -> str |
     asked = config.resume_from_checkpoint
     if asked and len(arguments.seeds) > 1:
         raise ValueError("resume_from_checkpoint goes on with one run: give the one --seed, and its --output_dir.")
-    return require_checkpoint(True if str(asked).lower() == "true" else asked, config.output_dir)
+    which = True if str(asked).lower() == "true" else asked
+    return require_checkpoint(which, config.output_dir, inexact=arguments.resume_inexactly)

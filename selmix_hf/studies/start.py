@@ -51,6 +51,10 @@ class BenchmarkArguments:
     seeds: list[int] = field(
         default_factory=list, metadata={"help": "Seeds, one run with each; default: the one of --seed."}
     )
+    resume_inexactly: bool = field(
+        default=False,
+        metadata={"help": "Let --resume_from_checkpoint go on without optimizer state, or with changed options."},
+    )
     stage1_steps: int = field(
         default=0, metadata={"help": "Steps of stage 1, which trains the model before SelMix does; 0: no stage 1."}
     )

@@ -75,14 +75,21 @@ class PushingTrainer(SavingTrainer):
 
     # --- a run ---------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, inexact: bool = False, **kwargs: Any
+    ) -> Any:
         """As Trainer's.
+
+        Args:
+            inexact: go on from a checkpoint that lacks the state of the optimizer, the schedule or the random numbers,
+                such as one of `save_only_model`, or with options that the run did not begin with. One warning says
+                what differs, and checkpoints and card keep it. Weights must be whole.
 
         Raises:
             FileNotFoundError: nothing to resume from, see `resuming.require_checkpoint`.
             ValueError: the arguments name a checkpoint that this call does not, a checkpoint is of other classes or
-                labels, see `same_data.require_same_data`, or options were changed that the trainer has used already,
-                see `changed_options`.
+                labels, see `same_data.require_same_data`, or of other options, see `inexact.compare_options`, or
+                options were changed that the trainer has used already, see `changed_options`.
             BadImageError: an image cannot be decoded.
         """
         require_usable(self, self.known_options)
@@ -91,9 +98,12 @@ class PushingTrainer(SavingTrainer):
                 f"resume_from_checkpoint={self.args.resume_from_checkpoint!r} in the arguments is for scripts, and "
                 "train() would begin anew: call train(resume_from_checkpoint=args.resume_from_checkpoint)."
             )
-        checkpoint = self._resumes_from = require_checkpoint(resume_from_checkpoint, self.args.output_dir, self.say)
+        checkpoint = self._resumes_from = require_checkpoint(
+            resume_from_checkpoint, self.args.output_dir, self.say, inexact
+        )
         if checkpoint is not None and self.data_facts is not None:
             require_same_data(checkpoint, self.data_facts)
+        self.look_at_options(checkpoint, inexact)
         if checkpoint is None and (said := sentence_on_used_folder(self.args)):
             self.say(said)
         if self.args.world_size > 1 and getattr(self.model, "_is_accelerate_prepared", False):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainingArguments
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.models.peft_models import has_adapter, load_adapter
@@ -49,31 +53,47 @@ def require_same(folder: str | os.PathLike[str], before: Mapping[str, Any], now:
 
 
 def load_weights(model: Any, folder: str | os.PathLike[str] | None) -> bool:
-    """Load saved weights into the model through from_pretrained, strictly. Trainer's own way silently skips weights
-    that save_pretrained stores under older names (ViT, DeiT, BEiT, Swin, ...). Of a `PeftModel` adapter and head are
-    loaded, see `peft_models.load_adapter`.
+    """Load saved weights into the model, strictly: those of transformers through from_pretrained, as Trainer's own way
+    silently skips weights that save_pretrained stores under older names (ViT, DeiT, BEiT, Swin, ...); of a `PeftModel`
+    adapter and head, see `peft_models.load_adapter`; of any other module its state dict.
 
     Returns:
-        False where Trainer's way has to be taken: models that are not of transformers.
+        False where Trainer's way has to be taken: a module that was not saved as safetensors.
 
     Raises:
-        ValueError: a weight is not there, which would be random, or all are pickled.
+        ValueError: the weights are pickled or cannot be read, one is not there, which would be random, or one has no
+            place.
     """
     require_safetensors(str(folder))
     if has_adapter(model):
         load_adapter(model, str(folder))
         return True
-    if not isinstance(model, PreTrainedModel):
+    own = isinstance(model, PreTrainedModel)
+    if not own and not os.path.isfile(os.path.join(str(folder), SAFE_WEIGHTS_NAME)):
         return False
+    try:
+        state, missing, unexpected = _of_transformers(model, folder) if own else _of_module(model, folder)
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {folder} cannot be read, a file of them is damaged: {error}") from error
+    for names, what in ((missing, "lack {} tensors"), (unexpected, "have {} tensors that the model has not")):
+        if names:
+            raise ValueError(f"the weights in {folder} {what.format(len(names))}, the first {min(names)!r}.")
+    model.load_state_dict(state, strict=True)
+    return True
+
+
+def _of_transformers(model: Any, folder: Any) -> tuple[dict[str, Tensor], Collection[str], Collection[str]]:
     with isolated_random_state(0):
         found: Any = type(model).from_pretrained(
             folder, config=model.config, dtype=model.dtype, output_loading_info=True, use_safetensors=True
         )
     loaded, info = found
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"the weights in {folder} lack {len(missing)} tensors, the first {missing[0]!r}.")
-    model.load_state_dict(loaded.state_dict(), strict=True)
-    return True
+    return loaded.state_dict(), info["missing_keys"], info["unexpected_keys"]
+
+
+def _of_module(model: nn.Module, folder: Any) -> tuple[dict[str, Tensor], Collection[str], Collection[str]]:
+    state, names = load_file(os.path.join(folder, SAFE_WEIGHTS_NAME)), model.state_dict().keys()
+    return state, names - state.keys(), state.keys() - names
 
 
 @contextmanager

@@ -64,6 +64,14 @@ def fault_of(folder: str | os.PathLike[str], needed: Callable[[str], bool] = lam
     return None
 
 
+def names_in(folder: str | os.PathLike[str]) -> list[str]:
+    """The files that a checkpoint was closed with, by their paths in it; none without a manifest."""
+    try:
+        return list(json.loads((Path(folder) / FILE_NAME).read_text(encoding="utf-8"))["files"] or ())
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
 def is_unfinished(folder: str | os.PathLike[str]) -> bool:
     """Whether the writing of a checkpoint was begun and did not come to its end."""
     return fault_of(folder, lambda name: False) == _UNFINISHED

@@ -18,12 +18,16 @@ from selmix_hf.training import manifest
 logger = logging.get_logger(__name__)
 
 _STATE = "trainer_state.json"  # Trainer writes it last
-_NEEDED = (OPTIMIZER_NAME, SCHEDULER_NAME)  # Trainer goes on without them, and ends at other weights
-OF_MODEL = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")  # files that a model is loaded from
+_RANDOM = "rng_state*.pth"  # one of every process
+_NEEDED = (OPTIMIZER_NAME, SCHEDULER_NAME, _RANDOM)  # Trainer goes on without them, and ends at other weights
+_OPTIONS = "options.json"  # written by versions that close checkpoints with a manifest
+
+# files that a model is loaded from
+OF_MODEL = ("config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
 
 
 def require_checkpoint(
-    asked: Any, output_dir: str | None, say: Callable[[str], object] = logger.warning
+    asked: Any, output_dir: str | None, say: Callable[[str], object] = logger.warning, inexact: bool = False
 ) -> str | None:
     """The folder to resume from.
 
@@ -33,9 +37,11 @@ def require_checkpoint(
             False for none.
         output_dir: of the run.
         say: takes the sentences.
+        inexact: whether a checkpoint may lack what `missing_state` names.
 
     Raises:
-        FileNotFoundError: no such folder, or one without the state of a run, its optimizer or its schedule.
+        FileNotFoundError: no such folder, or one without the state of a run, its optimizer, its schedule or its random
+            state.
         ValueError: the folder is not whole, see `manifest.fault_of`.
     """
     if not asked:
@@ -54,13 +60,13 @@ def require_checkpoint(
             raise FileNotFoundError(
                 f"resume_from_checkpoint: there is no folder {str(folder)!r} (looked in {Path.cwd()}). {there}"
             )
-        _require_usable(folder, there)
+        _require_usable(folder, there, inexact)
         return str(folder)
     unfinished = [path for path in found if _is_unfinished(Path(path))]
     faults = []
     for folder in map(Path, reversed([path for path in found if path not in unfinished])):
         try:
-            _require_usable(folder, there)
+            _require_usable(folder, there, inexact)
         except (FileNotFoundError, ValueError) as fault:
             faults.append(fault)
         else:
@@ -86,32 +92,51 @@ def _say_unfinished(folders: Sequence[str], what: str, say: Callable[[str], obje
         say(f"{names} of {Path(folders[0]).parent} {were}: the run {what}.")
 
 
-def _require_usable(folder: Path, there: str) -> None:
-    begin = f"resume_from_checkpoint: {str(folder)!r}"
-    require_whole(folder, begin)
+def missing_state(folder: str | os.PathLike[str]) -> list[str]:
+    """Of the optimizer, the schedule and the random numbers, the files that a checkpoint lacks."""
+    listed = [name for name in manifest.names_in(folder) if _is_state(name) and not (Path(folder) / name).is_file()]
+    return listed or [name.replace("*", "") for name in _NEEDED if not any(Path(folder).glob(name))]
+
+
+def _is_state(name: str) -> bool:
+    return any(fnmatch(name, needed) for needed in _NEEDED)
+
+
+def _require_usable(folder: Path, there: str, inexact: bool) -> None:
+    begin, missing = f"resume_from_checkpoint: {str(folder)!r}", missing_state(folder)
+    require_whole(folder, begin, but=missing if inexact else ())
     if not (folder / _STATE).is_file():
         raise FileNotFoundError(
             f"{begin} has no {_STATE}, so it is a saved model or an unfinished checkpoint, not one to resume from. "
             f"{there} To start anew from its weights, load the model from it."
         )
-    if missing := [name for name in _NEEDED if not (folder / name).is_file()]:
+    if missing and not inexact:
         raise FileNotFoundError(
             f"{begin} has no {' and no '.join(missing)}, which save_only_model=True or a push to the Hub leaves out. "
-            "The run would go on to other weights. To start anew from its weights, load the model from it."
+            "The run would go on to other weights: train(resume_from_checkpoint=..., inexact=True) does so. To start "
+            "anew from its weights, load the model from it."
         )
 
 
-def require_whole(folder: str | os.PathLike[str], title: str, patterns: Sequence[str] = ("*",)) -> None:
+def require_whole(
+    folder: str | os.PathLike[str], title: str, patterns: Sequence[str] = ("*",), but: Sequence[str] = ()
+) -> None:
     """Refuse a checkpoint whose files are not those that were written.
 
     Args:
         folder: of the checkpoint; `title` is what the error calls it.
-        patterns: of the names of files that matter.
+        patterns: of the names of files that matter; `but` names those that do not.
 
     Raises:
         ValueError: see `manifest.fault_of`.
     """
-    fault = manifest.fault_of(folder, lambda name: any(fnmatch(name, pattern) for pattern in patterns))
+
+    def matters(name: str) -> bool:
+        return name not in but and any(fnmatch(name, pattern) for pattern in patterns)
+
+    fault = manifest.fault_of(folder, matters)
+    if fault is None and (Path(folder) / _OPTIONS).is_file() and not (Path(folder) / manifest.FILE_NAME).is_file():
+        fault = f"{manifest.FILE_NAME} is missing"
     if fault is not None:
         raise ValueError(f"{title} cannot be used: {fault}.")
 

@@ -27,6 +27,7 @@ def card_of_run(trainer: Any, name: str, **options: Any) -> ModelCard:
         "mixing": None if trainer.mixer is None else trainer.mixer.name,
         "sampling": trainer.sampling,
     }
+    options["remark"] = " ".join([*trainer.resumed_inexactly, *filter(None, [options.get("remark")])])
     evaluations, step = trainer.evaluations, trainer.step_of_weights()
     if "dataset_tags" not in options:
         measured = evaluations.hub_ids.get(reports_in(evaluations.shown, step)[0], [])

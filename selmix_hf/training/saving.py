@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -14,8 +15,10 @@ from transformers.utils import logging
 from selmix_hf.training import manifest
 from selmix_hf.training.checkpoints import load_weights, without_token
 from selmix_hf.training.full_disk import saying_that_it_is_full
+from selmix_hf.training.inexact import compare_options, inexact_sentence, load_what_is_there, require_same_optimizer
 from selmix_hf.training.resuming import OF_MODEL, require_whole
 from selmix_hf.training.same_data import save_facts
+from selmix_hf.training.same_options import facts_of, read_options, save_options
 
 logger = logging.get_logger(__name__)
 
@@ -29,6 +32,26 @@ class SavingTrainer(Trainer):
     """
 
     data_facts: dict[str, Any] | None = None  # of `same_data`
+    run_facts: dict[str, Any] | None = None  # of `same_options`, once a run has begun
+    resumed_inexactly: tuple[str, ...] = ()  # a sentence for each time that the run, or what it goes on from, was
+    goes_on_inexactly: bool = False  # from the checkpoint of this call of train()
+    has_geometry: bool = False  # whether checkpoints keep what fixes the draws, and compare it by itself
+
+    def look_at_options(self, checkpoint: str | None, inexact: bool) -> None:
+        """Before a run: what its checkpoints will know of it, compared with that of the one that it goes on from.
+
+        Raises:
+            ValueError: see `inexact.compare_options`.
+        """
+        facts: dict[str, Any] = broadcast_object_list([facts_of(self)])[0]  # a transform may know its process
+        known, reasons = [], []
+        if checkpoint is not None:
+            reasons = compare_options(self, checkpoint, facts, inexact)
+            known = read_options(checkpoint)[1]
+        if reasons:
+            known = [*known, inexact_sentence(str(checkpoint), reasons)]
+            self.say(known[-1])
+        self.run_facts, self.goes_on_inexactly, self.resumed_inexactly = facts, bool(reasons), tuple(known)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As Trainer's, but a run that goes on from its last step has ended: Trainer would do one step more."""
@@ -64,6 +87,8 @@ class SavingTrainer(Trainer):
         """Write what a resumed run needs beside what Trainer saves into a checkpoint."""
         if self.data_facts is not None:
             save_facts(folder, self.data_facts)
+        if self.run_facts is not None:
+            save_options(folder, self.run_facts, list(self.resumed_inexactly))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if not load_weights(self.model, resume_from_checkpoint):
@@ -74,7 +99,18 @@ class SavingTrainer(Trainer):
             recorded = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
             self.state.best_model_checkpoint = recorded.best_model_checkpoint  # Trainer forgets one that was moved
             self._look_for_best(_FROM_NOW_ON)
-        super()._load_optimizer_and_scheduler(checkpoint)
+            if self.state.global_step > self.state.max_steps:
+                raise ValueError(
+                    f"{checkpoint} is of step {self.state.global_step}, and this run ends at step "
+                    f"{self.state.max_steps}: set max_steps or num_train_epochs as they were, or load the model from "
+                    "it, which is trained for longer."
+                )
+        if checkpoint is not None and self.goes_on_inexactly:
+            load_what_is_there(self, checkpoint)
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None:
+                require_same_optimizer(self, checkpoint)
 
     def _load_best_model(self) -> None:
         self._look_for_best("the weights of the last step stay")

@@ -228,7 +228,8 @@ def test_a_checkpoint_without_pair_state_is_refused(tmp_path):
     file = tmp_path / "checkpoint-3" / "selmix_state.safetensors"
     assert load_file(file)["probability"].sum() == pytest.approx(1, abs=1e-5)
     file.unlink()
-    (tmp_path / "checkpoint-3" / "manifest.json").unlink()
+    (file.parent / "manifest.json").unlink()
+    (file.parent / "options.json").unlink()
     with pytest.raises(FileNotFoundError, match="the checkpoint was not written by SelMixTrainer, or in part"):
         tiny.trainer(tmp_path, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 

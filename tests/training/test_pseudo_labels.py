@@ -359,13 +359,13 @@ def test_a_teacher_stays_as_it_is(tmp_path):
         ({"unlabeled_dataset": tiny.images(tiny.UNLABELED_COUNTS[:1]).remove_columns("label")}, "'unlabeled': 40"),
         ({"unlabeled_dataset": tiny.unlabeled().shuffle(seed=1)}, "'unlabeled_rows': '[0-9a-f]{16}'}, this run has"),
         ({"ema_decay": 0.5}, "'ema_decay': 0.999"),
-        ({"teacher": lambda **inputs: None}, "'teacher': False"),
+        ({"teacher": lambda **inputs: None}, "trainer.teacher='<lambda>', which was None"),
     ],
 )
 def test_a_resumed_run_keeps_its_unlabelled_data(changes, told, tmp_path):
     options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     trainer(tmp_path, **options).train()
-    with pytest.raises(ValueError, match=f"was made with {{.*{told}"):
+    with pytest.raises(ValueError, match=f"was made with .*{told}"):
         trainer(tmp_path, **options, **changes).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

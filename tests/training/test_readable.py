@@ -18,6 +18,7 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     tiny.trainer(folder, max_steps=4, **OPTIONS).train()
     (folder / "checkpoint-4" / "manifest.json").unlink()
+    (folder / "checkpoint-4" / "options.json").unlink()
     return folder / "checkpoint-4"
 
 

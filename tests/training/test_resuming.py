@@ -16,7 +16,7 @@ from selmix_hf.training.stage1 import Stage1Trainer
 def checkpoint(folder, step):
     (folder / f"checkpoint-{step}").mkdir(parents=True)
     (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    for name in ("optimizer.pt", "scheduler.pt"):
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         torch.save({}, folder / f"checkpoint-{step}" / name)
     return str(folder / f"checkpoint-{step}")
 
@@ -87,7 +87,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
 def test_a_checkpoint_of_the_model_alone_is_not_resumed(tmp_path):
     run = tiny.trainer(tmp_path, save_strategy="epoch", save_only_model=True)
     run.train()
-    with pytest.raises(FileNotFoundError, match=r"has no optimizer\.pt and no scheduler\.pt, which save_only_m"):
+    with pytest.raises(FileNotFoundError, match=r"has no optimizer\.pt and no scheduler\.pt and no rng_"):
         tiny.trainer(tmp_path).train(resume_from_checkpoint=True)
 
 

@@ -50,6 +50,7 @@ def test_the_token_is_not_written(tmp_path):
 def test_a_resumed_run_unpickles_nothing_but_weights(tmp_path, monkeypatch):
     run_in(tmp_path, max_steps=2).train()
     (tmp_path / "checkpoint-2" / "manifest.json").unlink()
+    (tmp_path / "checkpoint-2" / "options.json").unlink()
     (tmp_path / "checkpoint-2" / "training_args.bin").write_bytes(b"no pickle: it is never read")
     load, read = torch.load, []
 

@@ -66,6 +66,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
     train_dataset: Any
     batch_generator: np.random.Generator
     own_rules = (VIEWS,)
+    has_geometry = True
 
     def __init__(
         self,

@@ -85,7 +85,7 @@ def test_best_checkpoint_is_what_was_evaluated_and_loads_without_this_package(tm
 
 def test_a_checkpoint_of_another_trainer(tmp_path):
     make(tmp_path, save_strategy="steps", save_steps=5).train()
-    for name in ("weight_average.safetensors", "manifest.json"):
+    for name in ("weight_average.safetensors", "manifest.json", "options.json"):
         (tmp_path / "checkpoint-5" / name).unlink()
     with pytest.raises(FileNotFoundError, match="has no weight_average.safetensors, so another trainer wrote it: res"):
         make(tmp_path).train(resume_from_checkpoint=True)
