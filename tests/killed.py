@@ -28,6 +28,8 @@ def make(kind, folder, **options):
         str(folder), use_cpu=True, report_to="none", disable_tqdm=True, learning_rate=0.01, **given
     )
     sets = {"train_dataset": tiny.images(), "processing_class": tiny.processor()}
+    if args.eval_strategy != "no":
+        sets["eval_dataset"] = tiny.images(tiny.GAIN_COUNTS, seed=1)
     if kind == "fixmatch":
         return FixMatchTrainer(tiny.model(), args, unlabeled_dataset=tiny.images((3, 3, 3, 3), 5), mu=1, **sets)
     return Stage1Trainer(tiny.model(), args, **sets)

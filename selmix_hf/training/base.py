@@ -29,8 +29,8 @@ from selmix_hf.training.changed_options import USED_WHEN_MADE, options_now, requ
 from selmix_hf.training.model_init import called_for, with_names_of
 from selmix_hf.training.resuming import require_checkpoint, sentence_on_used_folder
 from selmix_hf.training.same_data import require_same_data
-from selmix_hf.training.saving import SavingTrainer
 from selmix_hf.training.search import hyperparameter_search
+from selmix_hf.training.stopping import StoppingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -41,8 +41,8 @@ _WITHOUT_BASE = (
 )
 
 
-class PushingTrainer(SavingTrainer):
-    """A `SavingTrainer` with other ways to the Hub, after a run and during it: pushes upload a model and nothing
+class PushingTrainer(StoppingTrainer):
+    """A `StoppingTrainer` with other ways to the Hub, after a run and during it: pushes upload a model and nothing
     else, say what to do when they fail, and never stop a run.
 
     After its `evaluate` or `predict` a run on several processes still averages gradients. A look at data marks the
@@ -52,7 +52,6 @@ class PushingTrainer(SavingTrainer):
 
     hub_model_id: str | None  # type: ignore[assignment]
     _training_pushes: TrainingPushes | None = None
-    _resumes_from: str | None = None  # the checkpoint, during and after train()
     numbering: Numbering | None = None  # of the classes
     model_init: Any  # a function, or None
     own_rules: tuple[str, ...] = ()  # of `trainer_options.RULES`, beside those of every trainer
@@ -84,6 +83,7 @@ class PushingTrainer(SavingTrainer):
                 labels, see `same_data.require_same_data`, or options were changed that the trainer has used already,
                 see `changed_options`.
             BadImageError: an image cannot be decoded.
+            Stopped: SIGTERM or SIGINT ended the run, see `stopping.StoppingTrainer`.
         """
         require_usable(self, self.known_options)
         if resume_from_checkpoint is None and self.args.resume_from_checkpoint:
@@ -91,7 +91,7 @@ class PushingTrainer(SavingTrainer):
                 f"resume_from_checkpoint={self.args.resume_from_checkpoint!r} in the arguments is for scripts, and "
                 "train() would begin anew: call train(resume_from_checkpoint=args.resume_from_checkpoint)."
             )
-        checkpoint = self._resumes_from = require_checkpoint(resume_from_checkpoint, self.args.output_dir, self.say)
+        checkpoint = require_checkpoint(resume_from_checkpoint, self.args.output_dir, self.say)
         if checkpoint is not None and self.data_facts is not None:
             require_same_data(checkpoint, self.data_facts)
         if checkpoint is None and (said := sentence_on_used_folder(self.args)):
@@ -264,7 +264,12 @@ class PushingTrainer(SavingTrainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         strategy, pushes = self.args.hub_strategy, self._training_pushes
-        if pushes is None or strategy == HubStrategy.END or (pushes.busy() and not self.args.hub_always_push):
+        if (
+            pushes is None
+            or self.is_aside
+            or strategy == HubStrategy.END
+            or (pushes.busy() and not self.args.hub_always_push)
+        ):
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         of_checkpoint = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -20,6 +22,12 @@ from selmix_hf.training.same_data import save_facts
 logger = logging.get_logger(__name__)
 
 _FROM_NOW_ON = "the best of the evaluations from now on is kept"
+_ASIDE = "aside.txt"  # in a checkpoint that an unbroken run would not have
+
+
+def is_aside(folder: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint was written only because its run had to end: it is no candidate for the best one."""
+    return os.path.isfile(os.path.join(folder, _ASIDE))
 
 
 class SavingTrainer(Trainer):
@@ -29,6 +37,9 @@ class SavingTrainer(Trainer):
     """
 
     data_facts: dict[str, Any] | None = None  # of `same_data`
+    resumes_from: str | None = None  # the checkpoint, during and after train()
+    ends_here: bool = False  # while the last checkpoint is written of a run that has to end
+    is_aside: bool = False  # whether that is one which the unbroken run would not have
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As Trainer's, but a run that goes on from its last step has ended: Trainer would do one step more."""
@@ -46,19 +57,43 @@ class SavingTrainer(Trainer):
         """As Trainer's; the manifest, written last, says that it is whole, and older ones are deleted after it."""
         if self.state.best_global_step != self.state.global_step:  # else it is this one
             self._look_for_best(_FROM_NOW_ON, trial)
-        folder, limit = self.checkpoint_folder(trial), self.args.save_total_limit
-        if self.args.should_save:
+        folder, args = self.checkpoint_folder(trial), self.args
+        best, limit, only_model = self.state.best_model_checkpoint, args.save_total_limit, args.save_only_model
+        if args.should_save:
             manifest.begin(folder)
+            self._mark(Path(folder) / _ASIDE)
             self.save_own(folder)  # before Trainer's part, which may push the folder to the Hub
-        self.args.save_total_limit = None
+        args.save_total_limit, args.save_only_model = None, only_model and not self.ends_here
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self.args.save_total_limit = limit
+            args.save_total_limit, args.save_only_model = limit, only_model
         self.accelerator.wait_for_everyone()
-        if self.args.should_save:
+        found = self.state.best_model_checkpoint
+        if found != best and found is not None and is_aside(found):  # Trainer takes any folder of the best step
+            self.state.best_model_checkpoint = best
+            if args.should_save:
+                self.state.save_to_json(os.path.join(folder, TRAINER_STATE_NAME))
+        if args.should_save:
             manifest.finish(folder)
-            rotate_checkpoints(self._get_output_dir(trial), limit, self.state.best_model_checkpoint, use_mtime=True)
+            self._drop_aside(folder)
+            if not self.is_aside:
+                rotate_checkpoints(
+                    self._get_output_dir(trial), limit, self.state.best_model_checkpoint, use_mtime=True
+                )
+
+    def _mark(self, path: Path) -> None:
+        if self.is_aside:
+            path.write_text("The run had to end here. Its next checkpoint takes the place of this one.\n")
+        else:
+            path.unlink(missing_ok=True)
+
+    def _drop_aside(self, folder: str) -> None:
+        """A whole checkpoint in the folder takes the place of the one that the run went on from."""
+        before = self.resumes_from
+        if before is not None and is_aside(before) and Path(before).parent.absolute() == Path(folder).parent.absolute():
+            if Path(before).name != Path(folder).name:
+                shutil.rmtree(before)
 
     def save_own(self, folder: str) -> None:
         """Write what a resumed run needs beside what Trainer saves into a checkpoint."""

@@ -260,7 +260,7 @@ class SelMixTrainer(PushingTrainer):
             with self.timed("features"):
                 self.train_features = self.store_features()
         if self.is_in_train:
-            self.head_start = HeadStart.prepare(self, self.given_rate, self._resumes_from)
+            self.head_start = HeadStart.prepare(self, self.given_rate, self.resumes_from)
         with self.timed("features"):  # of second samples
             loader = data_loader(self.draws, self.train_features, self.data_collator)
             prepared: DataLoader[Any] = self.accelerator.prepare(loader)
