@@ -43,18 +43,18 @@ def train(kind, folder, **options):
     os._exit(0)  # nothing of the parent's is run
 
 
-def train_as(rank, port, kind, folder):
-    """One of two processes."""
+def as_one_of_two(rank, port, function, *arguments):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    train(kind, folder)
+    function(*arguments)
 
 
-def two(kind, folder):
+def two(function, *arguments):
+    """Processes of one run."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    return [child(train_as, rank, port, kind, folder) for rank in (0, 1)]
+    return [child(as_one_of_two, rank, port, function, *arguments) for rank in (0, 1)]
 
 
 def child(function, *arguments, **options):

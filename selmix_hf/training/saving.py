@@ -91,7 +91,11 @@ class SavingTrainer(Trainer):
     def _drop_aside(self, folder: str) -> None:
         """A whole checkpoint in the folder takes the place of the one that the run went on from."""
         before = self.resumes_from
-        if before is not None and is_aside(before) and Path(before).parent.absolute() == Path(folder).parent.absolute():
+        if (
+            before is not None
+            and is_aside(before)
+            and Path(before).parent.absolute() == Path(folder).parent.absolute()
+        ):
             if Path(before).name != Path(folder).name:
                 shutil.rmtree(before)
 

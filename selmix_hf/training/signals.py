@@ -51,7 +51,6 @@ class StopSignals:
         self._timer: threading.Timer | None = None
         self._is_late = False
         self._before: dict[int, Any] = {}
-        self._last: int | None = None  # the step after which all processes end
         self._store: dist.Store | None = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             self._store = dist.PrefixStore(f"selmix_hf/stop/{next(_RUNS)}", _get_default_store())
@@ -81,22 +80,22 @@ class StopSignals:
     def asked(self, step: int, is_last: bool) -> bool:
         """Whether a run ends after this step, the same on all its processes; to be called once after every step.
 
-        No device is waited for: a process that got a signal says so in the store of the process group, all say where
-        they are once they see it, and end after the latest of these steps. Nobody goes on in between, so that none is
-        past it.
+        No device is waited for: a process that got a signal says in the store of the process group that the next step
+        is the last one. Nobody ends that step before everybody has begun it, as gradients are averaged, so that all
+        have seen it by then. Is there no next one, all wait here for each other.
         """
         store = self._store
         if store is None:
             return self.number is not None
         if self.number is not None:
-            store.set("asked", str(self.number))
-        if self._last is None and (is_last or store.check(["asked"])):
-            store.set(f"step of {dist.get_rank()}", str(step))
-            self._last = max(int(store.get(f"step of {rank}")) for rank in range(dist.get_world_size()))
-        if self._last is None or step < self._last or not store.check(["asked"]):
+            store.compare_set("asked", "", f"{step + 1} {self.number}")
+        if is_last:
+            store.set(f"{dist.get_rank()} is here", "")
+            store.wait([f"{rank} is here" for rank in range(dist.get_world_size())])
+        if not store.check(["asked"]):
             return False
-        self.number = int(store.get("asked"))
-        return True
+        last, self.number = map(int, store.get("asked").split())
+        return is_last or step >= last
 
     def _be_late(self) -> None:
         self._is_late = True

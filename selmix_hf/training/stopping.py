@@ -44,7 +44,8 @@ class StoppingTrainer(SavingTrainer):
     look at the gain set one more step is made. That checkpoint is no candidate for the best one, does not count for
     `save_total_limit`, and is deleted when the resumed run writes its next. Before the first step a run ends at once,
     and once the last one is over signals do what they did before `train`. A second signal, a second or more after the
-    first, does so too. Of several processes all end after the same step, whichever got the signal.
+    first, does so too. Of several processes all end after the same step, whichever got the signal: the one after that
+    in which it came.
 
     Attributes:
         stop_grace: seconds after the signal in which the checkpoint must be begun; a step or an evaluation that takes

@@ -21,7 +21,7 @@ MOMENTS = {  # what sends at which step, and the step that the run ends after
     "a step that is evaluated and not saved": ("on_step_begin", 2, 3),
     "an evaluation": ("on_evaluate", 5, 5),
     "the saving of a checkpoint": ("on_save", 2, 2),
-    "the end of an epoch": ("on_epoch_end", 4, 4),
+    "the end of an epoch": ("on_step_begin", 3, 4),
     "the look at the gain set": ("on_epoch_begin", 4, 5),
     "the last step": ("on_step_begin", 5, 6),
 }
@@ -54,6 +54,8 @@ def make(kind, folder, **options):
     """Six steps, saved at every second one and evaluated at each; an epoch has four."""
     given = {"max_steps": 6, "eval_steps": 1, "eval_strategy": "steps", "logging_steps": 1}
     given |= {"load_best_model_at_end": True}
+    if kind == "stage1 by epochs":
+        kind, given["eval_strategy"], given["save_strategy"] = "stage1", "epoch", "epoch"
     if kind not in ("selmix", "frozen"):  # the lowest recall is best: that of an early step
         given |= {"metric_for_best_model": "mean_recall", "greater_is_better": False}
         given |= {"per_device_train_batch_size": 16}
@@ -86,7 +88,11 @@ def require_equal(run, wanted):
 
 
 CASES = [("selmix", moment) for moment in MOMENTS]
-CASES += [("frozen", "the look at the gain set"), ("stage1", "the very first step"), ("stage1", "the end of an epoch")]
+CASES += [
+    ("frozen", "the look at the gain set"),
+    ("stage1", "the very first step"),
+    ("stage1 by epochs", "the end of an epoch"),
+]
 CASES += [("fixmatch", "a step that is evaluated and not saved"), ("fixmatch", "the last step")]
 
 
@@ -120,7 +126,9 @@ def test_a_run_that_is_stopped_twice(unbroken, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("part", [(SelMixTrainer, "store_features"), (HeadStart, "prepare")], ids=["features", "start"])
+@pytest.mark.parametrize(
+    "part", [(SelMixTrainer, "store_features"), (HeadStart, "prepare")], ids=["features", "start"]
+)
 def test_before_there_is_a_checkpoint(part, number, tmp_path, monkeypatch):
     run = make("frozen", tmp_path, head_start="best", learning_rate=0.0)
     monkeypatch.setattr(*part, lambda *args: signal.raise_signal(number))
@@ -213,3 +221,31 @@ def test_the_exit_code_where_the_workers_of_a_loader_get_the_signal_too(tmp_path
     process.join(60)
     assert process.exitcode == 75
     assert (tmp_path / "checkpoint-2" / "manifest.json").is_file()
+
+
+def one_of_two(folder, resumes, rank_of_signal=None, step=None):
+    """What each of two processes runs: a signal to one of them after a step."""
+    run = killed.make("selmix", folder, max_steps=4)
+    if run.args.process_index == rank_of_signal:
+        run.add_callback(Sends("on_step_begin", step))
+    run.train(resume_from_checkpoint=resumes)
+    os._exit(0)  # nothing of the parent's is run
+
+
+def codes_of_two(*arguments):
+    processes = killed.two(one_of_two, *arguments)
+    for process in processes:
+        process.join(60)
+        process.kill()
+    return [process.exitcode for process in processes]
+
+
+@pytest.mark.slow
+def test_two_processes_end_after_the_same_step_whichever_got_the_signal(tmp_path):
+    assert codes_of_two(tmp_path / "unbroken", False) == [0, 0]
+    for rank, step, ends_at in ((0, 1, 3), (1, 1, 3), (1, 3, 4)):  # one step more, but where there is none
+        folder = tmp_path / f"{rank} {step}"
+        assert codes_of_two(folder, False, rank, step) == [75, 75]
+        assert Path(killed.get_last_checkpoint(str(folder))).name == f"checkpoint-{ends_at}"
+        assert codes_of_two(folder, True) == [0, 0]
+        assert killed.weights_of(folder) == killed.weights_of(tmp_path / "unbroken")
