@@ -129,7 +129,7 @@ RULES = (
     ),
     Rule(
         "enable_jit_checkpoint",
-        "would take SIGTERM from the process before and after its runs too: leave it out. Every run here writes a whole "
+        "would take SIGTERM from the process outside of its runs too: leave it out. Every run here writes a whole "
         "checkpoint at SIGTERM and at SIGINT.",
     ),
     Rule("batch_eval_metrics", _ONE_SET, OWN_METRICS),

@@ -8,12 +8,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from selmix_hf.data.bad_images import Rows, naming_sets
 from selmix_hf.data.classes import Numbering
+from selmix_hf.data.collators import Collator, SelMixCollator
 from selmix_hf.hub.background import TrainingPushes
 from selmix_hf.hub.upload import (
     PushError,
@@ -26,6 +28,8 @@ from selmix_hf.hub.upload import (
 from selmix_hf.models.peft_models import adapter_saved, base_name_of, has_adapter, mark_card
 from selmix_hf.models.trainable import as_trained
 from selmix_hf.training.changed_options import USED_WHEN_MADE, options_now, require_usable
+from selmix_hf.training.finite import LABELLED, require_finite_gradients, sentence_on_inputs
+from selmix_hf.training.health import require_finite, require_finite_weights
 from selmix_hf.training.model_init import called_for, with_names_of
 from selmix_hf.training.resuming import require_checkpoint, sentence_on_used_folder
 from selmix_hf.training.same_data import require_same_data
@@ -171,6 +175,34 @@ class PushingTrainer(StoppingTrainer):
         folder = str(self.args.output_dir if output_dir is None else output_dir)
         with adapter_saved(self.model, folder) if self.args.should_save else nullcontext():
             super()._save(output_dir, state_dict)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """As Trainer's.
+
+        Raises:
+            FloatingPointError: a loss or a gradient that is not finite, before the update. Under fp16, whose updates
+                by such gradients are left out, a loss.
+        """
+        assert self.model is not None and self.numbering is not None
+        loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
+        try:
+            self.require_finite_loss(loss)
+        except FloatingPointError as error:
+            sample = sentence_on_inputs(inputs, self.drawn_from(), self.numbering.names)
+            if not sample:
+                require_finite_weights(self.model, self.state.global_step)
+            raise FloatingPointError(f"{error} {sample}".rstrip()) from error
+        if self.accelerator.sync_gradients and self.accelerator.scaler is None:
+            require_finite_gradients(self.model, self.state.global_step)
+        return loss
+
+    def drawn_from(self) -> dict[str, tuple[Any, Collator]]:
+        """The sets that a step draws from, each with what makes a batch of one of its samples."""
+        own: Any = self.data_collator
+        return {LABELLED: (self.train_dataset, own.collator if isinstance(own, SelMixCollator) else own)}
+
+    def require_finite_loss(self, loss: Tensor) -> None:
+        require_finite(loss, "loss", self.state.global_step)
 
     # --- after a run ---------------------------------------------------------------------------------------------
 

@@ -90,14 +90,12 @@ class SavingTrainer(Trainer):
 
     def _drop_aside(self, folder: str) -> None:
         """A whole checkpoint in the folder takes the place of the one that the run went on from."""
-        before = self.resumes_from
-        if (
-            before is not None
-            and is_aside(before)
-            and Path(before).parent.absolute() == Path(folder).parent.absolute()
-        ):
-            if Path(before).name != Path(folder).name:
-                shutil.rmtree(before)
+        before, path = self.resumes_from, Path(folder).absolute()
+        if before is None or not is_aside(before):
+            return
+        there = Path(before).absolute()
+        if there != path and there.parent == path.parent:
+            shutil.rmtree(there)
 
     def save_own(self, folder: str) -> None:
         """Write what a resumed run needs beside what Trainer saves into a checkpoint."""

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
@@ -51,9 +51,9 @@ class StopSignals:
         self._timer: threading.Timer | None = None
         self._is_late = False
         self._before: dict[int, Any] = {}
-        self._store: dist.Store | None = None
+        self._store: Store | None = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            self._store = dist.PrefixStore(f"selmix_hf/stop/{next(_RUNS)}", _get_default_store())
+            self._store = PrefixStore(f"selmix_hf/stop/{next(_RUNS)}", _get_default_store())
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():

@@ -6,12 +6,9 @@ import signal
 from typing import Any
 
 from torch import nn
-from transformers.utils import logging
 
 from selmix_hf.training.saving import SavingTrainer
 from selmix_hf.training.signals import StopSignals
-
-logger = logging.get_logger(__name__)
 
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again
 
@@ -66,7 +63,7 @@ class StoppingTrainer(SavingTrainer):
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
         except Stopped as stopped:
             self.is_in_train = False
-            logger.warning(str(stopped))
+            self.say(str(stopped))
             raise
         if self._signals.number is not None:  # the step was the last one by a callback: nothing is left to resume
             signal.raise_signal(self._signals.number)
@@ -92,13 +89,13 @@ class StoppingTrainer(SavingTrainer):
         if not self._signals.asked(state.global_step, is_last) or (is_last and state.global_step < state.max_steps):
             return
         self._signals.wait_no_longer()
+        assert self._signals.number is not None and self.model is not None
         if state.global_step > self._initial_global_step and not self._is_saved():
             self.ends_here, self.is_aside = True, self._saved is None or self._saved[0] != state.global_step
             try:
                 self._save_checkpoint(self.model, self._trial)
             finally:
                 self.ends_here = self.is_aside = False
-        assert self._signals.number is not None
         raise self._stopped(self._signals.number)
 
     def _is_saved(self) -> bool:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run after its step, with a checkpoint from which it goes on as if it had not been stopped."""
+"""SIGTERM and SIGINT end a run after its step, with a checkpoint to go on from as if it had not been stopped."""
 
 import os
 import signal
