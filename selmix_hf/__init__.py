@@ -66,6 +66,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from selmix_hf.training.semi_supervised.mean_teacher import MeanTeacherTrainer as MeanTeacherTrainer
     from selmix_hf.training.semi_supervised.mixmatch import MixMatchTrainer as MixMatchTrainer
     from selmix_hf.training.stage1 import Stage1Trainer as Stage1Trainer
+    from selmix_hf.training.stopping import Stopped as Stopped
 
 __version__ = "0.1.0"
 
@@ -98,6 +99,7 @@ _HOME = {
     "GainFidelity": "method.gain_fidelity",
     "GainFidelityCallback": "training.fidelity_callback",
     "Stage1Trainer": "training.stage1",
+    "Stopped": "training.stopping",
     "SemiSupervisedTrainer": "training.semi_supervised.base",
     "FixMatchTrainer": "training.semi_supervised.fixmatch",
     "MeanTeacherTrainer": "training.semi_supervised.mean_teacher",

@@ -31,7 +31,7 @@ AS_IN_TRAINER = frozenset(
     log_level_replica disable_tqdm include_num_input_tokens_seen report_to run_name project trackio_space_id
     trackio_bucket_id trackio_static_space_id eval_strategy eval_steps eval_delay eval_on_start
     eval_accumulation_steps eval_use_gather_object include_for_metrics metric_for_best_model greater_is_better
-    save_steps save_only_model save_on_each_node enable_jit_checkpoint ignore_data_skip
+    save_steps save_only_model save_on_each_node ignore_data_skip
     restore_callback_states_from_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy
     hub_always_push hub_revision full_determinism seed data_seed use_cpu dataloader_num_workers dataloader_pin_memory
     dataloader_prefetch_factor ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph
@@ -149,6 +149,11 @@ RULES = (
         "label_names",
         "would hide the labels of a batch from evaluation, which are under 'labels': leave it out.",
         wrong=lambda args: args.label_names not in (None, ["labels"]),
+    ),
+    Rule(
+        "enable_jit_checkpoint",
+        "would take SIGTERM from the process outside of its runs too: leave it out. Every run here writes a whole "
+        "checkpoint at SIGTERM and at SIGINT.",
     ),
     Rule("batch_eval_metrics", _ONE_SET, OWN_METRICS),
     Rule("eval_do_concat_batches", _ONE_SET, OWN_METRICS),

@@ -28,6 +28,8 @@ def make(kind, folder, **options):
         str(folder), use_cpu=True, report_to="none", disable_tqdm=True, learning_rate=0.01, **given
     )
     sets = {"train_dataset": tiny.images(), "processing_class": tiny.processor()}
+    if args.eval_strategy != "no":
+        sets["eval_dataset"] = tiny.images(tiny.GAIN_COUNTS, seed=1)
     if kind == "fixmatch":
         return FixMatchTrainer(tiny.model(), args, unlabeled_dataset=tiny.images((3, 3, 3, 3), 5), mu=1, **sets)
     return Stage1Trainer(tiny.model(), args, **sets)
@@ -41,18 +43,18 @@ def train(kind, folder, **options):
     os._exit(0)  # nothing of the parent's is run
 
 
-def train_as(rank, port, kind, folder):
-    """One of two processes."""
+def as_one_of_two(rank, port, function, *arguments):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    train(kind, folder)
+    function(*arguments)
 
 
-def two(kind, folder):
+def two(function, *arguments):
+    """Processes of one run."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    return [child(train_as, rank, port, kind, folder) for rank in (0, 1)]
+    return [child(as_one_of_two, rank, port, function, *arguments) for rank in (0, 1)]
 
 
 def child(function, *arguments, **options):

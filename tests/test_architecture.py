@@ -46,6 +46,8 @@ TESTED_IN = {
     "options.py": "test_config.py",  # of which they are the fields
     "studies/run.py": "test_recipes.py",
     "studies/stage1.py": "test_benchmarks.py",
+    "training/signals.py": "faults/test_signals.py",
+    "training/stopping.py": "faults/test_signals.py",
     "wide_resnet.py": "models/test_wide_resnet.py",  # an older name of it
 }
 # Files in wings that test whole runs and no module more than others.

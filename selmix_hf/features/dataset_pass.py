@@ -79,7 +79,7 @@ class DatasetPass:
                     "in the same column as the training set, see rename_column."
                 )
             logits_RK, features_RD = self._run(batch)
-            predicted_classes(logits_RK, _numbers(rows))  # an error names the sample by its row in the set
+            predicted_classes(logits_RK, _numbers(rows), labels)  # an error names the sample by its row in the set
             statistics.update(labels, logits_RK, *([] if stored else [features_RD]))
             if on_batch is not None:
                 on_batch()
@@ -135,8 +135,10 @@ class DatasetPass:
             total=sum(map(len, batches)), desc="pooled features", unit=" samples", disable=not self.show_progress
         ) as bar:
             for rows_R, batch in self._batches(dataset, collator, batches):
-                batch.pop("labels", None)
-                yield rows_R, self._run(batch)[1].float().cpu()
+                labels = batch.pop("labels", None)
+                features_RD = self._run(batch)[1].float().cpu()
+                _require_finite(features_RD, rows_R, labels)
+                yield rows_R, features_RD
                 bar.update(len(rows_R))
 
     @torch.no_grad()
@@ -172,6 +174,17 @@ class DatasetPass:
         )
         for rows, batch in zip(batches, loader, strict=True):
             yield rows, self.prepare(dict(batch))
+
+
+def _require_finite(features_RD: Tensor, rows_R: Tensor, labels: Any) -> None:
+    wrong_R = ~features_RD.isfinite().all(1)
+    if bool(wrong_R.any()):
+        first = int(wrong_R.int().argmax())
+        of_class = "" if labels is None else f" of class {int(labels[first])}"
+        raise ValueError(
+            f"the features of sample {int(rows_R[first])}{of_class} are not finite: look at its inputs, and at the "
+            "weights."
+        )
 
 
 def _numbers(rows: Tensor | slice) -> Any:

@@ -44,7 +44,7 @@ def confusion_counts(labels: Tensor, predictions: Tensor, num_classes: int) -> T
                 f"{predictions.dtype} of shape {tuple(predictions.shape)}."
                 f"{column * (' ' + (hint if scores else 'Pass the column itself, predictions[:, 0].'))}"
             )
-        predictions = predicted_classes(predictions)
+        predictions = predicted_classes(predictions, labels=labels)
     for what, values_N in (("labels", labels), ("predictions", predictions)):
         if values_N.is_floating_point() or values_N.is_complex():
             raise ValueError(f"{what} must be integers, found {values_N.dtype}; convert class names to indices first.")
@@ -73,12 +73,13 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def predicted_classes(scores: Tensor, rows: Any = None) -> Tensor:
+def predicted_classes(scores: Tensor, rows: Any = None, labels: Any = None) -> Tensor:
     """The class of the largest score, int64, shape N; of equal ones the first.
 
     Args:
         scores: N x K; minus infinity is a class that is left out.
         rows: numbers of the samples (N), for the error; default 0 to N - 1.
+        labels: their classes (N), for the error.
 
     Raises:
         ValueError: rows without a largest score: NaN is in them, all are minus infinity, or several plus infinity.
@@ -93,9 +94,11 @@ def predicted_classes(scores: Tensor, rows: Any = None) -> Tensor:
         if bool(undecided_N.any()):
             first = int(undecided_N.int().argmax())
             found = ", ".join(f"{score:g}" for score in scores[first, :5].tolist())
+            sample = f"sample {first if rows is None else int(rows[first])}"
+            sample += "" if labels is None else f" of class {int(labels[first])}"
             raise ValueError(
                 f"{int(undecided_N.sum())} of {len(scores)} rows of scores have no largest one, the first is that of "
-                f"sample {first if rows is None else int(rows[first])}: {found}{', ...' * (scores.shape[1] > 5)}. NaN "
+                f"{sample}: {found}{', ...' * (scores.shape[1] > 5)}. NaN "
                 "in logits comes from weights or inputs that are not finite, or from half precision: look there first."
             )
     return classes_N

@@ -233,7 +233,10 @@ def gain_along(
     for node, share in _beta_nodes(beta):
         _add_gain(gain_KK, logits_KK, alignment_KK, node, share, block)
     if not _all_finite(gain_KK):
-        raise ValueError("the gain is not finite: the head's logits at the centroids overflow; check the features.")
+        raise ValueError(
+            f"the gain is not finite: the head's logits at the centroids overflow, first for class "
+            f"{_first_row(gain_KK)}; check the features."
+        )
     return gain_KK.to(dtype)
 
 
@@ -328,6 +331,11 @@ def _beta_nodes(beta: float | Sequence[float]) -> list[tuple[float, float]]:
     ]
 
 
+def _first_row(tensor: Tensor) -> int:
+    """Of those that are not finite."""
+    return int(tensor.isfinite().logical_not().reshape(len(tensor), -1).any(1).int().argmax())
+
+
 def _all_finite(tensor: Tensor) -> bool:
     # a finite sum proves it in one pass; only an overflowing one needs the look at every entry
     return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())
@@ -353,4 +361,7 @@ def _check_gain_inputs(centroids: Tensor, weight: Tensor, bias: Tensor | None, *
                 f"{name} must have shape {shape} beside {num_classes} centroids, found {tuple(tensor.shape)}."
             )
         if not _all_finite(tensor):
-            raise ValueError(f"{name} holds values that are not finite; the gain needs finite ones.")
+            raise ValueError(
+                f"{name} holds values that are not finite; the gain needs finite ones. The first is that of class "
+                f"{_first_row(tensor)}."
+            )

@@ -73,8 +73,10 @@ def pair_distribution(
     """
     check_policy(pair_sampling, inverse_temperature, target_share)
     if not math.isfinite(float(gain.sum())) and not bool(gain.isfinite().all()):
+        first = int(gain.isfinite().logical_not().any(1).int().argmax())
         raise ValueError(
-            "the gain matrix holds values that are not finite; stop and look at the features and the head."
+            f"the gain matrix holds values that are not finite, first for class {first}; stop and look at the "
+            "features and the head."
         )
     allowed_KK = torch.clone(gain, memory_format=torch.contiguous_format)  # -inf where a pair may not be drawn
     if first_classes is not None:

@@ -8,12 +8,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from selmix_hf.data.bad_images import Rows, naming_sets
 from selmix_hf.data.classes import Numbering
+from selmix_hf.data.collators import Collator, SelMixCollator
 from selmix_hf.hub.background import TrainingPushes
 from selmix_hf.hub.upload import (
     PushError,
@@ -26,11 +28,13 @@ from selmix_hf.hub.upload import (
 from selmix_hf.models.peft_models import adapter_saved, base_name_of, has_adapter, mark_card
 from selmix_hf.models.trainable import as_trained
 from selmix_hf.training.changed_options import USED_WHEN_MADE, options_now, require_usable
+from selmix_hf.training.finite import LABELLED, require_finite_gradients, sentence_on_inputs
+from selmix_hf.training.health import require_finite, require_finite_weights
 from selmix_hf.training.model_init import called_for, with_names_of
 from selmix_hf.training.resuming import require_checkpoint, sentence_on_used_folder
 from selmix_hf.training.same_data import require_same_data
-from selmix_hf.training.saving import SavingTrainer
 from selmix_hf.training.search import hyperparameter_search
+from selmix_hf.training.stopping import StoppingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -41,8 +45,8 @@ _WITHOUT_BASE = (
 )
 
 
-class PushingTrainer(SavingTrainer):
-    """A `SavingTrainer` with other ways to the Hub, after a run and during it: pushes upload a model and nothing
+class PushingTrainer(StoppingTrainer):
+    """A `StoppingTrainer` with other ways to the Hub, after a run and during it: pushes upload a model and nothing
     else, say what to do when they fail, and never stop a run.
 
     After its `evaluate` or `predict` a run on several processes still averages gradients. A look at data marks the
@@ -52,7 +56,6 @@ class PushingTrainer(SavingTrainer):
 
     hub_model_id: str | None  # type: ignore[assignment]
     _training_pushes: TrainingPushes | None = None
-    _resumes_from: str | None = None  # the checkpoint, during and after train()
     numbering: Numbering | None = None  # of the classes
     model_init: Any  # a function, or None
     own_rules: tuple[str, ...] = ()  # of `trainer_options.RULES`, beside those of every trainer
@@ -91,6 +94,7 @@ class PushingTrainer(SavingTrainer):
                 labels, see `same_data.require_same_data`, or of other options, see `inexact.compare_options`, or
                 options were changed that the trainer has used already, see `changed_options`.
             BadImageError: an image cannot be decoded.
+            Stopped: SIGTERM or SIGINT ended the run, see `stopping.StoppingTrainer`.
         """
         require_usable(self, self.known_options)
         if resume_from_checkpoint is None and self.args.resume_from_checkpoint:
@@ -98,9 +102,7 @@ class PushingTrainer(SavingTrainer):
                 f"resume_from_checkpoint={self.args.resume_from_checkpoint!r} in the arguments is for scripts, and "
                 "train() would begin anew: call train(resume_from_checkpoint=args.resume_from_checkpoint)."
             )
-        checkpoint = self._resumes_from = require_checkpoint(
-            resume_from_checkpoint, self.args.output_dir, self.say, inexact
-        )
+        checkpoint = require_checkpoint(resume_from_checkpoint, self.args.output_dir, self.say, inexact)
         if checkpoint is not None and self.data_facts is not None:
             require_same_data(checkpoint, self.data_facts)
         self.look_at_options(checkpoint, inexact)
@@ -181,6 +183,34 @@ class PushingTrainer(SavingTrainer):
         folder = str(self.args.output_dir if output_dir is None else output_dir)
         with adapter_saved(self.model, folder) if self.args.should_save else nullcontext():
             super()._save(output_dir, state_dict)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """As Trainer's.
+
+        Raises:
+            FloatingPointError: a loss or a gradient that is not finite, before the update. Under fp16, whose updates
+                by such gradients are left out, a loss.
+        """
+        assert self.model is not None and self.numbering is not None
+        loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
+        try:
+            self.require_finite_loss(loss)
+        except FloatingPointError as error:
+            sample = sentence_on_inputs(inputs, self.drawn_from(), self.numbering.names)
+            if not sample:
+                require_finite_weights(self.model, self.state.global_step)
+            raise FloatingPointError(f"{error} {sample}".rstrip()) from error
+        if self.accelerator.sync_gradients and self.accelerator.scaler is None:
+            require_finite_gradients(self.model, self.state.global_step)
+        return loss
+
+    def drawn_from(self) -> dict[str, tuple[Any, Collator]]:
+        """The sets that a step draws from, each with what makes a batch of one of its samples."""
+        own: Any = self.data_collator
+        return {LABELLED: (self.train_dataset, own.collator if isinstance(own, SelMixCollator) else own)}
+
+    def require_finite_loss(self, loss: Tensor) -> None:
+        require_finite(loss, "loss", self.state.global_step)
 
     # --- after a run ---------------------------------------------------------------------------------------------
 
@@ -274,7 +304,12 @@ class PushingTrainer(SavingTrainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         strategy, pushes = self.args.hub_strategy, self._training_pushes
-        if pushes is None or strategy == HubStrategy.END or (pushes.busy() and not self.args.hub_always_push):
+        if (
+            pushes is None
+            or self.is_aside
+            or strategy == HubStrategy.END
+            or (pushes.busy() and not self.args.hub_always_push)
+        ):
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         of_checkpoint = {

@@ -59,7 +59,7 @@ class GainSet:
             dataset = passes.stored_or_raw(self.sets.gain)
             own: list[tuple[Tensor, Tensor]] = []
             keep = self.soft and not isinstance(dataset, FeatureDataset)
-            with isolated_random_state(passes.seed), blamed_on_weights(passes.model, step):
+            with isolated_random_state(passes.seed), blamed_on_weights(passes.model, step, "gain_dataset"):
                 statistics = passes.look.statistics(
                     dataset,
                     passes.collator.eval_collator,
@@ -70,7 +70,8 @@ class GainSet:
                 features, labels = (torch.cat(parts) for parts in zip(*(own or [none]), strict=True))
                 self._samples = step, HeadSamples(features, labels)
             logits_KK = statistics.centroids @ head.weight.to(statistics.centroids).T
-            require_finite(logits_KK, "gain", step)  # before a checkpoint is written
+            name = self.sets.class_names[int(logits_KK.isfinite().all(1).logical_not().int().argmax())]
+            require_finite(logits_KK, f"gain of class {name!r}", step)  # before a checkpoint is written
             self._statistics_at = {at: kept for at, kept in self._statistics_at.items() if at == also}
             self._statistics_at[step] = statistics
         return self._statistics_at[step]

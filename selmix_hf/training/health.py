@@ -27,7 +27,7 @@ _RECALL_ERROR = 0.08
 _FEW_CLASSES = 20  # of which a tenth is a class or two
 _REACH = 0.01  # of psi
 _SLACK_ERROR = 0.1
-_WAY_OUT = "Lower learning_rate or backbone_learning_rate, drop momentum, or train in float32."
+WAY_OUT = "Lower learning_rate or backbone_learning_rate, drop momentum, or train in float32."
 
 
 class HealthWatch:
@@ -207,7 +207,7 @@ def require_finite(value: Tensor | FiniteCheck, what: str, step: int) -> None:
     if not bool(value if isinstance(value, FiniteCheck) else FiniteCheck(value)):
         raise FloatingPointError(
             f"the {what} is not finite at step {step}; stopped before the update, earlier checkpoints are intact. "
-            f"{_WAY_OUT}"
+            f"{WAY_OUT}"
         )
 
 
@@ -221,18 +221,21 @@ def require_finite_weights(model: nn.Module, step: int) -> None:
         if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
             raise FloatingPointError(
                 f"the weights are not finite at step {step} ({name}); not saved, earlier checkpoints are intact. "
-                f"{_WAY_OUT}"
+                f"{WAY_OUT}"
             )
 
 
 @contextmanager
-def blamed_on_weights(model: nn.Module, step: int) -> Iterator[None]:
-    """Inside, logits that are no numbers are a FloatingPointError of `require_finite_weights` where these are why."""
+def blamed_on_weights(model: nn.Module, step: int, what: str) -> Iterator[None]:
+    """Inside, logits that are no numbers are a FloatingPointError of `require_finite_weights` where these are why; any
+    other ValueError says the step, and of what it is."""
     try:
         yield
-    except ValueError:
+    except ValueError as error:
         require_finite_weights(model, step)
-        raise
+        if type(error) is not ValueError:
+            raise
+        raise ValueError(f"{what} at step {step}: {error}") from error
 
 
 def say_if_never_feasible(log_history: Sequence[Mapping[str, Any]], warn: Callable[[str], object]) -> None:

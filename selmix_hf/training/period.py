@@ -15,7 +15,7 @@ from selmix_hf.method.confusion import ClassStatistics
 from selmix_hf.reports.metrics import refresh_report
 from selmix_hf.training.changed_options import options_now, require_usable
 from selmix_hf.training.checkpoints import load_pair_state
-from selmix_hf.training.health import require_finite_weights, say_if_never_feasible
+from selmix_hf.training.health import blamed_on_weights, require_finite_weights, say_if_never_feasible
 from selmix_hf.training.model_init import new_model
 from selmix_hf.training.pair_loader import PairLoader
 from selmix_hf.training.refit import refit_head
@@ -158,7 +158,8 @@ class Periods(TrainerCallback):
                 is_main = trainer.is_world_process_zero()
                 pseudo_labels = trainer.unlabeled.labels_at(step, pseudo_labels, trainer.log, is_main)
         soft = partial(trainer.gain_set.soft_confusion, step) if trainer.gain_set.soft else None
-        found: Refresh = trainer.steering.refresh(step, before, statistics, soft, pseudo_labels)
+        with blamed_on_weights(trainer.model, step, "P"):
+            found: Refresh = trainer.steering.refresh(step, before, statistics, soft, pseudo_labels)
         trainer.pair_state = replace(
             before,
             probability=found.probability,

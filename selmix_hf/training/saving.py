@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -23,6 +25,12 @@ from selmix_hf.training.same_options import facts_of, read_options, save_options
 logger = logging.get_logger(__name__)
 
 _FROM_NOW_ON = "the best of the evaluations from now on is kept"
+_ASIDE = "aside.txt"  # in a checkpoint that an unbroken run would not have
+
+
+def is_aside(folder: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint was written only because its run had to end: it is no candidate for the best one."""
+    return os.path.isfile(os.path.join(folder, _ASIDE))
 
 
 class SavingTrainer(Trainer):
@@ -36,6 +44,9 @@ class SavingTrainer(Trainer):
     resumed_inexactly: tuple[str, ...] = ()  # a sentence for each time that the run, or what it goes on from, was
     goes_on_inexactly: bool = False  # from the checkpoint of this call of train()
     has_geometry: bool = False  # whether checkpoints keep what fixes the draws, and compare it by itself
+    resumes_from: str | None = None  # the checkpoint, during and after train()
+    ends_here: bool = False  # while the last checkpoint is written of a run that has to end
+    is_aside: bool = False  # whether that is one which the unbroken run would not have
 
     def look_at_options(self, checkpoint: str | None, inexact: bool) -> None:
         """Before a run: what its checkpoints will know of it, compared with that of the one that it goes on from.
@@ -69,19 +80,45 @@ class SavingTrainer(Trainer):
         """As Trainer's; the manifest, written last, says that it is whole, and older ones are deleted after it."""
         if self.state.best_global_step != self.state.global_step:  # else it is this one
             self._look_for_best(_FROM_NOW_ON, trial)
-        folder, limit = self.checkpoint_folder(trial), self.args.save_total_limit
-        if self.args.should_save:
+        folder, args = self.checkpoint_folder(trial), self.args
+        best, limit, only_model = self.state.best_model_checkpoint, args.save_total_limit, args.save_only_model
+        if args.should_save:
             manifest.begin(folder)
+            self._mark(Path(folder) / _ASIDE)
             self.save_own(folder)  # before Trainer's part, which may push the folder to the Hub
-        self.args.save_total_limit = None
+        args.save_total_limit, args.save_only_model = None, only_model and not self.ends_here
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self.args.save_total_limit = limit
+            args.save_total_limit, args.save_only_model = limit, only_model
         self.accelerator.wait_for_everyone()
-        if self.args.should_save:
+        found = self.state.best_model_checkpoint
+        if found != best and found is not None and is_aside(found):  # Trainer takes any folder of the best step
+            self.state.best_model_checkpoint = best
+            if args.should_save:
+                self.state.save_to_json(os.path.join(folder, TRAINER_STATE_NAME))
+        if args.should_save:
             manifest.finish(folder)
-            rotate_checkpoints(self._get_output_dir(trial), limit, self.state.best_model_checkpoint, use_mtime=True)
+            self._drop_aside(folder)
+            if not self.is_aside:
+                rotate_checkpoints(
+                    self._get_output_dir(trial), limit, self.state.best_model_checkpoint, use_mtime=True
+                )
+
+    def _mark(self, path: Path) -> None:
+        if self.is_aside:
+            path.write_text("The run had to end here. Its next checkpoint takes the place of this one.\n")
+        else:
+            path.unlink(missing_ok=True)
+
+    def _drop_aside(self, folder: str) -> None:
+        """A whole checkpoint in the folder takes the place of the one that the run went on from."""
+        before, path = self.resumes_from, Path(folder).absolute()
+        if before is None or not is_aside(before):
+            return
+        there = Path(before).absolute()
+        if there != path and there.parent == path.parent:
+            shutil.rmtree(there)
 
     def save_own(self, folder: str) -> None:
         """Write what a resumed run needs beside what Trainer saves into a checkpoint."""

@@ -260,7 +260,7 @@ class SelMixTrainer(PushingTrainer):
             with self.timed("features"):
                 self.train_features = self.store_features()
         if self.is_in_train:
-            self.head_start = HeadStart.prepare(self, self.given_rate, self._resumes_from)
+            self.head_start = HeadStart.prepare(self, self.given_rate, self.resumes_from)
         with self.timed("features"):  # of second samples
             loader = data_loader(self.draws, self.train_features, self.data_collator)
             prepared: DataLoader[Any] = self.accelerator.prepare(loader)
@@ -280,11 +280,13 @@ class SelMixTrainer(PushingTrainer):
         self.head.assign(broadcast(weight.to(device)), None if bias is None else broadcast(bias.to(device)))
         self.gain_set.forget()
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As Trainer's; stops where the loss was not finite, before the update, when backward is queued already."""
-        loss = super().training_step(*args, **kwargs)
+    def drawn_from(self) -> dict[str, tuple[Any, Collator]]:
+        """See `PushingTrainer.drawn_from`."""
+        sets, second = super().drawn_from(), self.unlabeled_dataset
+        return sets if second is None else {**sets, "unlabeled_dataset": (second, self.data_collator.collator)}
+
+    def require_finite_loss(self, loss: Tensor) -> None:
         self.loss.require_finite(self.state.global_step)
-        return loss
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -328,7 +330,8 @@ class SelMixTrainer(PushingTrainer):
         dataset = behind(dataloader.dataset)
         labels_N = self.sets.evaluated(dataset, f"the {metric_key_prefix} set")
         self.callback_handler.eval_dataloader = dataloader
-        blamed = blamed_on_weights(self.model, self.state.global_step) if self.is_in_train else nullcontext()
+        what = self.model, self.state.global_step, f"the {metric_key_prefix} set"
+        blamed = blamed_on_weights(*what) if self.is_in_train else nullcontext()
         with self.timed("evaluation"), blamed:
             if self.is_in_train and dataset is self.gain_dataset:
                 statistics = self.gain_set_statistics()

@@ -253,12 +253,13 @@ class Stage1Trainer(PushingTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """As Trainer's; logits that are no numbers are refused (`confusion.predicted_classes`), whatever is measured
         of them."""
-        blamed = blamed_on_weights(self.model, self.state.global_step) if self.is_in_train else nullcontext()
+        what = self.model, self.state.global_step, "the evaluated set"
+        blamed = blamed_on_weights(*what) if self.is_in_train else nullcontext()
         with blamed:
             output: EvalLoopOutput = super().evaluation_loop(*args, **kwargs)
             logits = scores_of(output.predictions)
             if isinstance(logits, np.ndarray) and logits.ndim == 2:
-                predicted_classes(torch.from_numpy(logits))
+                predicted_classes(torch.from_numpy(logits), labels=output.label_ids)
         return output
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

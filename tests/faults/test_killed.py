@@ -36,11 +36,11 @@ def test_one_of_two_processes(rank, tmp_path):
     """The one that is killed writes, or waits for the other to write; a launcher ends the other."""
     generator = random.Random(rank)
     for _ in range(3):
-        processes = killed.two("selmix", tmp_path / "killed")
+        processes = killed.two(killed.train, "selmix", tmp_path / "killed")
         killed.kill_while_writing(processes[rank], generator, tmp_path / "killed")
         killed.end(processes[1 - rank])
     for folder in ("killed", "whole"):
-        for process in killed.two("selmix", tmp_path / folder):
+        for process in killed.two(killed.train, "selmix", tmp_path / folder):
             process.join(120)
             assert process.exitcode == 0
     assert killed.weights_of(tmp_path / "killed") == killed.weights_of(tmp_path / "whole")

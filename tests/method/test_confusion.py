@@ -66,7 +66,7 @@ def test_bad_labels_and_predictions_are_refused(labels, predictions, message):
         (torch.rand(2, 5), r"scores of 3 classes \(N x 3\), found torch.float32 of shape \(2, 5\)\.$"),
         (
             torch.tensor([[0, 1.0, 0], [0, 1, torch.nan]]),
-            "1 of 2 rows of scores .* that of sample 1: 0, 1, nan",
+            "1 of 2 rows of scores .* that of sample 1 of class 1: 0, 1, nan",
         ),
     ],
 )

@@ -226,7 +226,7 @@ def test_effective_number_by_hand():
 def test_a_gain_that_is_not_finite_is_refused(value):
     gain = GAIN.clone()
     gain[1, 2] = value
-    with pytest.raises(ValueError, match="gain matrix holds values that are not finite"):
+    with pytest.raises(ValueError, match="gain matrix holds values that are not finite, first for class 1;"):
         pair_distribution(gain)
 
 

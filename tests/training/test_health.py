@@ -399,9 +399,7 @@ def no_numbers(kind="convnext"):
 
 @pytest.mark.parametrize("semi_supervised", [False, True])
 def test_stage_1_neither_trains_nor_predicts_what_is_no_number(semi_supervised, tmp_path):
-    args = TrainingArguments(
-        str(tmp_path), use_cpu=True, max_steps=1, report_to="none", disable_tqdm=True, save_steps=1
-    )
+    args = TrainingArguments(str(tmp_path), use_cpu=True, max_steps=1, report_to="none", disable_tqdm=True)
     data = {"train_dataset": tiny.images(), "processing_class": tiny.processor(), "compute_metrics": lambda given: {}}
     if semi_supervised:
         run = FixMatchTrainer(no_numbers(), args, unlabeled_dataset=tiny.unlabeled(), **data)
@@ -410,9 +408,5 @@ def test_stage_1_neither_trains_nor_predicts_what_is_no_number(semi_supervised, 
     for held in (tiny.images((1, 1, 1, 1)), tiny.images((1, 1, 1, 1)).remove_columns("label")):
         with pytest.raises(ValueError, match="4 of 4 rows of scores have no largest one"):
             run.predict(held)
-    with pytest.raises(FloatingPointError, match="the weights are not finite at step 1"):
-        run.train()
-    assert not (tmp_path / "checkpoint-1").exists()
-    args.save_strategy = "no"
-    with pytest.raises(FloatingPointError, match="the weights are not finite at step 1"):
+    with pytest.raises(FloatingPointError, match="the weights are not finite at step 0"):
         run.train()

@@ -18,13 +18,14 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput
 
 from selmix_hf.data.bad_images import kept_images, naming_sets
-from selmix_hf.data.collators import ImageCollator, ImageTransform
+from selmix_hf.data.collators import Collator, ImageCollator, ImageTransform
 from selmix_hf.data.examples import Column, has_features, image_columns, require_random_access
 from selmix_hf.data.pixels import num_channels
 from selmix_hf.data.random_state import seed_of_draws
 from selmix_hf.data.views import ShiftAndFlip
 from selmix_hf.models.head import logits_of
 from selmix_hf.trainer_options import VIEWS
+from selmix_hf.training.finite import LABELLED
 from selmix_hf.training.health import require_finite_weights
 from selmix_hf.training.semi_supervised.average import WeightAverageCallback
 from selmix_hf.training.semi_supervised.draws import Draw, DrawDataset, DrawSampler, ViewCollator
@@ -205,6 +206,11 @@ class SemiSupervisedTrainer(Stage1Trainer):
         self.note(labeled_loss=labelled, unlabeled_loss=unlabelled)
         return labelled + self._weight() * unlabelled
 
+    def drawn_from(self) -> dict[str, tuple[Any, Collator]]:
+        collator = cast(ViewCollator, self.data_collator)
+        unlabelled = self.unlabeled_dataset, collator.views[0]
+        return {LABELLED: (self.train_dataset, collator.labelled), "unlabeled_dataset": unlabelled}
+
     def _weight(self) -> float:
         step, steps = self.state.global_step, self.rampup_steps
         return self.unlabeled_weight * self.ramp(1.0 if step >= steps else step / steps)
@@ -238,7 +244,7 @@ class SemiSupervisedTrainer(Stage1Trainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         self.average.settle()  # before Trainer's part, which may load the best checkpoint
-        return super()._finalize_training(*args, **kwargs)  # type: ignore[no-untyped-call]  # theirs has no types
+        return super()._finalize_training(*args, **kwargs)
 
     def _geometry(self) -> dict[str, int]:
         """What fixes which images a step draws."""
