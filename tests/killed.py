@@ -15,15 +15,18 @@ from transformers.trainer_utils import get_last_checkpoint
 from selmix_hf import FixMatchTrainer, Stage1Trainer
 
 STEPS = 12
-KINDS = ("selmix", "frozen", "stage1", "fixmatch")
+KINDS = ("selmix", "frozen", "cached", "stage1", "fixmatch")
 
 
 def make(kind, folder, **options):
     """A trainer that saves at every second step."""
     given = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2} | options
-    if kind in ("selmix", "frozen"):
+    if kind in ("selmix", "frozen", "cached"):
         learn = {"learning_rate": 0.02, "eval_strategy": "steps", "eval_steps": 2, "objective": "mean_recall"}
-        return tiny.trainer(folder, freeze_backbone=kind == "frozen", **learn | given)
+        if kind == "cached":
+            learn |= {"feature_cache_dir": str(Path(folder) / "cache"), "feature_views": 2}
+            learn |= {"train_transform": tiny.random_view, "eval_transform": tiny.to_tensor}
+        return tiny.trainer(folder, freeze_backbone=kind != "selmix", **learn | given)
     args = TrainingArguments(
         str(folder), use_cpu=True, report_to="none", disable_tqdm=True, learning_rate=0.01, **given
     )

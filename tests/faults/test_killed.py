@@ -23,14 +23,22 @@ def unbroken(tmp_path_factory):
     return weights
 
 
-@pytest.mark.parametrize("aimed", [False, True], ids=["at random", "while it writes"])
-@pytest.mark.parametrize("kind", killed.KINDS)
+CASES = [(kind, aimed) for kind in killed.KINDS for aimed in (False, True)]
+FAST = ("selmix", True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "aimed"),
+    [pytest.param(*case, marks=[] if case == FAST else pytest.mark.slow) for case in CASES],
+    ids=[f"{kind} {'while it writes' if aimed else 'at random'}" for kind, aimed in CASES],
+)
 def test_sigkill(kind, aimed, unbroken, tmp_path):
     weights, in_pieces = killed.survives(kind, tmp_path, 5, aimed)
     assert weights == unbroken(kind)
     assert in_pieces or not aimed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_of_two_processes(rank, tmp_path):
     """The one that is killed writes, or waits for the other to write; a launcher ends the other."""
