@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+from collections import deque
 from collections.abc import Mapping, Sequence, Set
 from enum import Enum
 from functools import partial
@@ -17,48 +19,58 @@ from torch import Tensor, nn
 
 from selmix_hf.options import WorkedOut
 
-_DEEPEST, _MANY = 8, 100
+_DEEPEST, _MANY, _MOST = 8, 100, 1000
 _SCALARS = (bool, int, float)
 _EMPTY = CellType()
 
 
-def described(value: Any, name: str, depth: int = 0) -> dict[str, Any]:
-    """Plain values by dotted names, the same in every process of every version of Python.
+def described(value: Any, name: str) -> dict[str, Any]:
+    """Plain values by dotted names, the same in every process.
 
     A function is known by its name, the names that its code uses and the plain values that it is bound to; an object
-    by its class and its public attributes; a path by its last part, as folders move; many numbers by their checksum.
+    by its class and its public attributes, one of the standard library by its class; a path by its last part, as
+    folders move; many numbers by their checksum. What lies deepest is left out of more than a thousand values.
 
     Args:
         name: of the value.
-        depth: in which it lies.
     """
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, WorkedOut):
-        return {name: None}
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, _SCALARS):
-        return {name: value if value == value else "nan"}
-    if isinstance(value, str | os.PathLike):
-        return {name: os.path.basename(os.fspath(value))}
-    if isinstance(value, Tensor | np.ndarray):
-        return {name: _checksum(np.asarray(value.detach().cpu().float() if isinstance(value, Tensor) else value))}
-    if isinstance(value, Set):
-        value = sorted(map(str, value))
-    if isinstance(value, Sequence) and len(value) > _MANY:
-        numbers = all(isinstance(one, _SCALARS) for one in value)
-        return {name: _checksum(np.asarray(value)) if numbers else f"{len(value)} values"}
-    title, parts = _parts(value)
-    found: dict[str, Any] = {name: title}
-    if depth < _DEEPEST:
-        for key, part in parts.items():
-            found |= described(part, f"{name}.{key}", depth + 1)
+    found: dict[str, Any] = {}
+    left = deque([(name, value, 0)])
+    while left and len(found) < _MOST:
+        name, value, depth = left.popleft()
+        found[name], parts = _plain(value)
+        if depth < _DEEPEST:
+            left.extend((f"{name}.{_key(key)}", part, depth + 1) for key, part in parts.items())
     return found
 
 
+def _plain(value: Any) -> tuple[Any, Mapping[Any, Any]]:
+    """What it is in a plain value, and what it is made of."""
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, WorkedOut):
+        return None, {}
+    if isinstance(value, _SCALARS):
+        return value if value == value else "nan", {}
+    if isinstance(value, str | os.PathLike):
+        return os.path.basename(os.fspath(value)), {}
+    if isinstance(value, Tensor | np.ndarray):
+        return _checksum(value), {}
+    if isinstance(value, Set):
+        value = sorted(str(_plain(one)[0]) for one in value)
+    if isinstance(value, Sequence) and len(value) > _MANY:
+        numbers = all(isinstance(one, _SCALARS) for one in value)
+        return _checksum(np.asarray(value)) if numbers else f"{len(value)} values", {}
+    return _parts(value)
+
+
+def _key(key: Any) -> Any:
+    return key if key is None or isinstance(key, (*_SCALARS, str)) else _plain(key)[0]
+
+
 def _parts(value: Any) -> tuple[str, Mapping[Any, Any]]:
-    """What kind of object it is, and what it is made of."""
     if isinstance(value, Mapping):
         return f"{len(value)} entries", dict(list(value.items())[:_MANY])
     if isinstance(value, Sequence):
@@ -75,6 +87,8 @@ def _parts(value: Any) -> tuple[str, Mapping[Any, Any]]:
     if isinstance(value, torch.optim.Optimizer):
         return title, {"groups": [_options(group) for group in value.param_groups]}
     if isinstance(value, torch.optim.lr_scheduler.LRScheduler):
+        return title, {}
+    if type(value).__module__.partition(".")[0] in sys.stdlib_module_names:  # loggers, locks, generators, ...
         return title, {}
     own = {key: part for key, part in getattr(value, "__dict__", {}).items() if not str(key).startswith("_")}
     if isinstance(value, nn.Module):
@@ -97,5 +111,12 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
     return own | {"lr": group.get("initial_lr", group["lr"])}
 
 
-def _checksum(values: np.ndarray[Any, Any]) -> str:
-    return f"{values.shape} {hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]}"
+def _checksum(values: Tensor | np.ndarray[Any, Any]) -> str:
+    title = f"{tuple(values.shape)} {values.dtype}"
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided or values.is_meta or values.is_quantized:
+            return title
+        values = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    if values.dtype.hasobject:  # addresses
+        return title
+    return f"{title} {hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]}"

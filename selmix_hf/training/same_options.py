@@ -63,9 +63,14 @@ def facts_of(trainer: Any) -> dict[str, Any]:
             facts |= described(None if one is not None and one.worked_out and not value else value, name)
     sizes = args.train_batch_size, args.gradient_accumulation_steps, args.world_size
     facts |= {"samples_per_step": sizes[0] * sizes[1] * sizes[2], "step": " x ".join(map(str, sizes))}
-    for name, value in _parameters_of(trainer).items():
-        if name in KEPT_PARAMETERS:
-            facts |= described(value, f"trainer.{name}")
+    if trainer.given_facts is None:  # once: some count what they do
+        given = {
+            f"trainer.{name}": value for name, value in _parameters_of(trainer).items() if name in KEPT_PARAMETERS
+        }
+        trainer.given_facts = {
+            key: part for name, value in given.items() for key, part in described(value, name).items()
+        }
+    facts |= trainer.given_facts
     facts |= {f"model.{name}": value for name, value in _of_model(trainer.model).items()}
     if not getattr(args, "freeze_backbone", False):  # then it is the head
         facts["model.trained"] = sum(one.numel() for one in trainer.model.parameters() if one.requires_grad)

@@ -41,6 +41,7 @@ class SavingTrainer(Trainer):
 
     data_facts: dict[str, Any] | None = None  # of `same_data`
     run_facts: dict[str, Any] | None = None  # of `same_options`, once a run has begun
+    given_facts: dict[str, Any] | None = None  # of them, those of the arguments that the trainer was made with
     resumed_inexactly: tuple[str, ...] = ()  # a sentence for each time that the run, or what it goes on from, was
     goes_on_inexactly: bool = False  # from the checkpoint of this call of train()
     has_geometry: bool = False  # whether checkpoints keep what fixes the draws, and compare it by itself

@@ -1,7 +1,9 @@
 """Objects in plain values: the same for the same, others for others."""
 
 import json
+import logging
 import random
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from transformers.training_args import OptimizerNames
 
 from selmix_hf.options import WorkedOut
 from selmix_hf.training.descriptions import described
+
+
+class Other:
+    pass
 
 
 class View:
@@ -46,6 +52,9 @@ SAME = [
     lambda: nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3)),
     lambda: np.random.default_rng(),
     lambda: torch.optim.SGD([torch.ones(2)], lr=0.1),
+    lambda: {"tables": {tiny.images, tiny.random_view}, tiny.images: 1},
+    lambda: [np.array(["a", Other()], dtype=object), [2**70] * 200],  # not their addresses
+    lambda: [torch.eye(2).to_sparse(), torch.ones(1, device="meta"), torch.ones(2, dtype=torch.bfloat16)],
 ]
 OTHERS = [
     (None, 0),
@@ -87,6 +96,14 @@ def test_what_is_known_of_an_object():
     assert described(["a"] * 101, "names") == {"names": "101 values"}
     module = nn.Dropout(0.5)
     assert described(module, "x") == described(module.eval(), "x")
+
+
+def test_no_description_is_long():
+    assert described([logging.getLogger("mine"), random.Random(), threading.Lock()], "it") == {
+        **{"it": "3 values", "it.0": "Logger", "it.1": "Random", "it.2": "lock"},
+    }
+    deep = [[[list(range(50))] * 50] * 50] * 50
+    assert len(described(deep, "it")) == 1000
 
 
 def test_an_optimizer_is_known_by_the_rate_that_its_schedule_begins_with():
