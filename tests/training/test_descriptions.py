@@ -99,9 +99,8 @@ def test_what_is_known_of_an_object():
 
 
 def test_no_description_is_long():
-    assert described([logging.getLogger("mine"), random.Random(), threading.Lock()], "it") == {
-        **{"it": "3 values", "it.0": "Logger", "it.1": "Random", "it.2": "lock"},
-    }
+    found = described([logging.getLogger("mine"), random.Random(), threading.Lock()], "it")
+    assert found == {"it": "3 values", "it.0": "Logger", "it.1": "Random", "it.2": "lock"}
     deep = [[[list(range(50))] * 50] * 50] * 50
     assert len(described(deep, "it")) == 1000
 
