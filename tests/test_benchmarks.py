@@ -461,6 +461,7 @@ def test_the_command_that_a_failed_push_prints_repeats_it(
         hub.failures.append(failure)
     with pytest.raises(SystemExit) as stop:
         places_lt.main(options(checkpoint, tmp_path / "out", "--image_root", images, "--push_to_hub"))
+    warnings[:] = [one for one in warnings if not one.startswith("the start was kept")]
     told = stop.value.code if isinstance(stop.value.code, str) else warnings.pop()
     assert stop.value.code == 130 or failure != interrupt
     assert not warnings and hub.commits == []

@@ -55,7 +55,7 @@ def _plain(value: Any) -> tuple[Any, Mapping[Any, Any]]:
     if isinstance(value, _SCALARS):
         return value if value == value else "nan", {}
     if isinstance(value, str | os.PathLike):
-        return os.path.basename(os.fspath(value)), {}
+        return os.path.basename(os.fspath(value).rstrip(os.sep)), {}
     if isinstance(value, Tensor | np.ndarray):
         return _checksum(value), {}
     if isinstance(value, Set):
@@ -106,8 +106,9 @@ def _bound(function: FunctionType) -> dict[Any, Any]:
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an optimizer's group, with the rate that a schedule begins with."""
-    own = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
+    """Of an optimizer's group, as before its schedule changed it."""
+    cycled = ("betas", "momentum") if "base_momentum" in group else ()
+    own = {key: value for key, value in group.items() if key not in ("params", "initial_lr", *cycled)}
     return own | {"lr": group.get("initial_lr", group["lr"])}
 
 

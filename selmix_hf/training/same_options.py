@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,9 @@ FREE_PARAMETERS = frozenset(  # sets and classes are compared by `same_data`, ar
     model args model_init train_dataset eval_dataset gain_dataset unlabeled_dataset unlabeled_labels label_column
     class_order on_bad_image callbacks compute_metrics preprocess_logits_for_metrics
     """.split()
+)
+_WITHIN_OBJECTS = re.compile(  # what an object counts or was told of folders and flags is no other object
+    r"trainer\.(data_collator|processing_class|compute_loss_func|teacher|(train|eval|weak|strong)_transform)\."
 )
 _POSITIONS = ("model", "args", "data_collator", "train_dataset", "eval_dataset", "processing_class")
 _OF_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps")
@@ -128,7 +132,7 @@ def changes_of(before: Mapping[str, Any], now: Mapping[str, Any], elsewhere: fro
             continue
         if name == "step":
             kind = found.sizes
-        elif top in SAID_ON_RESUME or name == "device":
+        elif top in SAID_ON_RESUME or name == "device" or _WITHIN_OBJECTS.match(name):
             kind = found.said
         elif name in _STRICT:
             kind = found.never

@@ -113,11 +113,12 @@ class SavingTrainer(Trainer):
             path.unlink(missing_ok=True)
 
     def _drop_aside(self, folder: str) -> None:
-        """A whole checkpoint in the folder takes the place of the one that the run went on from."""
-        before, path = self.resumes_from, Path(folder).absolute()
+        """A whole checkpoint in the folder, or a run that ended there, takes the place of the one that it went on
+        from."""
+        before = self.resumes_from
         if before is None or not is_aside(before):
             return
-        there = Path(before).absolute()
+        there, path = Path(before).absolute(), Path(folder).absolute()
         if there != path and there.parent == path.parent:
             shutil.rmtree(there)
 

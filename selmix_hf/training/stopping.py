@@ -19,10 +19,13 @@ class Stopped(SystemExit):
     Attributes:
         code: 75 where there is a checkpoint to go on from; else 128 and the number of the signal, as shells have it.
         checkpoint: its folder, or None.
+        number: of the signal.
+        trainer: whose run it was.
     """
 
-    def __init__(self, number: int, step: int, checkpoint: str | None) -> None:
+    def __init__(self, number: int, step: int, checkpoint: str | None, trainer: Any) -> None:
         name, self.checkpoint = signal.Signals(number).name, checkpoint
+        self.number, self.trainer = number, trainer
         if checkpoint is None:
             sentence = f"{name} ended the run at step {step}: no checkpoint was written yet, begin anew."
         else:
@@ -63,14 +66,16 @@ class StoppingTrainer(SavingTrainer):
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
         except Stopped as stopped:
             self.is_in_train = False
+            if stopped.trainer is not self:  # another run within this one, by a callback
+                stopped = self._stopped(stopped.number)
             self.say(str(stopped))
-            raise
+            raise stopped from None
         if self._signals.number is not None:  # the step was the last one by a callback: nothing is left to resume
             signal.raise_signal(self._signals.number)
         return output
 
     def _stopped(self, number: int) -> Stopped:
-        return Stopped(number, self.state.global_step, self._whole)
+        return Stopped(number, self.state.global_step, self._whole, self)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         self._signals.in_steps = True
@@ -104,7 +109,10 @@ class StoppingTrainer(SavingTrainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         self._signals.close()
-        return super()._finalize_training(*args, **kwargs)  # type: ignore[no-untyped-call]  # theirs has no types
+        output = super()._finalize_training(*args, **kwargs)  # type: ignore[no-untyped-call]  # theirs has no types
+        if self.args.should_save:
+            self._drop_aside(self.checkpoint_folder())
+        return output
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -306,3 +306,36 @@ def test_the_bitwise_resume_of_every_kind_is_no_change(made, tmp_path, warnings)
         assert tiny.largest_difference(tiny.weights(whole), tiny.weights(again)) == 0
         again.train(resume_from_checkpoint=checkpoint)  # as in a notebook
         assert not warnings and not again.goes_on_inexactly
+
+
+class Counting:
+    """A transform that knows what it did, and what this process was told."""
+
+    def __init__(self, resume=False):
+        self.n, self.settings = 0, {"resume": resume, "folder": "/tmp/here/"}
+
+    def __call__(self, image):
+        self.n += 1
+        return tiny.to_tensor(image)
+
+
+def test_what_an_object_counts_or_was_told_is_said_and_not_refused(tmp_path, warnings):
+    selmix(tmp_path, train_transform=Counting()).train()
+    other = Counting(resume=True)
+    other.n = 116  # and two looks at samples by the checks of a trainer
+    run = selmix(tmp_path, train_transform=other)
+    warnings.clear()
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    (said,) = [one for one in warnings if "goes on from" in one]
+    assert "trainer.train_transform.n=118, which was 2" in said and "settings.resume=True, which was False" in said
+    assert not run.goes_on_inexactly
+
+
+def test_the_same_optimizer_goes_on_with_a_schedule_that_has_changed_it(tmp_path):
+    model = tiny.model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=10)
+    stage1(tmp_path, model, optimizers=(optimizer, schedule)).train()
+    again = stage1(tmp_path, model, optimizers=(optimizer, schedule))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert not again.goes_on_inexactly

@@ -111,6 +111,34 @@ def test_the_resumed_run_is_the_unbroken_one(kind, moment, unbroken, tmp_path):
     require_equal(resumed, unbroken(kind))
 
 
+def test_the_last_checkpoint_of_a_stopped_run_goes_when_the_run_has_ended(tmp_path):
+    """Also where the resumed run saves nothing: its best checkpoint is older."""
+    names = []
+    for stops in (False, True):
+        folder = tmp_path / str(stops)
+        run = make("selmix", folder, save_strategy="best", learning_rate=1e-9)
+        if stops:
+            run.add_callback(Sends("on_step_begin", 2))
+            with pytest.raises(Stopped):
+                run.train()
+            assert (folder / "checkpoint-3").is_dir()
+        run.train(resume_from_checkpoint=stops)
+        names.append(sorted(path.name for path in folder.iterdir()))
+    assert names[0] == names[1] == ["checkpoint-0"]
+
+
+def test_a_run_within_a_run(tmp_path):
+    """What ends the outer one names its own checkpoint."""
+    inner, outer = bare(tmp_path / "inner"), make("stage1", tmp_path / "outer")
+    inner.add_callback(Sends("on_step_begin", 1))
+    train = TrainerCallback()
+    train.on_save = lambda *_, **__: inner.train()
+    outer.add_callback(train)
+    with pytest.raises(Stopped, match="at step 2") as stopped:
+        outer.train()
+    assert stopped.value.code == 75 and Path(stopped.value.checkpoint) == tmp_path / "outer" / "checkpoint-2"
+
+
 def test_a_run_that_is_stopped_twice(unbroken, tmp_path):
     """Once at its start, where checkpoint-0 is, and once before the resumed one made a step."""
     for number, resumes, name in ((signal.SIGINT, None, "checkpoint-0"), (signal.SIGTERM, True, "checkpoint-0")):
