@@ -31,20 +31,22 @@ class Watch(TrainerCallback):
     """Looks at the process at every refresh.
 
     Attributes:
-        seen: a dictionary each: "refresh_s" (what the refresh took), "rss_mb", "files", "threads".
+        seen: a dictionary each: "refresh_s" (what the refresh took), "cpu_s" (of them on the processor), "rss_mb",
+            "files", "threads".
     """
 
     def __init__(self) -> None:
         self.seen: list[dict[str, float]] = []
-        self._process, self._begun = psutil.Process(), 0.0
+        self._process, self._begun = psutil.Process(), (0.0, 0.0)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._begun = time.perf_counter()
+        self._begun = time.perf_counter(), time.thread_time()
 
     def on_refresh(self, trainer: Any) -> None:
         self.seen.append(
             {
-                "refresh_s": time.perf_counter() - self._begun,
+                "refresh_s": time.perf_counter() - self._begun[0],
+                "cpu_s": time.thread_time() - self._begun[1],
                 "rss_mb": self._process.memory_info().rss / 2**20,
                 "files": self._process.num_fds(),
                 "threads": threading.active_count(),
@@ -85,15 +87,16 @@ def watched(options: argparse.Namespace) -> list[dict[str, float]]:
 
 def growth(seen: list[dict[str, float]]) -> dict[str, float]:
     """From the second tenth of a run to its last, medians of each: of the memory in MiB, open files and threads the
-    difference, and the ratio of the time of a refresh."""
+    difference, and the ratios of the time of a refresh."""
     tenth = len(seen) // 10
-    names = ("rss_mb", "files", "threads", "refresh_s")
+    names = ("rss_mb", "files", "threads", "refresh_s", "cpu_s")
     early, late = (
         {name: statistics.median(one[name] for one in part) for name in names}
         for part in (seen[tenth : 2 * tenth], seen[-tenth:])
     )
     found = {name: late[name] - early[name] for name in names[:3]}
-    return {**found, "refresh_ratio": late["refresh_s"] / early["refresh_s"], "refresh_s": late["refresh_s"]}
+    ratios = {"refresh_ratio": late["refresh_s"] / early["refresh_s"], "cpu_ratio": late["cpu_s"] / early["cpu_s"]}
+    return {**found, **ratios, "refresh_s": late["refresh_s"]}
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
