@@ -19,6 +19,7 @@ from selmix_hf.data.bad_images import Rows
 from selmix_hf.data.collators import Collator
 from selmix_hf.features.stored import FEATURES, FeatureDataset, row_chunks
 from selmix_hf.method.confusion import ClassStatistics, predicted_classes
+from selmix_hf.method.finite import all_finite, first_not_finite
 from selmix_hf.models.head import ClassifierHead, logits_of
 
 
@@ -177,9 +178,8 @@ class DatasetPass:
 
 
 def _require_finite(features_RD: Tensor, rows_R: Tensor, labels: Any) -> None:
-    wrong_R = ~features_RD.isfinite().all(1)
-    if bool(wrong_R.any()):
-        first = int(wrong_R.int().argmax())
+    if not all_finite(features_RD):
+        first = first_not_finite(features_RD)
         of_class = "" if labels is None else f" of class {int(labels[first])}"
         raise ValueError(
             f"the features of sample {int(rows_R[first])}{of_class} are not finite: look at its inputs, and at the "

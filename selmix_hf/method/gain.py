@@ -6,7 +6,6 @@ mixed feature. Shape suffixes: K classes, D features.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from selmix_hf.method.confusion import resolve_class_prior, smooth_confusion
+from selmix_hf.method.finite import all_finite, first_not_finite
 from selmix_hf.method.objectives import Objective
 
 _SMALLEST_DENOMINATOR = 1e-30
@@ -104,7 +104,7 @@ def lagrangian_derivative(
                 + (f" of shape {tuple(value.shape)}." if isinstance(value, Tensor) else ".")
             )
         (psi_KK,) = torch.autograd.grad(value.sum(), leaf_KK)
-    if not _all_finite(psi_KK):
+    if not all_finite(psi_KK):
         raise ValueError(
             f"the derivative of objective {objective.name!r} is not finite at the current confusion matrix."
         )
@@ -232,10 +232,10 @@ def gain_along(
     block = block_size or (len(gain_KK) if len(gain_KK) <= _UNBLOCKED_UP_TO else _BLOCK)
     for node, share in _beta_nodes(beta):
         _add_gain(gain_KK, logits_KK, alignment_KK, node, share, block)
-    if not _all_finite(gain_KK):
+    if not all_finite(gain_KK):
         raise ValueError(
             f"the gain is not finite: the head's logits at the centroids overflow, first for class "
-            f"{_first_row(gain_KK)}; check the features."
+            f"{first_not_finite(gain_KK)}; check the features."
         )
     return gain_KK.to(dtype)
 
@@ -331,16 +331,6 @@ def _beta_nodes(beta: float | Sequence[float]) -> list[tuple[float, float]]:
     ]
 
 
-def _first_row(tensor: Tensor) -> int:
-    """Of those that are not finite."""
-    return int(tensor.isfinite().logical_not().reshape(len(tensor), -1).any(1).int().argmax())
-
-
-def _all_finite(tensor: Tensor) -> bool:
-    # a finite sum proves it in one pass; only an overflowing one needs the look at every entry
-    return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())
-
-
 def _check_gain_inputs(centroids: Tensor, weight: Tensor, bias: Tensor | None, **derivatives: Tensor) -> None:
     num_classes = len(centroids)
     shapes = {
@@ -360,8 +350,8 @@ def _check_gain_inputs(centroids: Tensor, weight: Tensor, bias: Tensor | None, *
             raise ValueError(
                 f"{name} must have shape {shape} beside {num_classes} centroids, found {tuple(tensor.shape)}."
             )
-        if not _all_finite(tensor):
+        if not all_finite(tensor):
             raise ValueError(
                 f"{name} holds values that are not finite; the gain needs finite ones. The first is that of class "
-                f"{_first_row(tensor)}."
+                f"{first_not_finite(tensor)}."
             )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from selmix_hf.method.finite import all_finite, first_not_finite
+
 PAIR_SAMPLING = ("selmix", "uniform", "greedy")
 _EXACT_UP_TO = 2**16  # pairs; beyond, entropies come from a histogram of the gains
 _HISTOGRAM_BINS = 4096
@@ -72,11 +74,10 @@ def pair_distribution(
         ValueError: a gain that is not finite, an unknown `pair_sampling`, a bad temperature or share, or no class.
     """
     check_policy(pair_sampling, inverse_temperature, target_share)
-    if not math.isfinite(float(gain.sum())) and not bool(gain.isfinite().all()):
-        first = int(gain.isfinite().logical_not().any(1).int().argmax())
+    if not all_finite(gain):
         raise ValueError(
-            f"the gain matrix holds values that are not finite, first for class {first}; stop and look at the "
-            "features and the head."
+            f"the gain matrix holds values that are not finite, first for class {first_not_finite(gain)}; stop and "
+            "look at the features and the head."
         )
     allowed_KK = torch.clone(gain, memory_format=torch.contiguous_format)  # -inf where a pair may not be drawn
     if first_classes is not None:

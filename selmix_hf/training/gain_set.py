@@ -12,6 +12,7 @@ from torch import Tensor
 from selmix_hf.data.random_state import isolated_random_state
 from selmix_hf.features.stored import FeatureDataset
 from selmix_hf.method.confusion import ClassStatistics
+from selmix_hf.method.finite import all_finite, first_not_finite
 from selmix_hf.method.soft_gain import HeadSamples, SoftConfusion
 from selmix_hf.training.health import blamed_on_weights, require_finite
 from selmix_hf.training.passes import Passes
@@ -70,8 +71,9 @@ class GainSet:
                 features, labels = (torch.cat(parts) for parts in zip(*(own or [none]), strict=True))
                 self._samples = step, HeadSamples(features, labels)
             logits_KK = statistics.centroids @ head.weight.to(statistics.centroids).T
-            name = self.sets.class_names[int(logits_KK.isfinite().all(1).logical_not().int().argmax())]
-            require_finite(logits_KK, f"gain of class {name!r}", step)  # before a checkpoint is written
+            if not all_finite(logits_KK):  # before a checkpoint is written
+                name = self.sets.class_names[first_not_finite(logits_KK)]
+                require_finite(logits_KK, f"gain of class {name!r}", step)
             self._statistics_at = {at: kept for at, kept in self._statistics_at.items() if at == also}
             self._statistics_at[step] = statistics
         return self._statistics_at[step]

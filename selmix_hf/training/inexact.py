@@ -68,11 +68,8 @@ def inexact_sentence(checkpoint: str, reasons: list[str]) -> str:
 def load_what_is_there(trainer: Any, checkpoint: str) -> None:
     """The optimizer's momentum, where there is one for these weights; its options are those of this run, and so is the
     schedule, brought to the step of the checkpoint."""
-    optimizer, scheduler, follows = (
-        trainer.optimizer,
-        trainer.lr_scheduler,
-        trainer.args.lr_scheduler_type in _FOLLOWING,
-    )
+    optimizer, scheduler = trainer.optimizer, trainer.lr_scheduler
+    follows = trainer.args.lr_scheduler_type in _FOLLOWING
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     path = Path(checkpoint) / OPTIMIZER_NAME
     if path.is_file():

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
 from selmix_hf.training import manifest
+from selmix_hf.training.same_options import FILE_NAME as OPTIONS
 
 logger = logging.get_logger(__name__)
 
-_STATE = "trainer_state.json"  # Trainer writes it last
 _RANDOM = "rng_state*.pth"  # one of every process
 _NEEDED = (OPTIMIZER_NAME, SCHEDULER_NAME, _RANDOM)  # Trainer goes on without them, and ends at other weights
-_OPTIONS = "options.json"  # written by versions that close checkpoints with a manifest
 
 # files that a model is loaded from
 OF_MODEL = ("config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
@@ -82,7 +81,7 @@ def require_checkpoint(
 
 def _is_unfinished(folder: Path) -> bool:
     """Also of a trainer that writes no manifest."""
-    return manifest.is_unfinished(folder) or not (folder / _STATE).is_file()
+    return manifest.is_unfinished(folder) or not (folder / TRAINER_STATE_NAME).is_file()
 
 
 def _say_unfinished(folders: Sequence[str], what: str, say: Callable[[str], object]) -> None:
@@ -105,10 +104,10 @@ def _is_state(name: str) -> bool:
 def _require_usable(folder: Path, there: str, inexact: bool) -> None:
     begin, missing = f"resume_from_checkpoint: {str(folder)!r}", missing_state(folder)
     require_whole(folder, begin, but=missing if inexact else ())
-    if not (folder / _STATE).is_file():
+    if not (folder / TRAINER_STATE_NAME).is_file():
         raise FileNotFoundError(
-            f"{begin} has no {_STATE}, so it is a saved model or an unfinished checkpoint, not one to resume from. "
-            f"{there} To start anew from its weights, load the model from it."
+            f"{begin} has no {TRAINER_STATE_NAME}, so it is a saved model or an unfinished checkpoint, not one to "
+            f"resume from. {there} To start anew from its weights, load the model from it."
         )
     if missing and not inexact:
         raise FileNotFoundError(
@@ -135,7 +134,8 @@ def require_whole(
         return name not in but and any(fnmatch(name, pattern) for pattern in patterns)
 
     fault = manifest.fault_of(folder, matters)
-    if fault is None and (Path(folder) / _OPTIONS).is_file() and not (Path(folder) / manifest.FILE_NAME).is_file():
+    # a version that writes the options closes its checkpoints with a manifest
+    if fault is None and (Path(folder) / OPTIONS).is_file() and not (Path(folder) / manifest.FILE_NAME).is_file():
         fault = f"{manifest.FILE_NAME} is missing"
     if fault is not None:
         raise ValueError(f"{title} cannot be used: {fault}.")

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from selmix_hf.training import manifest
 from selmix_hf.training.checkpoints import load_weights, without_token
 from selmix_hf.training.full_disk import saying_that_it_is_full
+from selmix_hf.training.health import require_finite_weights
 from selmix_hf.training.inexact import compare_options, inexact_sentence, load_what_is_there, require_same_optimizer
 from selmix_hf.training.resuming import OF_MODEL, require_whole
 from selmix_hf.training.same_data import save_facts
@@ -78,7 +79,13 @@ class SavingTrainer(Trainer):
 
     @saying_that_it_is_full
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As Trainer's; the manifest, written last, says that it is whole, and older ones are deleted after it."""
+        """As Trainer's; the manifest, written last, says that it is whole, and older ones are deleted after it.
+
+        Raises:
+            FloatingPointError: weights that are not finite.
+        """
+        assert self.model is not None
+        require_finite_weights(self.model, self.state.global_step)
         if self.state.best_global_step != self.state.global_step:  # else it is this one
             self._look_for_best(_FROM_NOW_ON, trial)
         folder, args = self.checkpoint_folder(trial), self.args

@@ -32,7 +32,7 @@ from selmix_hf.training.changed_options import USED_BY_PARTS
 from selmix_hf.training.evaluations import Evaluations
 from selmix_hf.training.gain_set import GainSet
 from selmix_hf.training.head_start import HeadStart
-from selmix_hf.training.health import HealthWatch, blamed_on_weights, require_finite_weights
+from selmix_hf.training.health import HealthWatch, blamed_on_weights
 from selmix_hf.training.loss import MixedLoss
 from selmix_hf.training.optimizer import make_optimizer
 from selmix_hf.training.pair_loader import DrawPlan, PairLoader, SampleLoader, data_loader
@@ -347,7 +347,7 @@ class SelMixTrainer(PushingTrainer):
         self.selection, self.evaluations.recalls = Selection(self.objective, self.args, self.say), {}
 
     def is_new_best(self) -> bool:
-        """Evaluate as the choice of the checkpoint does."""
+        """Evaluate as the choice of the checkpoint does; whether nothing so far was better."""
         return bool(self._determine_best_metric(self._evaluate(None, None, skip_scheduler=True), None))
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -366,7 +366,6 @@ class SelMixTrainer(PushingTrainer):
     # --- saving, loading, cards ----------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        require_finite_weights(self.model, self.state.global_step)
         with self.timed("saving"):
             super()._save_checkpoint(model, trial)
 

@@ -246,10 +246,6 @@ class Stage1Trainer(PushingTrainer):
         require_finite_weights(self.model, self.state.global_step)
         return output
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        require_finite_weights(self.model, self.state.global_step)
-        super()._save_checkpoint(model, trial)
-
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """As Trainer's; logits that are no numbers are refused (`confusion.predicted_classes`), whatever is measured
         of them."""

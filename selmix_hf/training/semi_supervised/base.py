@@ -26,7 +26,6 @@ from selmix_hf.data.views import ShiftAndFlip
 from selmix_hf.models.head import logits_of
 from selmix_hf.trainer_options import VIEWS
 from selmix_hf.training.finite import LABELLED
-from selmix_hf.training.health import require_finite_weights
 from selmix_hf.training.semi_supervised.average import WeightAverageCallback
 from selmix_hf.training.semi_supervised.draws import Draw, DrawDataset, DrawSampler, ViewCollator
 from selmix_hf.training.stage1 import Stage1Trainer
@@ -230,10 +229,6 @@ class SemiSupervisedTrainer(Stage1Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         with self.average.in_place_of_weights():
             super().save_model(output_dir, _internal_call)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        require_finite_weights(self.model, self.state.global_step)
-        super()._save_checkpoint(model, trial)
 
     def save_own(self, folder: str) -> None:
         super().save_own(folder)
